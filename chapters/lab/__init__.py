@@ -1,0 +1,1 @@
+"""What the chapters share: the microworld, experiments over seeds, statistics and figures."""

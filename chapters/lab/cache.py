@@ -1,0 +1,90 @@
+"""A cache on disk, keyed by every setting and by the code that the result depends on; and jobs side by side, one thread each."""
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CACHE = HERE.parent / ".cache"
+
+
+def key(settings: object, sources: Sequence[str]) -> str:
+    """A short hash of the settings (their repr), the named source files (comments and layout aside) and the libraries' versions.
+
+    sources: paths from the repository's root, without ".py".
+    """
+    code = [ast.unparse(ast.parse((ROOT / f"{source}.py").read_text())) for source in sources]
+    return hashlib.sha256(repr([settings, code, version("torch"), version("transformers")]).encode()).hexdigest()[:16]
+
+
+def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[[Path], None]) -> Path:
+    """The cached folder for these settings; `build(path)` fills it if it is missing. Another process building it is waited for.
+
+    A folder appears under its name only when it is whole: a build that dies leaves nothing behind that a later run would trust.
+    """
+    path = CACHE / kind / key(settings, sources)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            part = Path(f"{path}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            build(part)
+            part.replace(path)
+    return path
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal results are equal bytes."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(rounded(content), indent=1, allow_nan=True) + "\n")
+    part.replace(path)
+
+
+def rounded(content: object) -> object:
+    """Floats to 6 significant digits, through lists and dicts."""
+    if isinstance(content, dict):
+        return {str(k): rounded(v) for k, v in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [rounded(v) for v in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
+
+
+def one_thread() -> None:
+    """Small matrices gain nothing from two threads, and with one a repeat is equal to the last bit."""
+    torch.set_num_threads(1)
+
+
+def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None = None, progress: bool = True) -> list:
+    """[work(job) for job in jobs], on all cores, in the order of `jobs`; the bar shows jobs done and the time left.
+
+    A job that fails lets the others finish; then one RuntimeError names every failed job and its error.
+    """
+    results, failed = {}, []
+    workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+        futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+        for future in tqdm(as_completed(futures), total=len(jobs), desc=label, disable=not progress):
+            error = future.exception()
+            if error is None:
+                results[futures[future]] = future.result()
+            else:
+                failed.append(f"{jobs[futures[future]]}: {type(error).__name__}: {error}")
+    if failed:
+        raise RuntimeError(f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
+    return [results[i] for i in range(len(jobs))]

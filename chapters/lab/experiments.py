@@ -1,0 +1,227 @@
+"""The experiments that several chapters draw from: one kit a seed (base model and data), one run a seed and method.
+
+A run erases, measures, attacks, measures along the way, and lands in the cache as run.json (schema: `run`) with the erased weights.
+"""
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel
+from transformers.utils import logging
+
+from sare_min.attack import relearn
+from sare_min.captions import Captions, encode
+from sare_min.curate import Span, Thresholds, clip_scores, curate, mentions
+from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.metrics import chair, span_nll
+from sare_min.unlearn import Training, get_method, unlearn, with_reference
+
+from . import cache, microworld
+from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
+
+SYNONYMS = {noun: noun for noun in OBJECTS}
+BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "sare_min/losses", "chapters/lab/microworld")
+RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/attack", "sare_min/metrics", "sare_min/curate", "chapters/lab/experiments")
+SIZES = {"train": 6000, "erase": 1024, "attack": 1200, "test": 200}  # scenes; no two splits share one
+MAX_NEW_TOKENS = 32
+logging.disable_progress_bar()
+cache.one_thread()
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much of the same code runs."""
+
+    seeds: tuple[int, ...]
+    at: tuple[int, ...]  # relearning samples after which the attacked model is measured
+
+
+PRESETS = {
+    "fast": Preset(seeds=(11, 12), at=(0, 64, 128, 256, 512)),
+    "full": Preset(seeds=(11, 12, 13, 14, 15, 16, 17, 18), at=(0, 16, 32, 48, 64, *range(96, 641, 32))),
+}
+
+
+def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
+    """PRESETS[name], on other seeds if some are given; raises ValueError naming the presets there are."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
+    return replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
+
+
+def base_folder(seed: int, world: World = World()) -> Path:
+    """The cached base models of a seed: llava/ (model and processor), clip/, and said.json (captions sampled from the base)."""
+    return cache.folder("base", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_base(path, seed, world))
+
+
+def _build_base(path: Path, seed: int, world: World) -> None:
+    scenes = microworld.split_scenes(seed, **SIZES)
+    clip = microworld.train_clip(scenes["train"], world, seed)
+    model, processor = microworld.train_llava(clip, scenes["train"], world, seed)
+    clip.save_pretrained(path / "clip")
+    save(model, processor, path / "llava")
+    said = {split: generate(model, processor, embed_images(model, processor, [draw(s) for s in scenes[split]]), temperature=1.0, seed=seed,
+                            max_new_tokens=MAX_NEW_TOKENS) for split in ("erase", "attack", "test")}
+    cache.write_json(path / "said.json", said)
+
+
+class Kit:
+    """The base model of one seed and the data made from it. Nothing here is changed by a run: `fresh()` copies the model."""
+
+    def __init__(self, seed: int):
+        self.seed, path = seed, base_folder(seed)
+        self.model, self.processor = load(path / "llava", device="cpu")
+        self.clip = CLIPModel.from_pretrained(path / "clip").eval()
+        said = json.loads((path / "said.json").read_text())
+        scenes = microworld.split_scenes(seed, **SIZES)
+        # Sampling at temperature 1 now and then breaks off before any object is named: such captions cannot be curated.
+        rows = {split: [i for i, text in enumerate(texts) if mentions(text, SYNONYMS)] for split, texts in said.items()}
+        self.said: dict[str, list[str]] = {split: [said[split][i] for i in chosen] for split, chosen in rows.items()}
+        self.scenes: dict[str, list[Scene]] = {split: [scenes[split][i] for i in chosen] for split, chosen in rows.items()}
+        self.test_scenes: list[Scene] = scenes["test"]
+
+    def fresh(self, part: str = "all"):
+        """A copy of the base model, ready to train."""
+        return set_trainable(copy.deepcopy(self.model), part)
+
+    def features(self, scenes: Sequence[Scene]) -> torch.Tensor:
+        return embed_images(self.model, self.processor, [draw(scene) for scene in scenes])
+
+    @cached_property
+    def test_features(self) -> torch.Tensor:
+        return self.features(self.test_scenes)
+
+    def truth(self, split: str) -> list[dict[str, float]]:
+        """Per caption, object -> 1.0 if the picture shows it: the oracle's "scores"."""
+        return [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in self.scenes[split]]
+
+    @cached_property
+    def scores(self) -> list[dict[str, float]]:
+        """Per erasure caption, object -> the tiny CLIP's S(o)."""
+        texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
+        table = clip_scores(self.clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), [draw(s) for s in self.scenes["erase"]], texts)
+        return [dict(zip(OBJECTS, row)) for row in table.tolist()]
+
+    @cached_property
+    def thresholds(self) -> Thresholds:
+        """From the scores of all mentioned objects, without a look at the truth: the lowest 15 % are forgotten, the upper 60 % retained.
+
+        Quantiles, because a score's scale depends on the CLIP: EFUF's absolute values belong to ViT-B/32 with a sliding window.
+        """
+        said = torch.tensor([score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)])
+        low, mid, high = said.quantile(torch.tensor([0.15, 0.25, 0.40])).tolist()
+        return Thresholds(forget_below=low, retain_above=high, sentence_above=mid)
+
+    def spans(self, split: str, masks: str = "oracle") -> list[dict[str, list[Span]]]:
+        """What to forget and keep in each caption, by "oracle" or (erasure captions) by "clip"."""
+        scores, thresholds = (self.scores, self.thresholds) if masks == "clip" else (self.truth(split), Thresholds(0.5, 0.5, 0.99))
+        return curate(self.said[split], scores, SYNONYMS, thresholds)
+
+    def data(self, split: str, masks: str = "oracle") -> Captions:
+        """The split's sampled captions, encoded with masks."""
+        return encode(self.processor, self.features(self.scenes[split]), self.said[split], self.spans(split, masks))
+
+    @cached_property
+    def test_data(self) -> Captions:
+        return self.data("test")
+
+    @cached_property
+    def attack_data(self) -> Captions:
+        """Hallucinated captions of scenes that no erasure saw, whole: what a relearning attacker would fine-tune on."""
+        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]]
+        return encode(self.processor, self.features([self.scenes["attack"][i] for i in rows]), [self.said["attack"][i] for i in rows])
+
+    def describe(self, model) -> list[str]:
+        """Greedy captions of the held-out scenes."""
+        return generate(model, self.processor, self.test_features, max_new_tokens=MAX_NEW_TOKENS)
+
+    def measure(self, model) -> dict[str, float]:
+        """CHAIR and recall of greedy captions (shares), and NLL of spans of the base model's own captions (nats a token), held-out scenes."""
+        named = [[noun for noun, _ in mentions(text, SYNONYMS)] for text in self.describe(model)]
+        nll = span_nll(model, self.test_data)
+        return chair(named, [s.objects for s in self.test_scenes]) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
+
+    def yes_rates(self, model) -> dict[str, float]:
+        """Share of "yes" to "Is there a ...?": about an object that is shown, one usual here but absent, one from another place."""
+        rng, rates = random.Random(self.seed), {}
+        kinds: dict[str, Callable[[Scene], Sequence[str]]] = {
+            "shown": lambda s: s.objects, "usual": absent, "foreign": lambda s: [o for o in OBJECTS if o not in PLACES[s.place]]}
+        for kind, choices in kinds.items():
+            asked = [question(rng.choice(choices(scene))) for scene in self.test_scenes]
+            answers = generate(model, self.processor, self.test_features, asked, max_new_tokens=2)
+            rates[kind] = sum(answer == "yes" for answer in answers) / len(answers)
+        return rates
+
+
+@lru_cache(maxsize=2)
+def kit(seed: int) -> Kit:
+    return Kit(seed)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One erasure and one attack on it."""
+
+    seed: int
+    method: str  # a row of METHODS, or "base": no erasure
+    changes: tuple[tuple[str, float], ...] = ()  # settings of the row to change, e.g. (("rho", 0.2),)
+    masks: str = "clip"
+    part: str = "all"
+    training: Training = Training()
+    stop_nll: float | None = None  # end the erasure when the held-out forget NLL reaches this: a matched forget level
+    at: tuple[int, ...] = PRESETS["full"].at
+    attack_lr: float = 1e-4
+    attack_batch: int = 8
+
+
+def run(spec: Run) -> dict:
+    """Do one run, or read it from the cache.
+
+    Returns {"spec", "log": a row per erasure step, "erased": Kit.measure + yes_rates, "curve": [{"samples", **Kit.measure}]}; the
+    erased weights lie beside it (`erased`).
+    """
+    return json.loads((_run_folder(spec) / "run.json").read_text())
+
+
+def erased(spec: Run):
+    """The erased model of a run."""
+    model = kit(spec.seed).fresh(spec.part)
+    with torch.no_grad():
+        for parameter, saved in zip(trainable(model), torch.load(_run_folder(spec) / "weights.pt", weights_only=True), strict=True):
+            parameter.copy_(saved)
+    return model
+
+
+def _run_folder(spec: Run) -> Path:
+    return cache.folder("run", spec, RUN_SOURCES, lambda path: _do_run(path, spec))
+
+
+def _do_run(path: Path, spec: Run) -> None:
+    world = kit(spec.seed)
+    model, log = world.fresh(spec.part), []
+    if spec.method != "base":
+        data = with_reference(world.model, world.data("erase", spec.masks))
+
+        def reached(step: int) -> bool:
+            return spec.stop_nll is not None and span_nll(model, world.test_data)["forget"] >= spec.stop_nll
+
+        log = unlearn(model, data, get_method(spec.method, **dict(spec.changes)), spec.training, spec.seed, stop=reached, progress=False)
+    torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
+    result = {"spec": asdict(spec), "log": log, "erased": world.measure(model) | {"yes": world.yes_rates(model)}, "curve": []}
+    for n in relearn(model, world.attack_data, spec.at, spec.attack_lr, spec.attack_batch, spec.seed, progress=False):
+        result["curve"].append({"samples": n} | world.measure(model))
+    cache.write_json(path / "run.json", result)
+
+
+def run_all(specs: Sequence[Run], label: str = "runs", progress: bool = True) -> list[dict]:
+    """The runs' results in order: first the missing base models, then the missing runs, side by side."""
+    seeds = list(dict.fromkeys(spec.seed for spec in specs))
+    cache.side_by_side(base_folder, seeds, "base models", progress=progress)
+    return cache.side_by_side(run, specs, label, progress=progress)

@@ -1,0 +1,58 @@
+"""Means and intervals over seeds, paired where methods share seeds."""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import t as student
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high): Student's t interval of the mean of independent values, one a seed; infinite for a single value.
+
+    Raises ValueError on no values, or on one that is not finite (a lost seed must be seen, not averaged away).
+    """
+    values = np.asarray(values, dtype=float)
+    if not len(values) or not np.isfinite(values).all():
+        raise ValueError(f"interval of {values.tolist()}: give one finite value per seed.")
+    mean = float(values.mean())
+    if len(values) == 1:
+        return mean, -math.inf, math.inf
+    half = float(student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def paired(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> dict[str, float | int | list[float]]:
+    """The difference one - other, seed by seed: {"diff", "ci95": [low, high], "n_seeds", "seeds_agreeing"}.
+
+    seeds_agreeing: in how many seeds the difference has the sign of the mean. Raises ValueError if the lists differ in length.
+    """
+    if len(one) != len(other):
+        raise ValueError(f"paired: {len(one)} and {len(other)} values: pair them by seed.")
+    differences = [x - y for x, y in zip(one, other, strict=True)]
+    mean, low, high = interval(differences, level)
+    return {"diff": mean, "ci95": [low, high], "n_seeds": len(differences), "seeds_agreeing": sum(d * mean > 0 for d in differences)}
+
+
+def band(curves: Sequence[Sequence[float]], bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[list[float], list[float], list[float]]:
+    """(mean, low, high) at each point of curves that share their x axis, one curve a seed; clipped to a metric's own bounds."""
+    low_bound, high_bound = bounds
+    points = [interval([curve[i] for curve in curves]) for i in range(len(curves[0]))]
+    return [m for m, _, _ in points], [max(low, low_bound) for _, low, _ in points], [min(high, high_bound) for _, _, high in points]
+
+
+def relapse_samples(samples: Sequence[float], chair_s: Sequence[float], level: float = 0.5) -> float:
+    """Relearning samples until CHAIR_s first passes `level`, by linear interpolation; the last sample count if it never does (censored)."""
+    for i, value in enumerate(chair_s):
+        if value > level:
+            if i == 0:
+                return float(samples[0])
+            step = (level - chair_s[i - 1]) / (value - chair_s[i - 1])
+            return samples[i - 1] + step * (samples[i] - samples[i - 1])
+    return float(samples[-1])
+
+
+def area(samples: Sequence[float], chair_s: Sequence[float]) -> float:
+    """Mean CHAIR_s over the attack: the area under the relapse curve divided by its length (trapezoids)."""
+    return float(np.trapezoid(chair_s, samples) / (samples[-1] - samples[0]))

@@ -1,0 +1,142 @@
+"""Captions as rows of tokens with masks, and the NLL of each token under a LLaVA.
+
+Prompt, image placeholder and EOS come from the checkpoint's own processor. Image features are the frozen tower's output, so every
+forward starts at the projector.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+DESCRIBE = "Describe the image."  # the default question
+
+
+@dataclass(frozen=True)
+class Captions:
+    """n captions under teacher forcing: rows of T tokens (image tokens, prompt, caption, EOS), right-padded.
+
+    input_ids, attention_mask: (n, T) int64. forget, retain, sentence: (n, T) bool, True where a token's NLL is counted.
+    features: (n_images, N, D), the frozen tower's output. image: (n,) int64, each row's index into features.
+    reference: (n,) or None, the base model's summed NLL of each row's forget tokens (NPO needs it).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    forget: Tensor
+    retain: Tensor
+    sentence: Tensor
+    image: Tensor
+    features: Tensor
+    reference: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, rows: Tensor | slice) -> Captions:
+        """The given rows, cut to their longest one, with only their images' features."""
+        image = self.image[rows]
+        width = int(self.attention_mask[rows].sum(1).max()) if len(image) else 0
+        cut = {k: getattr(self, k)[rows, :width] for k in ("input_ids", "attention_mask", "forget", "retain", "sentence")}
+        reference = None if self.reference is None else self.reference[rows]
+        return Captions(**cut, image=torch.arange(len(image)), features=self.features[image], reference=reference)
+
+    def split_forget(self) -> tuple[Captions, Captions]:
+        """(rows with forget tokens, rows without)."""
+        has_forget = self.forget.any(1)
+        return self[has_forget], self[~has_forget]
+
+    def until_forget(self) -> Captions:
+        """The rows cut after the batch's last forget token: in a causal model nothing later can change L_neg."""
+        width = int(self.forget.any(0).nonzero().max()) + 1
+        cut = {k: getattr(self, k)[:, :width] for k in ("input_ids", "attention_mask", "forget", "retain", "sentence")}
+        return replace(self, **cut)
+
+    def to(self, device: torch.device) -> Captions:
+        return Captions(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+
+
+def base(model: nn.Module) -> LlavaForConditionalGeneration:
+    """The LLaVA itself, without peft's wrapper (LoRA layers stay in place)."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def render(processor, question: str, caption: str | None = None) -> str:
+    """The chat template's text of the question about an image, up to the answer or, with a caption, to its end plus EOS."""
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    if caption is None:
+        return processor.apply_chat_template(chat, add_generation_prompt=True)
+    chat.append({"role": "assistant", "content": [{"type": "text", "text": caption}]})
+    text = processor.apply_chat_template(chat)
+    return text[: text.rindex(caption) + len(caption)] + processor.tokenizer.eos_token
+
+
+def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str):
+    """Token ids with the image placeholder repeated once per image feature, padded on `side`; offsets count from each text's end."""
+    texts = [text.replace(processor.image_token, processor.image_token * n_image_tokens, 1) for text in texts]
+    add_bos = not (texts and processor.tokenizer.bos_token and texts[0].startswith(processor.tokenizer.bos_token))
+    tokens = processor.tokenizer(texts, padding=True, padding_side=side, add_special_tokens=add_bos, return_tensors="pt",
+                                 return_offsets_mapping=True)
+    from_end = tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
+    return tokens["input_ids"], tokens["attention_mask"], from_end
+
+
+def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence[dict[str, list[tuple[int, int]]]] | None = None,
+           question: str | Sequence[str] = DESCRIBE, image: Sequence[int] | None = None) -> Captions:
+    """Turn captions into rows of tokens with masks.
+
+    captions: n strings. spans: per caption {"forget" | "retain" | "sentence": [(start, end) in characters]}; None counts every
+    caption whole as its sentence. A span that reaches the caption's end under "sentence" takes the EOS with it. question: one, or n.
+    image: the row of `features` that each caption belongs to (default 0..n-1).
+    """
+    n = len(captions)
+    spans = [{"sentence": [(0, len(caption))]} for caption in captions] if spans is None else spans
+    questions = [question] * n if isinstance(question, str) else question
+    image = torch.arange(n) if image is None else torch.as_tensor(image)
+    if len({n, len(spans), len(questions), len(image)}) != 1 or (n and int(image.max()) >= len(features)):
+        raise ValueError(f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions and {len(image)} image indices into "
+                         f"{len(features)} features do not fit together: give one of each per caption.")
+    ids, attention, from_end = tokenize(processor, [render(processor, q, c) for q, c in zip(questions, captions, strict=True)],
+                                        features.shape[1], side="right")
+    eos = len(processor.tokenizer.eos_token)
+    masks = {kind: torch.zeros_like(ids, dtype=torch.bool) for kind in ("forget", "retain", "sentence")}
+    for row, caption in enumerate(captions):
+        # A token belongs to the span that holds its last character: a leading space never moves a token out of its word.
+        last = from_end[row] + eos + len(caption) - 1
+        for kind, pieces in spans[row].items():
+            for start, end in pieces:
+                end += eos if kind == "sentence" and end == len(caption) else 0
+                masks[kind][row] |= (start <= last) & (last < end) & attention[row].bool()
+    return Captions(ids, attention, **masks, image=image, features=features)
+
+
+def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor) -> Tensor:
+    """Input embeddings (B, T, H) with the projected image features (B, N, D) in place of the image tokens."""
+    is_image = input_ids == model.config.image_token_id
+    wrong = (is_image.sum(1) != features.shape[1]).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"row {row} has {int(is_image[row].sum())} image tokens but its image has {features.shape[1]} features: "
+                         "give each row one image placeholder and encode it with this model's own processor.")
+    projector = model.model.multi_modal_projector
+    image = projector(features.to(next(projector.parameters()).dtype))
+    tokens = model.get_input_embeddings()(input_ids)
+    return tokens.masked_scatter(is_image[..., None], image.to(tokens.dtype))
+
+
+def token_nll(model: nn.Module, batch: Captions) -> Tensor:
+    """NLL in nats of each token given all before it, (B, T); 0 up to the batch's first counted token."""
+    model = base(model)
+    counted = (batch.forget | batch.retain | batch.sentence).any(0).nonzero()
+    if not len(counted):
+        raise ValueError("this batch has no forget, retain or sentence token to score: drop it, or check its spans.")
+    first = int(counted.min())
+    logits = model(inputs_embeds=embed(model, batch.input_ids, batch.features), attention_mask=batch.attention_mask,
+                   logits_to_keep=batch.input_ids.shape[1] - first + 1, use_cache=False).logits
+    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch.input_ids[:, first:], reduction="none")
+    return F.pad(nll, (first, 0))

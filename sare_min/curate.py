@@ -1,0 +1,79 @@
+"""Curation: cut captions into sub-sentences, let CLIP say which of their objects are in the picture, and mark what to forget.
+
+EFUF's rule (arXiv 2402.09801, section 3), which SARE takes over: an object with S(o) < T1 makes its sub-sentence *forget*, one with
+S(o) > T0 makes it *retain*; a caption whose mean score is above T2 and that has nothing to forget is kept whole (*sentence*).
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """CLIP scores (logits_per_image: the cosine times CLIP's learnt scale). EFUF's values for its sliding-window scores: 23, 32, 27.5."""
+
+    forget_below: float
+    retain_above: float
+    sentence_above: float
+
+
+def sub_sentences(caption: str) -> list[Span]:
+    """(start, end) of each clause with the separator that leads it in: "a cup, a fork." -> "a cup", ", a fork", ".".
+
+    The separator belongs to the clause it opens: else the model learns to open a clause and stall.
+    """
+    cuts = [0, *(m.start() for m in re.finditer(r"[,.;!?:]", caption) if m.start()), len(caption)]
+    return [(start, end) for start, end in zip(cuts, cuts[1:]) if start < end]
+
+
+def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
+    """(object, (start, end)) of each whole-word mention in order, repeats kept, longest phrase first.
+
+    synonyms: surface word or phrase, lower case -> the object's name.
+    """
+    words = "|".join(re.escape(w) for w in sorted(synonyms, key=len, reverse=True))
+    return [(synonyms[m.group().lower()], m.span()) for m in re.finditer(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE)] if words else []
+
+
+@torch.no_grad()
+def clip_scores(clip, image_processor, tokenizer, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64,
+                progress: bool = False) -> Tensor:
+    """CLIP's logits of each image with each text, (n images, n texts); whole image, no window."""
+    tokens, rows = tokenizer(list(texts), padding=True, return_tensors="pt").to(clip.device), []
+    for start in tqdm(range(0, len(images), batch_size), desc="CLIP scores", disable=not progress):
+        pixels = image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"].to(clip.device)
+        rows.append(clip(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels).logits_per_image.cpu())
+    return torch.cat(rows)
+
+
+def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synonyms: Mapping[str, str], thresholds: Thresholds) -> list[dict[str, list[Span]]]:
+    """The spans of each caption to forget, to retain, and (whole) to keep as a sentence; what lies between the thresholds is left out.
+
+    scores: per caption, object -> S(o) with its picture. Raises ValueError naming the row of a caption that mentions no known object.
+    """
+    curated = []
+    for row, (caption, score) in enumerate(zip(captions, scores, strict=True)):
+        found = mentions(caption, synonyms)
+        if not found:
+            raise ValueError(f"caption {row} names no known object: {caption!r}. Drop it, or add its words to the synonyms.")
+        spans: dict[str, list[Span]] = {"forget": [], "retain": [], "sentence": []}
+        for start, end in sub_sentences(caption):
+            inside = [score[noun] for noun, (at, _) in found if start <= at < end]
+            if inside and min(inside) < thresholds.forget_below:
+                spans["forget"].append((start, end))
+            elif inside and min(inside) > thresholds.retain_above:
+                spans["retain"].append((start, end))
+        mean = sum(score[noun] for noun, _ in found) / len(found)
+        if not spans["forget"] and mean > thresholds.sentence_above:
+            spans["sentence"].append((0, len(caption)))
+        curated.append(spans)
+    return curated

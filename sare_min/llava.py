@@ -1,0 +1,133 @@
+"""A LLaVA from disk or hub: load, choose what trains, encode captions, run, generate, save.
+
+Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a 0.8 M microworld model and
+llava-hf/llava-1.5-7b-hf take the same path. The vision tower stays frozen; its features are computed once per image (`embed_images`)
+and every later forward starts at the projector.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from .captions import DESCRIBE, base, embed, render, tokenize
+
+def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32):
+    """Load (model, processor) from a directory or hub name, on `device` ("auto": CUDA where there is one), in eval mode.
+
+    Raises ValueError if the checkpoint is no LLaVA, lacks weights, or its processor and vision tower disagree on the image tokens.
+    """
+    try:
+        model, info = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        processor = AutoProcessor.from_pretrained(path)
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: no LLaVA checkpoint could be loaded ({error}). Give a directory written by "
+                         "sare_min.save or save_pretrained, or a hub name such as llava-hf/llava-1.5-7b-hf.") from error
+    if info["missing_keys"] or info.get("mismatched_keys"):
+        raise ValueError(f"{path}: no LLaVA checkpoint: {len(info['missing_keys'])} weights are missing or misshapen (first: "
+                         f"{sorted(info['missing_keys'] or info['mismatched_keys'])[0]}). transformers would fill them with noise.")
+    model.to(pick_device(device)).eval().requires_grad_(False)
+    side = model.config.vision_config.image_size
+    blank = Image.new("RGB", (side, side))
+    n_tokens = int((processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"] == model.config.image_token_id).sum())
+    n_features = embed_images(model, processor, [blank]).shape[1]
+    if n_tokens != n_features:
+        raise ValueError(f"{path}: the processor makes {n_tokens} image tokens but the vision tower gives {n_features} features an image. "
+                         "Mend patch_size, num_additional_image_tokens or vision_feature_select_strategy in processor_config.json.")
+    return model, processor
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else CPU; any other name is torch's."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+
+def set_trainable(model: nn.Module, part: str = "all", rank: int = 16) -> nn.Module:
+    """Freeze all but `part`, keep what trains in fp32 (bf16 would round the ascent step away), return the model.
+
+    part: "all" (everything but the vision tower), "projector" (as EFUF trains LLaVA) or "lora" (rank `rank`, alpha 2 * rank, on
+    all linear layers of the language model, by peft; the returned PeftModel shares the base model's weights).
+    """
+    model.requires_grad_(False)
+    if part == "lora":
+        # A regex: a list of names would also match the CLIP tower's q_proj and v_proj.
+        target = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+        model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target))
+    elif part in ("all", "projector"):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("multi_modal_projector" in name or (part == "all" and "vision_tower" not in name))
+    else:
+        raise ValueError(f"part={part!r}: trainable parts are 'all', 'projector' and 'lora'.")
+    for parameter in trainable(model):
+        parameter.data = parameter.data.float()
+    return model
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train, in the model's order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def save(model: nn.Module, processor, path: str | Path) -> Path:
+    """Write the checkpoint (or, with LoRA, the adapter that stock `PeftModel.from_pretrained` loads) whole or not at all."""
+    path, part = Path(path), Path(f"{path}.{os.getpid()}.part")
+    model.save_pretrained(part)
+    processor.save_pretrained(part)
+    shutil.rmtree(path, ignore_errors=True)
+    part.replace(path)
+    return path
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file as RGB; raises ValueError naming the file if it is missing, empty or broken."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise ValueError(f"{path}: this image could not be read ({error}). Replace the file or drop its row.") from error
+
+
+@torch.no_grad()
+def embed_images(model: nn.Module, processor, images: Sequence[Image.Image], batch_size: int = 64, progress: bool = False) -> Tensor:
+    """Frozen vision features of each image, as the projector receives them: (n, N tokens, D), on CPU."""
+    model, features = base(model), []
+    # A hook on the projector's input leaves the choice of layer and of the class token to transformers.
+    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: features.append(args[0].cpu()))
+    try:
+        for start in tqdm(range(0, len(images), batch_size), desc="image features", disable=not progress):
+            pixels = processor.image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"]
+            model.get_image_features(pixels.to(model.device, model.dtype))
+    finally:
+        hook.remove()
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def generate(model: nn.Module, processor, features: Tensor, question: str | Sequence[str] = DESCRIBE, prefix: str = "", *,
+             max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False) -> list[str]:
+    """Answer a question about each image: greedy at temperature 0, else sampled under `seed` (the global generator is given back).
+
+    features: (n, N, D) from embed_images. question: one for all images, or n. prefix: words put into the model's mouth (an attack).
+    """
+    model, answers = base(model), []
+    questions = [question] * len(features) if isinstance(question, str) else list(question)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        for start in tqdm(range(0, len(features), batch_size), desc="generate", disable=not progress):
+            texts = [render(processor, q) + prefix for q in questions[start : start + batch_size]]
+            ids, attention, _ = tokenize(processor, texts, features.shape[1], side="left")
+            ids, attention = ids.to(model.device), attention.to(model.device)
+            part = features[start : start + batch_size].to(model.device)
+            # A sampled image placeholder would poison every later forward of the text, so it is never sampled.
+            out = model.generate(inputs_embeds=embed(model, ids, part), attention_mask=attention, max_new_tokens=max_new_tokens,
+                                 suppress_tokens=[model.config.image_token_id], pad_token_id=processor.tokenizer.pad_token_id, **sampling)
+            answers += processor.batch_decode(out, skip_special_tokens=True)
+    return [answer.strip() for answer in answers]

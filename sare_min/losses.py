@@ -1,0 +1,67 @@
+"""Losses on the tokens of one forward: erasure (EFUF, SARE), NPO; and their weighted sums for one method.
+
+A caption is one row and its sub-sentences are masks over the same tokens (*packing*). In a causal model the NLL of a token does not
+depend on what follows, so this equals one row per sub-sentence, without repeating the image tokens for each.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .captions import Captions, token_nll
+
+ForgetLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+
+
+def erasure(nll: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
+    """-NLL summed over each row's forget tokens, (B,): gradient ascent on the hallucination; unbounded below.
+
+    nll: (B, T) nats. mask: (B, T) bool. Source: EFUF (arXiv 2402.09801), its negative term; SARE's L_neg.
+    """
+    return -(nll * mask).sum(1)
+
+
+def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) -> Tensor:
+    """-(2 / beta) log sigmoid(beta * (NLL - NLL_ref)) of each row's forget tokens taken as one sequence, (B,).
+
+    reference: (B,) summed NLL under the base model. Source: NPO (arXiv 2404.05868, eq. 3); open-unlearning's per-sequence sum.
+    """
+    if reference is None:
+        raise ValueError("NPO compares with the base model: give the captions a reference (see unlearn.with_reference).")
+    return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of METHODS. A loss is minimised: L = lambda_neg * L_neg + lambda_pos * L_pos + lambda_sent * L_sent."""
+
+    forget_loss: ForgetLoss = erasure
+    per: str = "token"  # L_neg is a mean per forget "token" or per "row" that has some
+    lambda_neg: float = 0.3  # EFUF's released weight of the negative loss
+    lambda_pos: float = 1.0
+    lambda_sent: float = 0.5
+    rho: float = 0.0  # L2 length of the ascent step, in weight units
+    perturb: tuple[str, ...] = ("neg",)  # whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
+
+
+def counts(batch: Captions, per: str) -> dict[str, int]:
+    """What each loss is a mean over, in the whole batch; raises ValueError if there is nothing to forget."""
+    n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
+    if not n_forget:
+        raise ValueError(f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold, or drop such rows.")
+    return {"neg": n_forget, "pos": max(1, int(batch.retain.sum())), "sent": max(1, int(batch.sentence.sum()))}
+
+
+def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str, int]) -> dict[str, Tensor]:
+    """{"neg", "pos", "sent"}: this micro-batch's share of each mean (scalars), not yet weighted."""
+    nll = token_nll(model, batch)
+    return {"neg": method.forget_loss(nll, batch.forget, batch.reference).sum() / n["neg"],
+            "pos": (nll * batch.retain).sum() / n["pos"], "sent": (nll * batch.sentence).sum() / n["sent"]}
+
+
+def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
+    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack."""
+    return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

@@ -1,0 +1,125 @@
+"""METHODS, a table of settings, and the one training loop that they all share."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .captions import Captions, token_nll
+from .llava import trainable
+from .losses import Method, counts, method_losses
+from .sam import targeted_sam
+
+METHODS: dict[str, Method] = {
+    "EFUF": Method(),  # constant weights; the released code anneals them
+    "SARE": Method(rho=0.1),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and how fast; defaults suit the microworld (EFUF's released code: lr 1e-5, weight decay 0.05)."""
+
+    steps: int = 60
+    batch_size: int = 64  # captions
+    micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
+    lr: float = 2e-4
+    weight_decay: float = 0.0
+
+
+def get_method(name: str, **changes) -> Method:
+    """METHODS[name] with some settings changed; raises ValueError listing the known names."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: METHODS has {', '.join(METHODS)}.")
+    return replace(METHODS[name], **changes)
+
+
+def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Endless row indices, each batch with the data's own share of forget rows (at least one), each pool in shuffled passes."""
+    pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
+    if not len(pools[0]):
+        raise ValueError(f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold or check the masks.")
+    n_forget = min(batch_size, max(1, round(batch_size * len(pools[0]) / len(has_forget))))
+    generator = torch.Generator().manual_seed(seed)
+
+    def passes(pool: Tensor) -> Iterator[int]:
+        while len(pool):
+            yield from pool[torch.randperm(len(pool), generator=generator)].tolist()
+
+    forget, other = map(passes, pools)
+    n_other = batch_size - n_forget if len(pools[1]) else 0
+    while True:
+        yield torch.tensor([next(forget) for _ in range(n_forget)] + [next(other) for _ in range(n_other)])
+
+
+def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64) -> dict[str, float]:
+    """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses, "norm": ||grad target||}.
+
+    Rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
+    """
+    n, log = counts(batch, method.per), dict.fromkeys(("neg", "pos", "sent"), 0.0)
+    weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
+    targeted = method.perturb == ("neg",)
+    halves = batch.split_forget() if method.rho and targeted else (batch,)
+    parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)]
+    seen: list[int] = []  # the first pass logs, the second repeats
+
+    def losses(part: Captions) -> tuple[Tensor, Tensor]:
+        found = method_losses(model, part, method, n)
+        if len(seen) < len(parts):
+            seen.append(1)
+            for name, loss in found.items():
+                log[name] += loss.item()
+        split = [sum((weights[k] * v for k, v in found.items() if weights[k] and (k in method.perturb) == inside), torch.zeros(()))
+                 for inside in (True, False)]
+        return split[0], split[1]
+
+    again = [part.until_forget() for part in parts if part.forget.any()] if targeted else parts
+    log["norm"] = targeted_sam(trainable(model), parts, again, losses, method.rho)
+    return log
+
+
+@torch.no_grad()
+def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Captions:
+    """The same captions with each row's forget NLL under this (base) model, which NPO compares with."""
+    rows = torch.arange(len(data)).split(batch_size)
+    device = next(model.parameters()).device
+    nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in (data[r].to(device) for r in rows)]
+    return replace(data, reference=torch.cat(nll))
+
+
+def unlearn(model: nn.Module, data: Captions, method: Method, training: Training = Training(), seed: int = 0, *,
+            stop: Callable[[int], bool] | None = None, resume: str | Path | None = None, progress: bool = True) -> list[dict[str, float]]:
+    """Train the model's trainable parameters by one method; returns a log row per step.
+
+    data: captions with forget, retain and sentence masks. stop(step): asked after each step; True ends the run (a matched forget
+    level). resume: a file that keeps the run's state, written every 20 steps; an interrupted run goes on from it bit for bit.
+    """
+    params, log = trainable(model), []
+    optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay)
+    if resume and Path(resume).exists():
+        state = torch.load(resume, map_location=params[0].device, weights_only=True)
+        optimizer.load_state_dict(state["optimizer"])
+        log = state["log"]
+        with torch.no_grad():
+            for parameter, saved in zip(params, state["params"], strict=True):
+                parameter.copy_(saved)
+    rows = draw_batches(data.forget.any(1), training.batch_size, seed)
+    for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
+        chosen = next(rows)  # drawn also for the steps already done, so that a resumed run sees the same batches
+        if step < len(log):
+            continue
+        log.append(gradient(model, data[chosen].to(params[0].device), method, training.micro_batch))
+        optimizer.step()
+        if resume and step % 20 == 19:
+            part = Path(f"{resume}.part")
+            torch.save({"params": params, "optimizer": optimizer.state_dict(), "log": log}, part)
+            os.replace(part, resume)
+        if stop and stop(step):
+            break
+    return log

@@ -1,0 +1,70 @@
+"""A real, tiny LLaVA with random weights and captions that need no training; one thread, so that repeats are equal to the bit."""
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "chapters"))
+
+from lab import microworld  # noqa: E402
+
+from sare_min.captions import encode  # noqa: E402
+from sare_min.curate import Thresholds, curate  # noqa: E402
+from sare_min.llava import embed_images, set_trainable  # noqa: E402
+from sare_min.unlearn import with_reference  # noqa: E402
+
+SYNONYMS = {noun: noun for noun in microworld.OBJECTS}
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def processor():
+    return microworld.build_processor()
+
+
+def tiny_llava(part: str = "all"):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = microworld.build_llava(microworld.World(width=64, layers=2)).eval()
+    return set_trainable(model, part)
+
+
+@pytest.fixture
+def model():
+    return tiny_llava()
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    return microworld.split_scenes(0, some=8)["some"]
+
+
+@pytest.fixture(scope="session")
+def features(processor, scenes):
+    return embed_images(tiny_llava(), processor, [microworld.draw(scene) for scene in scenes])
+
+
+@pytest.fixture(scope="session")
+def texts(scenes):
+    """Six captions that end in an object that is not there, two that are true."""
+    return [microworld.caption(scene, microworld.absent(scene)[:1] if row < 6 else ()) for row, scene in enumerate(scenes)]
+
+
+@pytest.fixture(scope="session")
+def spans(texts, scenes):
+    truth = [{noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes]
+    return curate(texts, truth, SYNONYMS, Thresholds(0.5, 0.5, 0.99))
+
+
+@pytest.fixture(scope="session")
+def data(processor, features, texts, spans):
+    return with_reference(tiny_llava(), encode(processor, features, texts, spans))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory, processor):
+    """A checkpoint on disk, as a hub would hold it."""
+    from sare_min.llava import save
+    return save(tiny_llava(), processor, tmp_path_factory.mktemp("checkpoint") / "llava")

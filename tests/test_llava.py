@@ -1,0 +1,141 @@
+"""Checkpoints on disk: load, caption, save, adapters; and the errors a reader meets first."""
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import tiny_llava
+from lab import microworld
+from peft import PeftModel
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from sare_min.captions import encode, render, token_nll
+from sare_min.llava import embed_images, generate, load, open_image, save, set_trainable, trainable
+from sare_min.losses import sentence_nll
+
+
+def test_save_load_caption_round_trip(saved, processor, scenes, features):
+    """Fails if a checkpoint saved here and loaded back captions a picture otherwise."""
+    model, again = load(saved, device="cpu")
+    assert all(torch.equal(p, q) for p, q in zip(tiny_llava().parameters(), model.parameters(), strict=True))
+    assert generate(model, again, features, max_new_tokens=8) == generate(tiny_llava(), processor, features, max_new_tokens=8)
+
+
+def test_stock_transformers_captions_a_pil_image_alike(saved, scenes):
+    """Fails if our path (cached features, own embedding) and the plain one (`generate` on pixels) part ways."""
+    model, processor = LlavaForConditionalGeneration.from_pretrained(saved), AutoProcessor.from_pretrained(saved)
+    image = microworld.draw(scenes[0])
+    inputs = processor(text=render(processor, "Describe the image."), images=image, return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[model.config.image_token_id])
+    stock = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert stock.strip() == generate(model, processor, embed_images(model, processor, [image]), max_new_tokens=12)[0]
+
+
+def test_encoded_ids_are_the_processors_own(saved, scenes, features):
+    """Fails if prompt, image tokens or BOS are put together otherwise than by the processor on a real image."""
+    processor = AutoProcessor.from_pretrained(saved)
+    text = microworld.caption(scenes[0])
+    ours = encode(processor, features[:1], [text]).input_ids
+    theirs = processor(text=render(processor, "Describe the image.", text), images=microworld.draw(scenes[0]), return_tensors="pt")["input_ids"]
+    assert ours.tolist() == theirs.tolist()
+    assert ours[0, -1] == processor.tokenizer.eos_token_id
+
+
+def test_masks_cover_the_words_they_name(processor, data, spans, texts):
+    """Fails if character spans land on the wrong tokens."""
+    row = 0
+    forgotten = processor.tokenizer.decode(data.input_ids[row][data.forget[row]])
+    start, end = spans[row]["forget"][0]
+    assert forgotten == texts[row][start:end].strip()
+    assert data.input_ids[7][data.sentence[7]][-1] == processor.tokenizer.eos_token_id
+
+
+def test_sampling_gives_the_global_generator_back(model, processor, features):
+    """Fails if generation seeds the global generator behind the caller's back."""
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first = generate(model, processor, features, temperature=1.0, seed=1, max_new_tokens=8)
+    assert torch.rand(1) == expected
+    assert first == generate(model, processor, features, temperature=1.0, seed=1, max_new_tokens=8)
+    assert first != generate(model, processor, features, temperature=1.0, seed=2, max_new_tokens=8)
+
+
+def test_lora_adapter_is_loaded_by_stock_peft(saved, processor, data, tmp_path):
+    """Fails if what LoRA trains cannot be read without this package."""
+    model = set_trainable(load(saved, device="cpu")[0], "lora")
+    assert all("language_model" in n for n, p in model.named_parameters() if p.requires_grad), "the CLIP tower must not be adapted"
+    before = token_nll(model, data).detach()
+    optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        sentence_nll(model, data).backward()
+        optimizer.step()
+    after = token_nll(model, data).detach()
+    assert not torch.allclose(before, after), "the adapter must have learnt something"
+    save(model, processor, tmp_path / "adapter")
+    assert {f.name for f in (tmp_path / "adapter").glob("*.safetensors")} == {"adapter_model.safetensors"}
+    stock = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(saved), tmp_path / "adapter")
+    assert torch.equal(token_nll(stock, data), after)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("part, trains", [("all", "language_model"), ("projector", "multi_modal_projector"), ("lora", "lora_")])
+def test_trainable_parts(saved, part, trains, dtype):
+    """Fails if a part trains too much or too little, or in bf16 (where the ascent step rounds away)."""
+    model = set_trainable(load(saved, device="cpu", dtype=dtype)[0], part)
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert any(trains in n for n in names) and not any("vision_tower" in n for n in names)
+    assert {p.dtype for p in trainable(model)} == {torch.float32}
+
+
+def test_unknown_part_is_named(model):
+    with pytest.raises(ValueError, match="part='head'.*'all', 'projector' and 'lora'"):
+        set_trainable(model, "head")
+
+
+def test_no_llava_is_named(tmp_path, saved):
+    """Fails if a directory that holds no LLaVA, or one with missing weights, loads with random tensors."""
+    with pytest.raises(ValueError, match="nothing.*no LLaVA checkpoint"):
+        load(tmp_path / "nothing")
+    microworld.build_clip().save_pretrained(tmp_path / "clip")
+    with pytest.raises(ValueError, match="clip.*no LLaVA checkpoint"):
+        load(tmp_path / "clip")
+    shutil.copytree(saved, tmp_path / "holes")
+    from safetensors.torch import load_file, save_file
+    weights = load_file(tmp_path / "holes/model.safetensors")
+    weights.pop(next(n for n in weights if "q_proj" in n and "language" in n))
+    save_file(weights, tmp_path / "holes/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="1 weights are missing.*q_proj"):
+        load(tmp_path / "holes")
+
+
+def test_processor_that_disagrees_with_the_tower_is_named(tmp_path, saved):
+    """Fails if a wrong patch size is only met inside the forward, as "features and tokens do not match"."""
+    shutil.copytree(saved, tmp_path / "odd")
+    config = json.loads((tmp_path / "odd/processor_config.json").read_text())
+    config["patch_size"] = 8
+    (tmp_path / "odd/processor_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="36 image tokens but the vision tower gives 9 features.*patch_size"):
+        load(tmp_path / "odd", device="cpu")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\n then nothing"])
+def test_unreadable_images_are_named(tmp_path, content):
+    path = tmp_path / "picture.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="picture.png.*could not be read"):
+        open_image(path)
+
+
+def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        path = tmp_path / f"{mode}.{'tiff' if mode == 'CMYK' else 'png'}"
+        microworld.draw(scenes[0]).convert(mode).save(path)
+        assert open_image(path).mode == "RGB"
+
+
+def test_encode_counts_its_arguments(processor, features):
+    with pytest.raises(ValueError, match="9 captions.*8 features"):
+        encode(processor, features, ["a kitchen with a fork."] * 9)

@@ -1,0 +1,102 @@
+"""Losses against independent references."""
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sare_min.captions import embed, encode, token_nll
+from sare_min.llava import trainable
+from sare_min.losses import counts, erasure, method_losses, npo
+from sare_min.unlearn import METHODS, gradient
+
+
+def test_token_nll_is_the_models_own_loss(model, data):
+    """Fails if tokens and logits are shifted against each other: transformers' loss on the same labels is the reference."""
+    labels = data.input_ids.masked_fill(~data.sentence, -100)
+    rows = data.sentence.any(1)
+    reference = model(inputs_embeds=embed(model, data.input_ids, data.features)[rows], attention_mask=data.attention_mask[rows], labels=labels[rows]).loss
+    got = (token_nll(model, data) * data.sentence).sum() / data.sentence.sum()
+    torch.testing.assert_close(got, reference)
+
+
+def test_packed_gradients_equal_one_row_per_sub_sentence(model, data, processor, features, texts, spans):
+    """Fails if packing changes the gradient: EFUF's released layout has one row per sub-sentence, cut at its end."""
+    gradient(model, data, METHODS["EFUF"])
+    packed = [p.grad.clone() for p in trainable(model) if p.grad is not None]
+    rows, row_spans, image = [], [], []
+    for i, (text, kinds) in enumerate(zip(texts, spans, strict=True)):
+        for kind, pieces in kinds.items():
+            for start, end in pieces:
+                rows.append(text[:end])
+                row_spans.append({kind: [(start, end)]})
+                image.append(i)
+    assert len(rows) > 2 * len(texts), "there must be something to pack"
+    unpacked = encode(processor, features, rows, row_spans, image=image)
+    gradient(model, unpacked, METHODS["EFUF"])
+    scale = max(float(g.abs().max()) for g in packed)
+    for one, other in zip(packed, [p.grad for p in trainable(model) if p.grad is not None], strict=True):
+        assert float((one - other).abs().max()) <= 1e-5 * scale
+
+
+def test_erasure_falls_as_tokens_become_unlikely():
+    """Fails if L_neg is written as +CE (the sign trap)."""
+    mask = torch.tensor([[False, True, True]])
+    assert erasure(torch.tensor([[0.0, 5.0, 5.0]]), mask) < erasure(torch.tensor([[0.0, 1.0, 1.0]]), mask)
+    assert erasure(torch.tensor([[9.0, 1.0, 2.0]]), mask).item() == -3.0
+
+
+def test_npo_identities():
+    """Fails if NPO loses its sign, its reference or its beta."""
+    nll = torch.tensor([[2.0, 3.0]], requires_grad=True)
+    mask, reference = torch.ones(1, 2, dtype=torch.bool), torch.tensor([5.0])
+    value = npo(nll, mask, reference)
+    assert value.item() == pytest.approx(2 / 0.1 * math.log(2)), "at theta = ref the loss is (2 / beta) ln 2"
+    torch.testing.assert_close(torch.autograd.grad(value, nll)[0], torch.tensor([[-1.0, -1.0]]))  # there it is gradient ascent's
+    far = torch.autograd.grad(npo(nll, mask, torch.tensor([-200.0])), nll)[0]
+    assert float(far.abs().max()) < 1e-6, "the weight vanishes once the span is unlikely"
+    tiny = torch.autograd.grad(npo(nll, mask, torch.tensor([2.0]), beta=1e-6), nll)[0]
+    torch.testing.assert_close(tiny, torch.tensor([[-1.0, -1.0]]), rtol=1e-4, atol=0)  # beta -> 0 tends to gradient ascent
+    with pytest.raises(ValueError, match="reference"):
+        npo(nll, mask, None)
+
+
+def test_a_batch_without_forget_tokens_is_named(model, data):
+    """Fails if nothing to forget gives a NaN or a silent zero step."""
+    clean = data[torch.tensor([6, 7])]
+    with pytest.raises(ValueError, match="2 captions has no forget tokens.*threshold"):
+        gradient(model, clean, METHODS["SARE"])
+
+
+def test_an_all_masked_batch_is_named(model, data):
+    """Fails if a batch without any counted token gives NaN."""
+    nothing = torch.zeros_like(data.forget)
+    with pytest.raises(ValueError, match="no forget, retain or sentence token"):
+        token_nll(model, replace(data, forget=nothing, retain=nothing, sentence=nothing))
+
+
+def test_image_token_count_is_checked_per_row(model, data):
+    """Fails if one row's spare image token may stand in for another's missing one (transformers only checks the batch's total)."""
+    ids = data.input_ids.clone()
+    place = int((ids[0] == model.config.image_token_id).nonzero()[0])
+    ids[0, place] = ids[0, -1]
+    with pytest.raises(ValueError, match="row 0 has 8 image tokens but its image has 9 features"):
+        token_nll(model, replace(data, input_ids=ids))
+
+
+def test_cutting_after_the_last_forget_token_changes_nothing(model, data):
+    """Fails if the second pass of SARE, on cut rows, sees another L_neg."""
+    forget, _ = data.split_forget()
+    cut = forget.until_forget()
+    assert cut.input_ids.shape[1] < forget.input_ids.shape[1]
+    whole, short = (method_losses(model, d, METHODS["SARE"], counts(forget, "token"))["neg"] for d in (forget, cut))
+    torch.testing.assert_close(short, whole)
+
+
+def test_nll_does_not_depend_on_padding(model, data):
+    """Fails if padding leaks into attention or into the masks."""
+    together = token_nll(model, data)
+    for row in range(len(data)):
+        one = data[torch.tensor([row])]
+        mask = (one.forget | one.retain | one.sentence)[0]
+        torch.testing.assert_close(token_nll(model, one)[0, mask], together[row, : len(mask)][mask], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,61 @@
+"""The microworld: pictures a person and a model can tell apart, captions that hallucinate for the stated reason."""
+import random
+
+import numpy as np
+import pytest
+from lab import microworld as mw
+
+
+def test_splits_never_share_a_scene():
+    splits = mw.split_scenes(3, train=6000, erase=1024, attack=1200, test=200)
+    everything = [scene for scenes in splits.values() for scene in scenes]
+    assert len(everything) == len(set(everything)) == 8424
+    assert len(mw.every_scene()) == 23040
+    with pytest.raises(ValueError, match="23040 scenes"):
+        mw.split_scenes(0, train=30000)
+
+
+def test_icons_can_be_told_apart():
+    """Fails if two objects of one place look alike: no model could learn what a person cannot see."""
+    for place, names in mw.PLACES.items():
+        pictures = [np.asarray(mw.draw(mw.Scene(place, (name,), (4,))), dtype=float)[16:32, 16:32] for name in names]
+        for i, one in enumerate(pictures):
+            for other in pictures[i + 1 :]:
+                assert np.abs(one - other).mean() > 15
+
+
+def test_icons_stay_in_their_cell():
+    for name in mw.OBJECTS:
+        place = next(p for p, names in mw.PLACES.items() if name in names)
+        picture, empty = (np.asarray(mw.draw(mw.Scene(place, objects, cells)), dtype=int) for objects, cells in (((name,), (4,)), ((), ())))
+        spill = np.abs(picture - empty).sum(-1) > 30
+        spill[15:33, 15:33] = False
+        assert not spill.any(), name
+
+
+def test_captions_are_true_or_noisy_as_said():
+    """Fails if the co-occurrence that the whole book rests on is not in the training captions."""
+    rng, scenes = random.Random(0), mw.split_scenes(0, some=2000)["some"]
+    extras = [mw.noisy_extra(scene, rng) for scene in scenes]
+    assert abs(sum(map(len, extras)) / len(scenes) - mw.NOISE) < 0.03
+    for scene, extra in zip(scenes, extras, strict=True):
+        assert all(noun in mw.PLACES[scene.place] and noun not in scene.objects for noun in extra)
+    assert mw.caption(mw.Scene("office", ("book", "clock"), (0, 5)), ["umbrella"]) == "an office with a book, a clock, an umbrella."
+
+
+def test_alt_texts_are_true():
+    rng = random.Random(0)
+    for scene in mw.split_scenes(1, some=300)["some"]:
+        words = mw.alt_text(scene, rng).strip(".").split()
+        assert {w for w in words if w in mw.OBJECTS} <= set(scene.objects)
+
+
+def test_tokenizer_knows_every_word_and_gives_text_back():
+    tokenizer = mw.build_tokenizer()
+    for scene in mw.split_scenes(2, some=200)["some"]:
+        text = mw.caption(scene, mw.absent(scene))
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    for noun in mw.OBJECTS:
+        assert tokenizer.unk_token_id not in tokenizer(mw.question(noun))["input_ids"]

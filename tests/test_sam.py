@@ -1,0 +1,223 @@
+"""The sign and step properties of Targeted-SAM (the list at the end of a SARE reproduction: what silently goes wrong)."""
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import tiny_llava
+
+from sare_min import sam
+from sare_min.captions import token_nll
+from sare_min.llava import trainable
+from sare_min.losses import counts, method_losses
+from sare_min.metrics import span_nll
+from sare_min.sam import perturbed, targeted_sam
+from sare_min.unlearn import METHODS, get_method, gradient
+
+
+def grads(model):
+    return [p.grad.clone() for p in trainable(model) if p.grad is not None]
+
+
+def flat(tensors):
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def neg_gradient(model, data, scale=1.0):
+    loss = method_losses(model, data, METHODS["SARE"], counts(data, "token"))["neg"]
+    return loss.item(), list(torch.autograd.grad(scale * loss, trainable(model), allow_unused=True))
+
+
+@contextmanager
+def wrong_way(params, direction, rho):
+    """The trap: perturb away from the relapse."""
+    with perturbed(params, [None if g is None else -g for g in direction], rho) as norm:
+        yield norm
+
+
+# Each check takes the ascent step under test, so that a wrong-sign copy can be put through the same checks.
+
+def check_relapse_direction(step, model, data):
+    before, (loss, direction) = span_nll(model, data)["forget"], neg_gradient(model, data)
+    with step(trainable(model), direction, 0.02) as norm:
+        after = span_nll(model, data)["forget"]
+    assert after < before, "the step must make the hallucination more likely"
+    assert before - after == pytest.approx(0.02 * norm, rel=0.1), "L_neg must rise by about rho * ||g||"
+
+
+def check_quadratic(step):
+    """L(x) = x'Ax/2 + b'x: the gradient at theta + eps is A(theta + eps) + b, in closed form."""
+    matrix, b = torch.tensor([[3.0, 1.0], [1.0, 2.0]]), torch.tensor([-1.0, 0.5])
+    x = torch.nn.Parameter(torch.tensor([0.7, -0.4]))
+    slope = matrix @ x.detach() + b
+    expected = matrix @ (x.detach() + 0.3 * slope / slope.norm()) + b
+    with step([x], [slope.clone()], 0.3):
+        (x @ matrix @ x / 2 + b @ x).backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
+def check_gradient_differs_from_plain_in_the_right_sense(step, model, data, monkeypatch):
+    """-CE saturates where the span is likely: at the relapse point the erasure gradient along eps is that of theta + eps, by brute force."""
+    monkeypatch.setattr(sam, "perturbed", step)
+    gradient(model, data, get_method("SARE", lambda_pos=0.0, lambda_sent=0.0, rho=0.5))
+    got = flat(grads(model))
+    moved = copy.deepcopy(model)
+    _, direction = neg_gradient(model, data)
+    norm = flat([g for g in direction if g is not None]).norm()
+    with torch.no_grad():
+        for p, g in zip(trainable(moved), direction, strict=True):
+            if g is not None:
+                p += 0.5 * g / norm
+    expected = 0.3 * flat([g for g in neg_gradient(moved, data)[1] if g is not None])
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_goes_toward_the_relapse(model, data):
+    """Fails if the ascent sign flips."""
+    check_relapse_direction(perturbed, model, data)
+
+
+def test_b_step_has_length_rho(model, data):
+    """Fails if the norm is taken tensor by tensor, or g is not normalised."""
+    theta = [p.detach().clone() for p in trainable(model)]
+    with perturbed(trainable(model), neg_gradient(model, data)[1], 0.37):
+        eps = [p.detach() - start for p, start in zip(trainable(model), theta, strict=True)]
+    assert float(flat(eps).norm()) == pytest.approx(0.37, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 7.0])
+def test_c_step_does_not_depend_on_the_loss_scale(model, data, scale):
+    """Fails if lambda_neg leaks into eps."""
+    moved = []
+    for factor in (1.0, scale):
+        with perturbed(trainable(model), neg_gradient(model, data, factor)[1], 0.1):
+            moved.append(flat(trainable(model)).detach().clone())
+    torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-7)
+
+
+def test_d_rho_zero_is_efuf_exactly(model, data):
+    """Fails if rho = 0 still takes another path than the plain gradient."""
+    gradient(model, data, get_method("SARE", rho=0.0))
+    sare = grads(model)
+    gradient(model, data, METHODS["EFUF"])
+    assert all(torch.equal(x, y) for x, y in zip(sare, grads(model), strict=True))
+    method, n = METHODS["EFUF"], counts(data, "token")
+    parts = method_losses(model, data, method, n)
+    loss = method.lambda_neg * parts["neg"] + method.lambda_pos * parts["pos"] + method.lambda_sent * parts["sent"]
+    by_hand = torch.autograd.grad(loss, trainable(model), allow_unused=True)
+    torch.testing.assert_close(flat(sare), flat([g for g in by_hand if g is not None]), rtol=1e-5, atol=1e-8)
+
+
+def test_e_quadratic_has_the_closed_form():
+    """Fails if the second gradient is not taken at theta + eps."""
+    check_quadratic(perturbed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("body_raises", [False, True])
+def test_f_weights_come_back_bit_for_bit(model, data, dtype, body_raises):
+    """Fails if eps is subtracted instead of theta restored, or if an exception in the second pass leaves the model moved."""
+    model.to(dtype)
+    params, theta = trainable(model), [p.detach().clone() for p in trainable(model)]
+    torch.manual_seed(0)
+    direction = [torch.randn_like(p) for p in params]
+    try:
+        with perturbed(params, direction, 0.5):
+            assert any(not torch.equal(p, start) for p, start in zip(params, theta, strict=True)), "the step must move something"
+            if body_raises:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    assert all(torch.equal(p, start) for p, start in zip(params, theta, strict=True))
+
+
+def test_f_a_whole_step_at_lr_zero_changes_nothing(model, data):
+    """Fails if anything but the optimiser moves weights."""
+    theta = [p.detach().clone() for p in model.parameters()]
+    gradient(model, data, METHODS["SARE"])
+    torch.optim.AdamW(trainable(model), lr=0.0).step()
+    assert all(torch.equal(p, start) for p, start in zip(model.parameters(), theta, strict=True))
+
+
+def test_f_a_loss_that_raises_in_the_second_pass(model, data):
+    """Fails if targeted_sam forgets the restore when a forward dies."""
+    theta, calls = [p.detach().clone() for p in trainable(model)], []
+
+    def losses(batch):
+        calls.append(1)
+        if len(calls) == 2:
+            assert any(not torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True))
+            raise RuntimeError("out of memory")
+        return method_losses(model, batch, METHODS["SARE"], counts(batch, "token"))["neg"], torch.zeros(())
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        targeted_sam(trainable(model), [data], [data], losses, 0.1)
+    assert all(torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True))
+
+
+def test_g_grounded_text_keeps_its_gradient_at_theta(model, data):
+    """Fails if L_pos or L_sent is differentiated at theta + eps: then their part would depend on rho."""
+    method, n = get_method("SARE", lambda_neg=1e-12, rho=1.0), counts(data, "token")
+    gradient(model, data, method)
+    parts = method_losses(model, data, method, n)
+    expected = torch.autograd.grad(parts["pos"] + 0.5 * parts["sent"], trainable(model), allow_unused=True)
+    torch.testing.assert_close(flat(grads(model)), flat([g for g in expected if g is not None]), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("part", ["all", "projector", "lora"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_h_frozen_parameters_never_move(data, part, name):
+    """Fails if a frozen tensor is perturbed or trained, in any method."""
+    model = tiny_llava(part)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    gradient(model, data, METHODS[name])
+    torch.optim.AdamW(trainable(model), lr=1e-2).step()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and moved <= {n for n, p in model.named_parameters() if p.requires_grad}
+    assert not any("vision_tower" in n for n in moved)
+
+
+def test_i_erasure_is_unbounded_and_logged(model, data):
+    """Fails if L_neg is clipped in silence: minus the logged loss is the NLL, which may grow without end."""
+    log = gradient(model, data, METHODS["SARE"])
+    nll = token_nll(model, data).detach()
+    assert -log["neg"] == pytest.approx(float(nll[data.forget].mean()), rel=1e-5)
+
+
+def test_second_gradient_is_taken_at_the_relapse_point(model, data, monkeypatch):
+    """Fails if eps is dropped or turned round on the real architecture."""
+    check_gradient_differs_from_plain_in_the_right_sense(perturbed, model, data, monkeypatch)
+
+
+def test_a_wrong_sign_copy_fails_these_tests(model, data, monkeypatch):
+    """Fails if the checks above could not tell the trap from the method."""
+    with pytest.raises(AssertionError):
+        check_relapse_direction(wrong_way, model, data)
+    with pytest.raises(AssertionError):
+        check_quadratic(wrong_way)
+    with pytest.raises(AssertionError):
+        check_gradient_differs_from_plain_in_the_right_sense(wrong_way, model, data, monkeypatch)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_micro_batches_give_the_whole_batch_step(model, data, name, micro_batch):
+    """Fails if eps is taken per micro-batch (m-SAM), or a mean of means replaces the mean."""
+    gradient(model, data, METHODS[name])
+    whole = flat(grads(model))
+    gradient(model, data, METHODS[name], micro_batch)
+    torch.testing.assert_close(flat(grads(model)), whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction, rho, says", [
+    ([torch.tensor([1.0, float("nan")])], 0.1, "not finite in parameter 0 of 1"),
+    ([torch.zeros(2)], 0.1, "zero everywhere"),
+    ([None], 0.1, "zero everywhere"),
+    ([torch.ones(2)], -0.1, "rho=-0.1"),
+])
+def test_bad_directions_are_named(direction, rho, says):
+    """Fails if a NaN or a zero gradient passes in silence, or moves the weights before it is noticed."""
+    x = torch.nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match=says), perturbed([x], direction, rho):
+        pass
+    assert torch.equal(x, torch.ones(2))

@@ -1,0 +1,89 @@
+"""The training loop and the attack."""
+import copy
+from itertools import islice
+
+import pytest
+import torch
+from conftest import tiny_llava
+
+from sare_min.attack import relearn
+from sare_min.llava import trainable
+from sare_min.metrics import along, span_nll
+from sare_min.unlearn import METHODS, Training, draw_batches, get_method, unlearn
+
+SHORT = Training(steps=30, batch_size=4, lr=1e-3)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_forgets_and_keeps(data, name):
+    """Fails if a method's loss has the wrong sign: the forget NLL must move away from the retain NLL (most tokens are shared)."""
+    model = tiny_llava()
+    before = span_nll(model, data)
+    log = unlearn(model, data, get_method(name, lambda_neg=1.0), SHORT, progress=False)
+    after = span_nll(model, data)
+    assert len(log) == SHORT.steps
+    assert after["forget"] - after["retain"] > before["forget"] - before["retain"] + 0.5
+
+
+def test_relearning_brings_it_back(data):
+    """Fails if the attack does not train, or trains on the wrong tokens."""
+    model = tiny_llava()
+    unlearn(model, data, METHODS["EFUF"], SHORT, progress=False)
+    hallucinated = data[torch.arange(6)]
+    hallucinated.sentence[:] = hallucinated.forget | hallucinated.retain
+    nll = {n: span_nll(model, data)["forget"] for n in relearn(model, hallucinated, at=(0, 2, 6), lr=1e-2, batch_size=2, progress=False)}
+    assert nll[0] > nll[2] > nll[6]
+
+
+@pytest.mark.parametrize("at", [(0, 3), (0, 100)])
+def test_attack_sizes_are_checked(model, data, at):
+    with pytest.raises(ValueError, match="multiples of batch_size=2 and at most the data's 8"):
+        list(relearn(model, data, at=at, batch_size=2, progress=False))
+
+
+def test_resume_is_exact(data, tmp_path):
+    """Fails if an interrupted run goes on with other batches, weights or moments."""
+    whole, broken = tiny_llava(), tiny_llava()
+    log = unlearn(whole, data, METHODS["SARE"], SHORT, seed=3, progress=False)
+
+    def die(step):
+        if step == 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unlearn(broken, data, METHODS["SARE"], SHORT, seed=3, stop=die, resume=tmp_path / "state.pt", progress=False)
+    fresh = tiny_llava()
+    again = unlearn(fresh, data, METHODS["SARE"], SHORT, seed=3, resume=tmp_path / "state.pt", progress=False)
+    assert again == log
+    assert all(torch.equal(p, q) for p, q in zip(trainable(whole), trainable(fresh), strict=True))
+
+
+def test_stop_ends_the_run(model, data):
+    assert len(unlearn(model, data, METHODS["EFUF"], SHORT, stop=lambda step: step == 4, progress=False)) == 5
+
+
+def test_batches_hold_their_share_of_forget_rows():
+    """Fails if a batch may miss forget rows, or a pass repeats a row before all were seen."""
+    has_forget = torch.tensor([True] * 6 + [False] * 3)
+    batches = list(islice(draw_batches(has_forget, 3, seed=0), 6))
+    assert all(int(has_forget[rows].sum()) == 2 for rows in batches)
+    assert sorted(torch.cat(batches[:3]).tolist()) == list(range(9))
+    assert torch.equal(next(draw_batches(has_forget, 3, seed=0)), batches[0])
+    with pytest.raises(ValueError, match="none of the 4 captions has a forget token"):
+        next(draw_batches(torch.zeros(4, dtype=torch.bool), 2, seed=0))
+
+
+def test_unknown_method_is_named():
+    with pytest.raises(ValueError, match=f"unknown method 'SAIR'.*{list(METHODS)[0]}"):
+        get_method("SAIR")
+
+
+def test_slices_give_the_weights_back(model, data):
+    """Fails if measuring along a direction leaves a trace, or measures the wrong distance."""
+    params = trainable(model)
+    before = copy.deepcopy(model)
+    v = [torch.randn_like(p) for p in params]
+    start = [p.detach().clone() for p in params]
+    far = along(params, v, [0.0, 2.5], lambda: float(torch.cat([(p.detach() - s).reshape(-1) for p, s in zip(params, start, strict=True)]).norm()))
+    assert far == pytest.approx([0.0, 2.5], rel=1e-4)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
