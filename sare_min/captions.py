@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 DESCRIBE = "Describe the image."  # the default question
+TOKENS = ("input_ids", "attention_mask", "forget", "retain", "sentence")  # fields of Captions of shape (n, T)
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,14 @@ class Captions:
     def __getitem__(self, rows: Tensor | slice) -> Captions:
         """The given rows, cut to their longest one, with only their images' features."""
         image = self.image[rows]
-        width = int(self.attention_mask[rows].sum(1).max()) if len(image) else 0
-        cut = {k: getattr(self, k)[rows, :width] for k in ("input_ids", "attention_mask", "forget", "retain", "sentence")}
         reference = None if self.reference is None else self.reference[rows]
-        return Captions(**cut, image=torch.arange(len(image)), features=self.features[image], reference=reference)
+        chosen = Captions(**{name: getattr(self, name)[rows] for name in TOKENS}, image=torch.arange(len(image)),
+                          features=self.features[image], reference=reference)
+        return chosen.cut(int(chosen.attention_mask.sum(1).max()) if len(image) else 0)
+
+    def cut(self, width: int) -> Captions:
+        """All rows, their first `width` tokens."""
+        return replace(self, **{name: getattr(self, name)[:, :width] for name in TOKENS})
 
     def split_forget(self) -> tuple[Captions, Captions]:
         """(rows with forget tokens, rows without)."""
@@ -53,9 +58,7 @@ class Captions:
 
     def until_forget(self) -> Captions:
         """The rows cut after the batch's last forget token: in a causal model nothing later can change L_neg."""
-        width = int(self.forget.any(0).nonzero().max()) + 1
-        cut = {k: getattr(self, k)[:, :width] for k in ("input_ids", "attention_mask", "forget", "retain", "sentence")}
-        return replace(self, **cut)
+        return self.cut(int(self.forget.any(0).nonzero().max()) + 1)
 
     def to(self, device: torch.device) -> Captions:
         return Captions(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})

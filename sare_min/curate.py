@@ -41,21 +41,24 @@ def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
     synonyms: surface word or phrase, lower case -> the object's name.
     """
     words = "|".join(re.escape(w) for w in sorted(synonyms, key=len, reverse=True))
-    return [(synonyms[m.group().lower()], m.span()) for m in re.finditer(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE)] if words else []
+    found = re.finditer(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE) if words else ()
+    return [(synonyms[match.group().lower()], match.span()) for match in found]
 
 
 @torch.no_grad()
 def clip_scores(clip, image_processor, tokenizer, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64,
                 progress: bool = False) -> Tensor:
     """CLIP's logits of each image with each text, (n images, n texts); whole image, no window."""
-    tokens, rows = tokenizer(list(texts), padding=True, return_tensors="pt").to(clip.device), []
+    tokens = tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False).to(clip.device)
+    rows = []
     for start in tqdm(range(0, len(images), batch_size), desc="CLIP scores", disable=not progress):
         pixels = image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"].to(clip.device)
-        rows.append(clip(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels).logits_per_image.cpu())
+        rows.append(clip(**tokens, pixel_values=pixels).logits_per_image.cpu())
     return torch.cat(rows)
 
 
-def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synonyms: Mapping[str, str], thresholds: Thresholds) -> list[dict[str, list[Span]]]:
+def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synonyms: Mapping[str, str],
+           thresholds: Thresholds) -> list[dict[str, list[Span]]]:
     """The spans of each caption to forget, to retain, and (whole) to keep as a sentence; what lies between the thresholds is left out.
 
     scores: per caption, object -> S(o) with its picture. Raises ValueError naming the row of a caption that mentions no known object.

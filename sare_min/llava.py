@@ -20,6 +20,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from .captions import DESCRIBE, base, embed, render, tokenize
 
+
 def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32):
     """Load (model, processor) from a directory or hub name, on `device` ("auto": CUDA where there is one), in eval mode.
 
@@ -37,7 +38,8 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     model.to(pick_device(device)).eval().requires_grad_(False)
     side = model.config.vision_config.image_size
     blank = Image.new("RGB", (side, side))
-    n_tokens = int((processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"] == model.config.image_token_id).sum())
+    expanded = processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"]
+    n_tokens = int((expanded == model.config.image_token_id).sum())
     n_features = embed_images(model, processor, [blank]).shape[1]
     if n_tokens != n_features:
         raise ValueError(f"{path}: the processor makes {n_tokens} image tokens but the vision tower gives {n_features} features an image. "

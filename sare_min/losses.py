@@ -40,9 +40,9 @@ class Method:
 
     forget_loss: ForgetLoss = erasure
     per: str = "token"  # L_neg is a mean per forget "token" or per "row" that has some
-    lambda_neg: float = 0.3  # EFUF's released weight of the negative loss
+    lambda_neg: float = 0.1  # ours; EFUF's released 0.3 soon breaks the grammar of a model this small
     lambda_pos: float = 1.0
-    lambda_sent: float = 0.5
+    lambda_sent: float = 1.0
     rho: float = 0.0  # L2 length of the ascent step, in weight units
     perturb: tuple[str, ...] = ("neg",)  # whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
 
@@ -56,10 +56,14 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
 
 
 def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str, int]) -> dict[str, Tensor]:
-    """{"neg", "pos", "sent"}: this micro-batch's share of each mean (scalars), not yet weighted."""
+    """This micro-batch's share of each mean: scalars "neg", "pos", "sent", not yet weighted; one whose mask is empty is left out."""
     nll = token_nll(model, batch)
-    return {"neg": method.forget_loss(nll, batch.forget, batch.reference).sum() / n["neg"],
-            "pos": (nll * batch.retain).sum() / n["pos"], "sent": (nll * batch.sentence).sum() / n["sent"]}
+    found = {"pos": (nll * batch.retain).sum() / n["pos"]} if batch.retain.any() else {}
+    if batch.forget.any():
+        found["neg"] = method.forget_loss(nll, batch.forget, batch.reference).sum() / n["neg"]
+    if batch.sentence.any():
+        found["sent"] = (nll * batch.sentence).sum() / n["sent"]
+    return found
 
 
 def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:

@@ -1,10 +1,10 @@
-"""What a model says, in numbers: CHAIR, yes/no answers, NLL of spans, and the loss along a direction in weight space."""
+"""What a model says, in numbers: CHAIR of its captions and the NLL of spans."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .captions import Captions, token_nll
 
@@ -38,19 +38,3 @@ def span_nll(model: nn.Module, data: Captions, batch_size: int = 128) -> dict[st
             total[0] += (nll * mask).sum().item()
             total[1] += int(mask.sum())
     return {kind: total / n if n else float("nan") for kind, (total, n) in totals.items()}
-
-
-@torch.no_grad()
-def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequence[float], measure: Callable[[], float]) -> list[float]:
-    """measure() at theta + d * v / ||v|| for each distance d (L2, weight units); the weights come back bit for bit."""
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in direction]))
-    theta, values = [p.clone() for p in params], []
-    try:
-        for distance in distances:
-            for parameter, start, v in zip(params, theta, direction, strict=True):
-                parameter.copy_(start + distance / norm * v)
-            values.append(measure())
-    finally:
-        for parameter, start in zip(params, theta, strict=True):
-            parameter.copy_(start)
-    return values

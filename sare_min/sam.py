@@ -32,7 +32,7 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho:
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
     pairs = [(p, g) for p, g in zip(params, direction, strict=True) if g is not None]
-    norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for _, g in pairs]
+    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for _, g in pairs]
     norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
     if not 0 < norm < float("inf"):
         bad = [i for i, n in enumerate(norms) if not n.isfinite()]

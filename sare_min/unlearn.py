@@ -17,7 +17,7 @@ from .sam import targeted_sam
 
 METHODS: dict[str, Method] = {
     "EFUF": Method(),  # constant weights; the released code anneals them
-    "SARE": Method(rho=0.1),
+    "SARE": Method(rho=0.2),
 }
 
 
@@ -25,7 +25,7 @@ METHODS: dict[str, Method] = {
 class Training:
     """How long and how fast; defaults suit the microworld (EFUF's released code: lr 1e-5, weight decay 0.05)."""
 
-    steps: int = 60
+    steps: int = 96
     batch_size: int = 64  # captions
     micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
     lr: float = 2e-4
@@ -60,28 +60,24 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
 def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64) -> dict[str, float]:
     """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses, "norm": ||grad target||}.
 
-    Rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
+    With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
     """
-    n, log = counts(batch, method.per), dict.fromkeys(("neg", "pos", "sent"), 0.0)
+    n, rows_logged = counts(batch, method.per), []
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
-    targeted = method.perturb == ("neg",)
-    halves = batch.split_forget() if method.rho and targeted else (batch,)
+    is_targeted = method.perturb == ("neg",)
+    halves = batch.split_forget() if method.rho and is_targeted else (batch,)
     parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)]
-    seen: list[int] = []  # the first pass logs, the second repeats
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
         found = method_losses(model, part, method, n)
-        if len(seen) < len(parts):
-            seen.append(1)
-            for name, loss in found.items():
-                log[name] += loss.item()
-        split = [sum((weights[k] * v for k, v in found.items() if weights[k] and (k in method.perturb) == inside), torch.zeros(()))
-                 for inside in (True, False)]
-        return split[0], split[1]
+        rows_logged.append({name: loss.item() for name, loss in found.items()})
+        target, rest = ([weights[k] * v for k, v in found.items() if (k in method.perturb) == inside] for inside in (True, False))
+        return sum(target, torch.zeros(())), sum(rest, torch.zeros(()))
 
-    again = [part.until_forget() for part in parts if part.forget.any()] if targeted else parts
-    log["norm"] = targeted_sam(trainable(model), parts, again, losses, method.rho)
-    return log
+    again = [part.until_forget() for part in parts if part.forget.any()] if is_targeted else parts
+    norm = targeted_sam(trainable(model), parts, again, losses, method.rho)
+    first_pass = rows_logged[: len(parts)]
+    return {name: sum(row.get(name, 0.0) for row in first_pass) for name in weights} | {"norm": norm}
 
 
 @torch.no_grad()

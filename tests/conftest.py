@@ -9,7 +9,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "chapters"))
 
 from lab import microworld  # noqa: E402
-
 from sare_min.captions import encode  # noqa: E402
 from sare_min.curate import Thresholds, curate  # noqa: E402
 from sare_min.llava import embed_images, set_trainable  # noqa: E402

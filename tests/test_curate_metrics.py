@@ -3,8 +3,8 @@ import math
 
 import pytest
 import torch
-from lab import microworld
 
+from lab import microworld
 from sare_min.curate import Thresholds, clip_scores, curate, mentions, sub_sentences
 from sare_min.metrics import chair
 

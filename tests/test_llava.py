@@ -5,10 +5,10 @@ import shutil
 import pytest
 import torch
 from conftest import tiny_llava
-from lab import microworld
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from lab import microworld
 from sare_min.captions import encode, render, token_nll
 from sare_min.llava import embed_images, generate, load, open_image, save, set_trainable, trainable
 from sare_min.losses import sentence_nll

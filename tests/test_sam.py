@@ -38,7 +38,7 @@ def wrong_way(params, direction, rho):
 # Each check takes the ascent step under test, so that a wrong-sign copy can be put through the same checks.
 
 def check_relapse_direction(step, model, data):
-    before, (loss, direction) = span_nll(model, data)["forget"], neg_gradient(model, data)
+    before, (_, direction) = span_nll(model, data)["forget"], neg_gradient(model, data)
     with step(trainable(model), direction, 0.02) as norm:
         after = span_nll(model, data)["forget"]
     assert after < before, "the step must make the hallucination more likely"
@@ -56,8 +56,8 @@ def check_quadratic(step):
     torch.testing.assert_close(x.grad, expected)
 
 
-def check_gradient_differs_from_plain_in_the_right_sense(step, model, data, monkeypatch):
-    """-CE saturates where the span is likely: at the relapse point the erasure gradient along eps is that of theta + eps, by brute force."""
+def check_gradient_at_the_relapse_point(step, model, data, monkeypatch):
+    """The erasure gradient is that of theta + eps, by brute force on a copy of the model."""
     monkeypatch.setattr(sam, "perturbed", step)
     gradient(model, data, get_method("SARE", lambda_pos=0.0, lambda_sent=0.0, rho=0.5))
     got = flat(grads(model))
@@ -68,7 +68,7 @@ def check_gradient_differs_from_plain_in_the_right_sense(step, model, data, monk
         for p, g in zip(trainable(moved), direction, strict=True):
             if g is not None:
                 p += 0.5 * g / norm
-    expected = 0.3 * flat([g for g in neg_gradient(moved, data)[1] if g is not None])
+    expected = 0.1 * flat([g for g in neg_gradient(moved, data)[1] if g is not None])
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
 
 
@@ -113,7 +113,7 @@ def test_e_quadratic_has_the_closed_form():
     check_quadratic(perturbed)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("body_raises", [False, True])
 def test_f_weights_come_back_bit_for_bit(model, data, dtype, body_raises):
     """Fails if eps is subtracted instead of theta restored, or if an exception in the second pass leaves the model moved."""
@@ -160,7 +160,7 @@ def test_g_grounded_text_keeps_its_gradient_at_theta(model, data):
     method, n = get_method("SARE", lambda_neg=1e-12, rho=1.0), counts(data, "token")
     gradient(model, data, method)
     parts = method_losses(model, data, method, n)
-    expected = torch.autograd.grad(parts["pos"] + 0.5 * parts["sent"], trainable(model), allow_unused=True)
+    expected = torch.autograd.grad(parts["pos"] + parts["sent"], trainable(model), allow_unused=True)
     torch.testing.assert_close(flat(grads(model)), flat([g for g in expected if g is not None]), rtol=1e-4, atol=1e-7)
 
 
@@ -186,7 +186,7 @@ def test_i_erasure_is_unbounded_and_logged(model, data):
 
 def test_second_gradient_is_taken_at_the_relapse_point(model, data, monkeypatch):
     """Fails if eps is dropped or turned round on the real architecture."""
-    check_gradient_differs_from_plain_in_the_right_sense(perturbed, model, data, monkeypatch)
+    check_gradient_at_the_relapse_point(perturbed, model, data, monkeypatch)
 
 
 def test_a_wrong_sign_copy_fails_these_tests(model, data, monkeypatch):
@@ -196,7 +196,7 @@ def test_a_wrong_sign_copy_fails_these_tests(model, data, monkeypatch):
     with pytest.raises(AssertionError):
         check_quadratic(wrong_way)
     with pytest.raises(AssertionError):
-        check_gradient_differs_from_plain_in_the_right_sense(wrong_way, model, data, monkeypatch)
+        check_gradient_at_the_relapse_point(wrong_way, model, data, monkeypatch)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])

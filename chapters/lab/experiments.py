@@ -29,8 +29,10 @@ from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
 SYNONYMS = {noun: noun for noun in OBJECTS}
 BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "sare_min/losses", "chapters/lab/microworld")
 RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/attack", "sare_min/metrics", "sare_min/curate", "chapters/lab/experiments")
-SIZES = {"train": 6000, "erase": 1024, "attack": 1200, "test": 200}  # scenes; no two splits share one
+SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
+STOP_NLL = 6.5  # nats a token: every erasure ends when the held-out forgotten spans are this unlikely (the base model: 0.4)
+MAX_STEPS = 240
 logging.disable_progress_bar()
 cache.one_thread()
 
@@ -41,11 +43,13 @@ class Preset:
 
     seeds: tuple[int, ...]
     at: tuple[int, ...]  # relearning samples after which the attacked model is measured
+    noise: tuple[float, ...]  # caption noise of the control models (chapter 00)
+    n_noise_seeds: int
 
 
 PRESETS = {
-    "fast": Preset(seeds=(11, 12), at=(0, 64, 128, 256, 512)),
-    "full": Preset(seeds=(11, 12, 13, 14, 15, 16, 17, 18), at=(0, 16, 32, 48, 64, *range(96, 641, 32))),
+    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1),
+    "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(0, 16, 32, 48, 64, *range(96, 641, 32)), noise=(0.0, 0.35, 0.65), n_noise_seeds=3),
 }
 
 
@@ -54,6 +58,23 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
     return replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
+
+
+def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
+    """The named rows of the book's comparison, one attack a seed: "base", or a method, alone (CLIP masks) or followed by " oracle".
+
+    All end at the same forget level, STOP_NLL, on the same data in the same order, and meet the same attack; changes: Attack's fields.
+    """
+    return {name: [Attack(Run(seed, name.split()[0], masks="oracle" if "oracle" in name else "clip"), **{"at": preset.at} | changes)
+                   for seed in preset.seeds] for name in names}
+
+
+def noise_control(job: tuple[int, float]) -> dict[str, float]:
+    """Kit.measure of a base model of (seed, noise) whose training captions carry another share of noise."""
+    seed, noise = job
+    world = kit(seed)
+    model, _ = load(base_folder(seed, World(noise=noise)) / "llava", device="cpu")
+    return world.measure(model)
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
@@ -138,6 +159,12 @@ class Kit:
         rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]]
         return encode(self.processor, self.features([self.scenes["attack"][i] for i in rows]), [self.said["attack"][i] for i in rows])
 
+    def marked(self, row: int, text: str) -> dict:
+        """A held-out scene with what was said of it, as figures.fig_scenes draws it: each object named and whether it is invented."""
+        scene = self.test_scenes[row]
+        return {"place": scene.place, "objects": scene.objects, "cells": scene.cells,
+                "says": [[noun, noun not in scene.objects] for noun, _ in mentions(text, SYNONYMS)]}
+
     def describe(self, model) -> list[str]:
         """Greedy captions of the held-out scenes."""
         return generate(model, self.processor, self.test_features, max_new_tokens=MAX_NEW_TOKENS)
@@ -167,26 +194,29 @@ def kit(seed: int) -> Kit:
 
 @dataclass(frozen=True)
 class Run:
-    """One erasure and one attack on it."""
+    """One erasure."""
 
     seed: int
     method: str  # a row of METHODS, or "base": no erasure
     changes: tuple[tuple[str, float], ...] = ()  # settings of the row to change, e.g. (("rho", 0.2),)
     masks: str = "clip"
     part: str = "all"
-    training: Training = Training()
-    stop_nll: float | None = None  # end the erasure when the held-out forget NLL reaches this: a matched forget level
-    at: tuple[int, ...] = PRESETS["full"].at
-    attack_lr: float = 1e-4
-    attack_batch: int = 8
+    training: Training = Training(steps=MAX_STEPS)
+    stop_nll: float | None = STOP_NLL
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Relearning after an erasure."""
+
+    run: Run
+    at: tuple[int, ...]  # relearning samples after which the attacked model is measured
+    lr: float = 1e-4
+    batch: int = 8
 
 
 def run(spec: Run) -> dict:
-    """Do one run, or read it from the cache.
-
-    Returns {"spec", "log": a row per erasure step, "erased": Kit.measure + yes_rates, "curve": [{"samples", **Kit.measure}]}; the
-    erased weights lie beside it (`erased`).
-    """
+    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": Kit.measure + {"yes": Kit.yes_rates}}."""
     return json.loads((_run_folder(spec) / "run.json").read_text())
 
 
@@ -210,18 +240,51 @@ def _do_run(path: Path, spec: Run) -> None:
         data = with_reference(world.model, world.data("erase", spec.masks))
 
         def reached(step: int) -> bool:
-            return spec.stop_nll is not None and span_nll(model, world.test_data)["forget"] >= spec.stop_nll
+            return spec.stop_nll is not None and step % 4 == 3 and span_nll(model, world.test_data)["forget"] >= spec.stop_nll
 
         log = unlearn(model, data, get_method(spec.method, **dict(spec.changes)), spec.training, spec.seed, stop=reached, progress=False)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
-    result = {"spec": asdict(spec), "log": log, "erased": world.measure(model) | {"yes": world.yes_rates(model)}, "curve": []}
-    for n in relearn(model, world.attack_data, spec.at, spec.attack_lr, spec.attack_batch, spec.seed, progress=False):
-        result["curve"].append({"samples": n} | world.measure(model))
-    cache.write_json(path / "run.json", result)
+    cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": world.measure(model) | {"yes": world.yes_rates(model)}})
 
 
-def run_all(specs: Sequence[Run], label: str = "runs", progress: bool = True) -> list[dict]:
-    """The runs' results in order: first the missing base models, then the missing runs, side by side."""
-    seeds = list(dict.fromkeys(spec.seed for spec in specs))
-    cache.side_by_side(base_folder, seeds, "base models", progress=progress)
-    return cache.side_by_side(run, specs, label, progress=progress)
+def attack(spec: Attack) -> dict:
+    """Attack one erasure, or read it from the cache: the run's result plus {"curve": [{"samples", **Kit.measure}]}."""
+    path = cache.folder("attack", spec, RUN_SOURCES, lambda path: _do_attack(path, spec))
+    return run(spec.run) | {"curve": json.loads((path / "curve.json").read_text())}
+
+
+def _do_attack(path: Path, spec: Attack) -> None:
+    world, model = kit(spec.run.seed), erased(spec.run)
+    steps = relearn(model, world.attack_data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False)
+    cache.write_json(path / "curve.json", [{"samples": n} | world.measure(model) for n in steps])
+
+
+def attack_all(attacks: dict[str, list[Attack]], progress: bool = True) -> dict[str, list[dict]]:
+    """The results under the names of `attacks`, in order: first the missing base models, then erasures and attacks, side by side."""
+    specs = [spec for row in attacks.values() for spec in row]
+    cache.side_by_side(base_folder, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
+    results = iter(cache.side_by_side(attack, specs, "erase and attack", progress=progress))
+    return {name: [next(results) for _ in row] for name, row in attacks.items()}
+
+
+def curves(results: dict[str, list[dict]], *names: str) -> dict:
+    """The relapse curves of the named rows as figures.fig_relapse draws them: {"samples", "lines": {name: {"method", metric: [a curve per seed]}}}."""
+    points = {name: [r["curve"] for r in results[name]] for name in names}
+    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("samples", "n")]
+    lines = {name: {"method": name} | {key: [[p[key] for p in curve] for curve in seeds] for key in metrics} for name, seeds in points.items()}
+    return {"samples": [p["samples"] for p in next(iter(points.values()))[0]], "lines": lines}
+
+
+def judge_curation(world: Kit) -> dict:
+    """The CLIP scores of all mentions, split by the truth, and how well the thresholds sort them (shares).
+
+    {"present", "absent": scores; "forget_below", "retain_above"; "precision", "recall" of forget; "retain_precision", "retain_recall"}.
+    """
+    scored = [(score[noun], noun in scene.objects) for text, score, scene in zip(world.said["erase"], world.scores, world.scenes["erase"], strict=True)
+              for noun, _ in mentions(text, SYNONYMS)]
+    limits = world.thresholds
+    present, absent_ = ([s for s, is_shown in scored if is_shown == kind] for kind in (True, False))
+    forgotten, retained = ([is_shown for s, is_shown in scored if marked(s)] for marked in (lambda s: s < limits.forget_below, lambda s: s > limits.retain_above))
+    return {"present": present, "absent": absent_, "forget_below": limits.forget_below, "retain_above": limits.retain_above,
+            "precision": 1 - sum(forgotten) / len(forgotten), "recall": (len(forgotten) - sum(forgotten)) / len(absent_),
+            "retain_precision": sum(retained) / len(retained), "retain_recall": sum(retained) / len(present)}

@@ -56,3 +56,25 @@ def relapse_samples(samples: Sequence[float], chair_s: Sequence[float], level: f
 def area(samples: Sequence[float], chair_s: Sequence[float]) -> float:
     """Mean CHAIR_s over the attack: the area under the relapse curve divided by its length (trapezoids)."""
     return float(np.trapezoid(chair_s, samples) / (samples[-1] - samples[0]))
+
+
+def spell(values: Sequence[float], digits: int = 1) -> str:
+    """ "12.3 [10.1, 14.5] (n = 8)": mean, 95 % interval, seeds."""
+    mean, low, high = interval(values)
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] (n = {len(values)})"
+
+
+def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) -> str:
+    """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds": the paired difference one - other."""
+    found = paired(one, other)
+    low, high = found["ci95"]
+    return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], sign in {found['seeds_agreeing']} of {found['n_seeds']} seeds"
+
+
+def verdict(one: Sequence[float], other: Sequence[float], want: int) -> str:
+    """ "supported" if the 95 % interval of the paired difference lies wholly on the claim's side (want = +1: one > other; -1: less),
+    "not supported" if wholly on the other side, else "undecided": the interval spans zero.
+    """
+    low, high = (want * bound for bound in paired(one, other)["ci95"])
+    low, high = min(low, high), max(low, high)
+    return "supported" if low > 0 else "not supported" if high < 0 else "undecided"

@@ -1,0 +1,52 @@
+# Two commands matter: `make execute` (every chapter and figure) and `make test`. Both set up .venv by themselves.
+# VENV=   (empty) uses the Python that is active, as on Colab.
+VENV ?= .venv
+PYTHON ?= python3
+PRESET ?= full
+SEEDS ?=
+CONSTRAINTS ?= constraints.txt
+
+ifeq ($(strip $(VENV)),)
+PY := $(PYTHON)
+STAMP := build/.installed
+else
+PY := $(abspath $(VENV)/bin/python)
+STAMP := $(VENV)/.installed
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup execute test unit nbval sync clean
+
+help:  ## this text
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  variables      PRESET=full|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12'
+
+setup: $(STAMP)  ## create .venv from requirements.txt (done by the others when missing)
+
+ifeq ($(strip $(VENV)),)
+$(STAMP): requirements.txt pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
+	mkdir -p $(@D) && touch $@
+else
+$(STAMP): requirements.txt $(CONSTRAINTS) pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c $(CONSTRAINTS) -e .
+	touch $@
+endif
+
+execute: $(STAMP)  ## run every chapter by papermill and write figures/ (SEEDS= or PRESET=fast write build/figures/)
+	cd chapters && $(PY) -m lab.execute --preset $(PRESET) --seeds "$(SEEDS)"
+
+test: unit nbval  ## unit tests, then every notebook under nbval (fast preset)
+
+unit: $(STAMP)  ## unit and property tests alone
+	$(PY) -m pytest -n 2
+
+nbval: $(STAMP)  ## the notebooks alone, against their stored outputs
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 -p no:cacheprovider chapters/*.ipynb
+
+sync: $(STAMP)  ## rebuild the notebooks from their .py and store the fast preset's outputs in them
+	cd chapters && $(PY) -m lab.execute --store
+
+clean:  ## remove caches and build products (not .venv)
+	rm -rf build chapters/.cache .pytest_cache .ruff_cache

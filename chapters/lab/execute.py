@@ -1,0 +1,76 @@
+"""Run the chapters by papermill: `python -m lab.execute --preset full` from chapters/ (what `make execute` calls).
+
+The executed notebooks go to build/executed/; figures go where `figures.folder` says. With --store the fast preset's outputs are kept in
+the committed notebooks instead, stripped of timings and progress bars, which is what nbval compares with.
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+
+from . import cache
+
+CHAPTERS = cache.HERE.parent
+NAMES = sorted(path.stem for path in CHAPTERS.glob("[0-9][0-9]_*.py"))
+
+
+def parameters(notebook: Path, given: dict[str, str]) -> dict[str, str]:
+    """The given parameters; raises ValueError if the notebook does not declare one (papermill itself only warns)."""
+    known = papermill.inspect_notebook(notebook)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{notebook.name} has no parameter {unknown[0]!r}: its parameters cell declares {', '.join(known) or 'none'}.")
+    return given
+
+
+def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNode:
+    """Run one chapter in a fresh kernel, from its own folder; the executed notebook is written to `out` even when a cell fails."""
+    notebook = CHAPTERS / f"{name}.ipynb"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return papermill.execute_notebook(notebook, out, parameters(notebook, given), cwd=CHAPTERS, progress_bar=True, log_output=False)
+
+
+def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Drop what differs between two equal runs: timings, papermill's notes, progress bars and warnings on stderr."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+    return notebook
+
+
+def store(name: str) -> None:
+    """Rebuild a notebook from its .py (the source) and keep the fast preset's outputs in it."""
+    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--update", f"{name}.py"], cwd=CHAPTERS, check=True)
+    executed = execute(name, {}, cache.ROOT / "build/store" / f"{name}.ipynb")
+    source = jupytext.read(CHAPTERS / f"{name}.ipynb")
+    executed.metadata = source.metadata
+    nbformat.write(strip(executed), CHAPTERS / f"{name}.ipynb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="full")
+    parser.add_argument("--seeds", default="", help='space-separated, e.g. "11 12 13"; empty: the preset\'s own')
+    parser.add_argument("--store", action="store_true", help="keep the fast preset's outputs in the committed notebooks")
+    parser.add_argument("--only", default="", help="run the chapters whose name starts so, e.g. 03")
+    arguments = parser.parse_args()
+    for name in (n for n in NAMES if n.startswith(arguments.only)):
+        print(f"== {name}", flush=True)
+        if arguments.store:
+            store(name)
+        else:
+            execute(name, {"preset": arguments.preset, "seeds": arguments.seeds}, cache.ROOT / "build/executed" / f"{name}.ipynb")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""One function a figure: it draws what it is given and computes nothing but bands. `save` writes NAME.png and NAME.json.
+
+Colours are seaborn's "colorblind"; marker and dash repeat what the colour says. Faint lines are seeds, the strong line is their mean,
+the band a 95 % t interval of the mean over seeds.
+"""
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import cache
+from .experiments import get_preset
+from .microworld import Scene, draw
+from .stats import band, interval
+
+plt.style.use(Path(__file__).parent / "book.mplstyle")
+
+STYLE = {  # method -> (colour, marker, dash)
+    "base": ("#949494", "o", (1, 1)),
+    "EFUF": ("#de8f05", "s", (4, 2)),
+    "SARE": ("#0173b2", "D", ()),
+    "EFUF oracle": ("#ca9161", "s", (1, 1.5)),
+    "SARE oracle": ("#56b4e9", "D", (1, 1.5)),
+    "SAM": ("#029e73", "^", (6, 2, 1, 2)),
+    "NPO": ("#cc78bc", "v", (2, 2)),
+}
+METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
+    "chair_s": ("CHAIR_s, %, lower is better", 100, (0, 100)),
+    "recall": ("recall, %, higher is better", 100, (0, 100)),
+    "nll_forget": ("NLL of the forgotten span,\nnats a token, higher is forgotten", 1, (0, float("inf"))),
+    "nll_retain": ("NLL of grounded text,\nnats a token, lower is better", 1, (0, float("inf"))),
+}
+
+
+def folder(preset: str, seeds: Sequence[int]) -> Path:
+    """figures/ for the full preset on its own seeds; build/figures/ for anything else, so that a trial never overwrites the book."""
+    is_book = preset == "full" and tuple(seeds) == get_preset("full").seeds
+    return cache.ROOT / ("figures" if is_book else "build/figures")
+
+
+def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str) -> Path:
+    """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal results are equal bytes)."""
+    where = folder(preset, seeds)
+    where.mkdir(parents=True, exist_ok=True)
+    stamp = "" if preset == "full" else "fast preset: two seeds, a coarse grid. "
+    text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
+    figure.text(0.01, -0.01, text, fontsize=8, color="#374151", va="top", ha="left")
+    figure.savefig(where / f"{name}.png", metadata={"Software": None})
+    versions = {package: version(package) for package in ("torch", "transformers", "peft")}
+    cache.write_json(where / f"{name}.json", {"figure": name, "caption": caption, "preset": preset, "seeds": list(seeds), "versions": versions, "results": results})
+    return where / f"{name}.png"
+
+
+def _end_label(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+    ax.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold", annotation_clip=False)
+
+
+def _curves(ax: Axes, x: Sequence[float], curves: Sequence[Sequence[float]], method: str, bounds: tuple[float, float], label: str | None = None) -> None:
+    """Seeds faint, mean strong, band, name at the line's end."""
+    colour, marker, dash = STYLE[method]
+    for curve in curves:
+        ax.plot(x, curve, color=colour, alpha=0.25, linewidth=0.8)
+    mean, low, high = band(curves, bounds)
+    ax.plot(x, mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None))
+    if len(curves) > 1:
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    _end_label(ax, x[-1], mean[-1], label or method, colour)
+
+
+def fig_scenes(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+    """Pictures with what a model says of them. results: [{"place", "objects", "cells", "says": [[word, is_hallucinated], ...]}]."""
+    if axes is None:
+        _, axes = plt.subplots(1, len(results), figsize=(2.7 * len(results), 3.3), gridspec_kw={"wspace": 0.35})
+    for ax, shown in zip(axes, results, strict=True):
+        ax.imshow(draw(Scene(shown["place"], tuple(shown["objects"]), tuple(shown["cells"]))), interpolation="nearest")
+        ax.set_axis_off()
+        lines = [", ".join(f"[{word}]" if wrong else word for word, wrong in shown["says"])]
+        ax.set_title("\n".join(textwrap.wrap(f"{shown['place']}: {lines[0]}", 26)), fontsize=9, y=-0.06, va="top", loc="left")
+    return axes[0].figure
+
+
+def fig_rates(results: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes | None = None) -> Figure:
+    """Shares in %, a dot a seed, mean and 95 % interval. results: {key: [a share per seed]}; labels: {key: text}."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 0.55 * len(labels) + 1.2))
+    for row, (name, label) in enumerate(labels.items()):
+        values = 100 * np.asarray(results[name])
+        mean, low, high = interval(values)
+        ax.plot(values, np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)), "o", color="#949494", alpha=0.6, markersize=4)
+        if len(values) > 1:
+            ax.plot([max(0, low), min(100, high)], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
+        ax.plot(mean, row, "D", color="#0173b2")
+        ax.text(103, row, f"{mean:.1f}", va="center", color="#0173b2", fontweight="bold")
+    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), xlim=(-2, 102), ylim=(len(labels) - 0.5, -0.5), xlabel="% (one dot a seed; diamond: mean; bar: 95 % interval)")
+    return ax.figure
+
+
+def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
+    """CLIP scores of mentioned objects. results: {"present": [...], "absent": [...], "forget_below", "retain_above"}."""
+    if ax is None:
+        _, ax = plt.subplots()
+    everything = [*results["present"], *results["absent"]]
+    bins = np.linspace(min(everything), max(everything), 50)
+    for name, colour, hatch in (("present", "#0173b2", ""), ("absent", "#d55e00", "////")):
+        ax.hist(results[name], bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", linewidth=0.3, label=f"the object is {name} ({len(results[name])})")
+    top = ax.get_ylim()[1]
+    for key, text, side in (("forget_below", "forget", "right"), ("retain_above", "retain", "left")):
+        ax.axvline(results[key], color="#111827", linestyle="--", linewidth=1.2)
+        ax.text(results[key], top, f" {text} ", ha=side, va="bottom", fontweight="bold")
+    ax.legend(loc="upper left")
+    ax.set(xlabel="S(o): the tiny CLIP's score of the object with its picture", ylabel="mentions in sampled captions")
+    return ax.figure
+
+
+def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
+    """A loss over one weight with a sharp and a flat minimum. results: {"x", "loss", "worst": loss at the worst point within rho, "rho"}."""
+    if ax is None:
+        _, ax = plt.subplots()
+    ax.plot(results["x"], results["loss"], color="#111827")
+    ax.plot(results["x"], results["worst"], color="#d55e00", dashes=(4, 2))
+    i = int(np.argmax(results["loss"]))
+    _end_label(ax, results["x"][-1], results["loss"][-1], "loss", "#111827")
+    _end_label(ax, results["x"][-1], results["worst"][-1], f"worst within ±{results['rho']:g}", "#d55e00")
+    for name, values, colour, marker in (("lowest loss", results["loss"], "#111827", "o"), ("lowest worst case", results["worst"], "#d55e00", "D")):
+        i = int(np.argmin(values))
+        ax.plot(results["x"][i], values[i], marker, color=colour, markersize=9)
+        ax.annotate(name, (results["x"][i], values[i]), xytext=(0, -16), textcoords="offset points", ha="center", color=colour)
+    ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.35, None))
+    return ax.figure
+
+
+def fig_slices(results: Mapping, key: str = "nll_forget", ax: Axes | None = None) -> Figure:
+    """A metric along directions from the erased weights. results: {"distances", "lines": {label: {"method", "curves": [a curve per seed]}}}."""
+    if ax is None:
+        _, ax = plt.subplots()
+    label, factor, bounds = METRICS[key]
+    for name, line in results["lines"].items():
+        _curves(ax, results["distances"], factor * np.asarray(line["curves"]), line["method"], bounds, name)
+    ax.set(xlabel="L2 distance from the erased weights", ylabel=label)
+    return ax.figure
+
+
+def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
+    """Losses while a model is erased. results: {"step": [...], "lines": {method: {"forget": [a curve per seed], "retain": [...]}}}."""
+    if axes is None:
+        _, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), gridspec_kw={"wspace": 0.35})
+    for ax, kind, label in zip(axes, ("forget", "retain"), ("NLL of the forgotten spans,\nnats a token", "NLL of the retained spans,\nnats a token"), strict=True):
+        for method, line in results["lines"].items():
+            _curves(ax, results["step"], line[kind], method, (0, float("inf")))
+        ax.set(xlabel="erasure step", ylabel=label)
+    return axes[0].figure
+
+
+def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"), axes: Sequence[Axes] | None = None) -> Figure:
+    """Metrics against relearning samples. results: {"samples": [...], "lines": {label: {"method", metric: [a curve per seed]}}}."""
+    if axes is None:
+        _, axes = plt.subplots(1, len(keys), figsize=(4.8 * len(keys), 3.8), squeeze=False, gridspec_kw={"wspace": 0.42})
+        axes = axes[0]
+    for ax, key in zip(axes, keys, strict=True):
+        label, factor, bounds = METRICS[key]
+        for name, line in results["lines"].items():
+            _curves(ax, results["samples"], factor * np.asarray(line[key]), line["method"], bounds, name)
+        ax.set(xlabel="relearning samples", ylabel=label)
+        if key in ("chair_s", "recall"):
+            ax.set_ylim(-3, 103)
+    return axes[0].figure
+
+
+def fig_geometry(results: Mapping, ax: Axes | None = None) -> Figure:
+    """One Targeted-SAM step on two weights. results: {"x", "y", "neg": 2-D list, "theta", "eps", "gradients": {label: [dx, dy]}}."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.8))
+    contour = ax.contourf(results["x"], results["y"], np.asarray(results["neg"]), levels=14, cmap="Blues")
+    ax.figure.colorbar(contour, ax=ax, label="L_neg (dark: the hallucination is likely)")
+    x, y = results["theta"]
+    ax.plot(x, y, "o", color="#111827")
+    ax.annotate("theta", (x, y), xytext=(-8, -14), textcoords="offset points", ha="right")
+    ax.annotate("", (x + results["eps"][0], y + results["eps"][1]), (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2})
+    ax.annotate("theta + eps*: the relapse", (x + results["eps"][0], y + results["eps"][1]), xytext=(6, 4), textcoords="offset points", color="#d55e00")
+    for (label, (dx, dy)), colour, shift in zip(results["gradients"].items(), ("#de8f05", "#0173b2"), (-14, 8)):
+        ax.annotate("", (x - dx, y - dy), (x, y), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
+        ax.annotate(label, (x - dx, y - dy), xytext=(6, shift), textcoords="offset points", color=colour, fontweight="bold")
+    ax.set(xlabel="weight 1", ylabel="weight 2", aspect="equal")
+    ax.grid(False)
+    return ax.figure
+
+
+def fig_paired(results: Mapping[str, Mapping], xlabel: str, ax: Axes | None = None) -> Figure:
+    """Paired differences, one row each. results: {label: {"differences": [one per seed], "diff", "ci95": [low, high]}}."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 0.6 * len(results) + 1.2))
+    ax.axvline(0, color="#111827", linewidth=1)
+    for row, line in enumerate(results.values()):
+        ax.plot(line["differences"], np.full(len(line["differences"]), row) + np.linspace(-0.15, 0.15, len(line["differences"])), "o", color="#949494", markersize=4, alpha=0.6)
+        if np.isfinite(line["ci95"]).all():
+            ax.plot(line["ci95"], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
+        ax.plot(line["diff"], row, "D", color="#0173b2")
+    ax.set(yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5), xlabel=xlabel)
+    return ax.figure

@@ -1,0 +1,90 @@
+"""The loss around erased weights: along the relapse direction, along the path an attacker takes, and along random directions."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sare_min.attack import relearn
+from sare_min.captions import Captions
+from sare_min.llava import trainable
+from sare_min.losses import counts, method_losses
+from sare_min.unlearn import METHODS
+
+from . import cache
+from .experiments import RUN_SOURCES, Run, erased, kit
+
+DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
+DIRECTIONS = ("relapse", "attack", "random")
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What to measure: a run's erased weights, at distances along DIRECTIONS."""
+
+    run: Run
+    distances: tuple[float, ...] = DISTANCES
+    attack_samples: int = 256  # the attack's path is the straight line to where this many samples lead
+
+
+@torch.no_grad()
+def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequence[float], measure: Callable[[], float]) -> list[float]:
+    """measure() at theta + d * v / ||v|| for each distance d (L2, weight units); the weights come back bit for bit."""
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in direction]))
+    theta, values = [p.clone() for p in params], []
+    try:
+        for distance in distances:
+            for parameter, start, v in zip(params, theta, direction, strict=True):
+                parameter.copy_(start + distance / norm * v)
+            values.append(measure())
+    finally:
+        for parameter, start in zip(params, theta, strict=True):
+            parameter.copy_(start)
+    return values
+
+
+def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
+    """{direction: [Kit.measure at each distance]} plus {"attack_distance": how far the attack travelled (L2)}; cached."""
+    path = cache.folder("slices", spec, (*RUN_SOURCES, "chapters/lab/landscape"), lambda path: _measure_slices(path, spec))
+    return json.loads((path / "slices.json").read_text())
+
+
+def _measure_slices(path: Path, spec: Slices) -> None:
+    world, model = kit(spec.run.seed), erased(spec.run)
+    found: dict = {}
+    vectors = {"relapse": relapse_direction(model, world.data("erase", spec.run.masks)),
+               "attack": attack_path(spec.run, spec.attack_samples), "random": random_direction(model, spec.run.seed)}
+    for name, vector in vectors.items():
+        found[name] = along(trainable(model), vector, spec.distances, lambda: world.measure(model))
+    found["attack_distance"] = float(torch.linalg.vector_norm(torch.cat([v.reshape(-1) for v in vectors["attack"]])))
+    cache.write_json(path / "slices.json", found)
+
+
+def relapse_direction(model: nn.Module, data: Captions, batch_size: int = 256) -> list[torch.Tensor]:
+    """grad L_neg over the data, one tensor per trainable parameter: the way in which the forgotten spans come back fastest."""
+    params, data = trainable(model), data.split_forget()[0]
+    n, total = counts(data, "token"), [torch.zeros_like(p) for p in trainable(model)]
+    for rows in torch.arange(len(data)).split(batch_size):
+        loss = method_losses(model, data[rows], METHODS["SARE"], n)["neg"]
+        for t, g in zip(total, torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True), strict=True):
+            t += g
+    return total
+
+
+def attack_path(run: Run, samples: int) -> list[torch.Tensor]:
+    """From the erased weights to those after `samples` relearning samples, one tensor per trainable parameter."""
+    model = erased(run)
+    start = [p.detach().clone() for p in trainable(model)]
+    for _ in relearn(model, kit(run.seed).attack_data, (samples,), seed=run.seed, progress=False):
+        pass
+    return [p.detach() - s for p, s in zip(trainable(model), start, strict=True)]
+
+
+def random_direction(model: nn.Module, seed: int) -> list[torch.Tensor]:
+    """Gaussian, every weight alike."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(p.shape, generator=generator) for p in trainable(model)]
