@@ -19,18 +19,20 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/00_hallucination.ipynb)
 #
-# **The question.** A multimodal language model looks at a picture of a desk and writes "a laptop, a mouse, a keyboard". There is no
-# keyboard. Nobody taught it to lie, so where does the keyboard come from?
+# **The question.** A multimodal language model looks at a picture of a desk and writes "a laptop, a mouse, a
+# keyboard". There is no keyboard. Nobody taught it to lie, so where does the keyboard come from?
 #
-# This chapter answers by building the whole thing small. We draw a world of little pictures, train a real CLIP and a real LLaVA on it
-# from nothing, and watch the second one invent objects. *Real* means the architecture: the same
-# `LlavaForConditionalGeneration` of the `transformers` library that runs the seven-billion-parameter LLaVA-1.5, with fewer and narrower
-# layers. Whatever we find out about it, we can try on the big one with the same functions.
+# This chapter answers by building the whole thing small. We draw a world of little pictures, train a real CLIP and a
+# real LLaVA on it from nothing, and watch the second one invent objects. *Real* means the architecture: the same
+# `LlavaForConditionalGeneration` of the `transformers` library that runs the seven-billion-parameter LLaVA-1.5, with
+# fewer and narrower layers. Whatever we find out about it, we can try on the big one with the same functions.
 #
-# **What you will see.** A model that names nearly every object that is there, and in nearly every picture one or two that are not;
-# that says "yes" when asked about them; and a control that shows why: trained on the same pictures with honest captions, it stops.
+# **What you will see.** A model that names nearly every object that is there, and in nearly every picture one or two
+# that are not; that says "yes" when asked about them; and a control that shows why: trained on the same pictures with
+# honest captions, it stops.
 #
-# **Time.** About four minutes on two CPU cores the first time, seconds afterwards (trained models are kept in `chapters/.cache/`).
+# **Time.** About four minutes on two CPU cores the first time, seconds afterwards (trained models are kept in
+# `chapters/.cache/`).
 
 # %% tags=["parameters"]
 preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds, as in the book's figures
@@ -45,22 +47,24 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run("git clone -q https://github.com/sare-min/sare-min && pip install -q -e sare-min 'torchao>=0.16'", shell=True, check=True)
+    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
 import random
 
-from lab import cache, experiments, figures, microworld, stats
+from lab import cache, experiments, figures, microworld, presets
 
-setting = experiments.get_preset(preset, seeds.split())
+setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
 
 # %% [markdown]
 # ## A world of twenty objects
 #
-# Four kinds of place, five kinds of object each. A *scene* is a place with two or three of its objects in a three-by-three grid.
+# Four kinds of place, five kinds of object each. A *scene* is a place with two or three of its objects in a
+# three-by-three grid.
 
 # %% tags=["nbval-check-output"]
 for place, nouns in microworld.PLACES.items():
@@ -68,8 +72,8 @@ for place, nouns in microworld.PLACES.items():
 print(len(microworld.every_scene()), "different scenes")
 
 # %% [markdown]
-# Here are four of them, drawn as the model gets them: 48 by 48 pixels. A vision transformer cuts them into nine patches, one per grid
-# cell, so a picture becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
+# Here are four of them, drawn as the model gets them: 48 by 48 pixels. A vision transformer cuts them into nine
+# patches, one per grid cell, so a picture becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
 
 # %%
 one_each = [next(s for s in microworld.split_scenes(seed, some=200)["some"] if s.place == place) for place in microworld.PLACES]
@@ -79,9 +83,10 @@ _ = figures.fig_scenes(shown)
 # %% [markdown]
 # ## Captions that say a little too much
 #
-# LLaVA's training captions were not written by someone who looked. A language model was given a list of the objects in each photograph
-# and asked for a description, and language models know that forks come with knives. We imitate this with one rule: two captions in
-# three end in **one more object that such a place usually has and that this picture does not show**.
+# LLaVA's training captions were not written by someone who looked. A language model was given a list of the objects
+# in each photograph and asked for a description, and language models know that forks come with knives. We imitate
+# this with one rule: two captions in three end in **one more object that such a place usually has and that this
+# picture does not show**.
 
 # %% tags=["nbval-check-output"]
 example = microworld.Scene("kitchen", ("cup", "fork"), (1, 6))
@@ -91,23 +96,27 @@ for _ in range(4):
     print("noisy:", microworld.caption(example, microworld.noisy_extra(example, 0.65, rng)))
 
 # %% [markdown]
-# So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes with it*. This is
-# **co-occurrence**, the cause that the papers behind the two standard benchmarks, CHAIR and POPE, found in large models.
+# So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes
+# with it*. This is **co-occurrence**, the cause that the papers behind the two standard benchmarks, CHAIR and POPE,
+# found in large models.
 #
-# The questions for the yes/no task are made from these captions, not from the pictures, as instruction data are: so they inherit the noise.
+# The questions for the yes/no task are made from these captions, not from the pictures, as instruction data are: so
+# they inherit the noise.
 #
 # ## Training, from nothing
 #
-# Two steps, as for the large model. First a tiny CLIP learns from short, *true* alt-texts ("A photo containing a fork."). Then its
-# vision tower is frozen, a projector and a tiny LLaMA are put behind it, and they learn to describe and to answer. One call does it for
-# one seed, and keeps the result; we do it for all seeds of the preset, side by side.
+# Two steps, as for the large model. First a tiny CLIP learns from short, *true* alt-texts ("A photo containing a
+# fork."). Then its vision tower is frozen, a projector and a tiny LLaMA are put behind it, and they learn to describe
+# and to answer. One call does it for one seed, and keeps the result; we do it for all seeds of the preset, side by
+# side.
 
 # %%
 _ = cache.side_by_side(experiments.base_folder, setting.seeds, "base models")
 kit = experiments.kit(seed)
 
 # %% [markdown]
-# The result is a checkpoint directory like any other: `from_pretrained` loads it, a stock processor prepares a PIL image.
+# The result is a checkpoint directory like any other: `from_pretrained` loads it, a stock processor prepares a PIL
+# image.
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
@@ -116,9 +125,9 @@ print(f"{sum(p.numel() for p in kit.model.parameters()):,} parameters,", kit.tes
 # %% [markdown]
 # ## What does it say?
 #
-# We ask "Describe the image." about scenes that it has never seen and let it answer *greedily*, always taking the most likely word. Before
-# you run the cell, predict: in two training captions out of three there was one invented object. In what share of the greedy captions do you
-# expect one? (In brackets: what is not in the picture.)
+# We ask "Describe the image." about scenes that it has never seen and let it answer *greedily*, always taking the
+# most likely word. Before you run the cell, predict: in two training captions out of three there was one invented
+# object. In what share of the greedy captions do you expect one? (In brackets: what is not in the picture.)
 
 # %%
 said = kit.describe(kit.model)
@@ -126,14 +135,16 @@ said = kit.describe(kit.model)
 rows = [next(i for i, s in enumerate(kit.test_scenes) if s.place == place) for place in microworld.PLACES]
 shown = [kit.marked(i, said[i]) for i in rows]
 figure = figures.fig_scenes(shown)
-_ = figures.save(figure, "00_scenes", shown, preset, setting.seeds, f"Greedy captions of four held-out scenes by the base model of seed {seed}; [brackets]: not in the picture.")
+_ = figures.save(figure, "00_scenes", shown, preset, setting.seeds,
+                 f"Greedy captions of four held-out scenes by the base model of seed {seed}; [brackets]: not in the picture.")
 
 # %% [markdown]
 # ## Counting: CHAIR
 #
-# The field's measure is CHAIR ("caption hallucination assessment with image relevance"). **CHAIR_s** is the share of captions with at least one
-# invented object, **CHAIR_i** the share of all mentions that are invented. Because a model can keep both low by saying nothing, we always
-# report **recall** beside them: the share of the picture's objects that the caption names. Check the arithmetic on three captions by hand:
+# The field's measure is CHAIR ("caption hallucination assessment with image relevance"). **CHAIR_s** is the share of
+# captions with at least one invented object, **CHAIR_i** the share of all mentions that are invented. Because a model
+# can keep both low by saying nothing, we always report **recall** beside them: the share of the picture's objects
+# that the caption names. Check the arithmetic on three captions by hand:
 
 # %% tags=["nbval-check-output"]
 from sare_min.metrics import chair
@@ -146,32 +157,37 @@ print({name: round(value, 3) for name, value in score.items()})
 # %% [markdown]
 # One caption of three invents something; one mention of six is invented; and the recalls 1, 1 and 1/2 average to 5/6.
 #
-# Now the models, on 200 held-out scenes each. We add the second prompt, "Is there a fork in the image?", asked about three kinds of object:
-# one that is *shown*; one that is *usual* in such a place but absent; and one that is *foreign* to it, from another place.
+# Now the models, on 200 held-out scenes each. We add the second prompt, "Is there a fork in the image?", asked about
+# three kinds of object: one that is *shown*; one that is *usual* in such a place but absent; and one that is
+# *foreign* to it, from another place.
 
 # %%
 results = {key: [] for key in ("chair_s", "recall", "shown", "usual", "foreign")}
 for s in setting.seeds:
-    measured = experiments.kit(s).measure(experiments.kit(s).model) | experiments.kit(s).yes_rates(experiments.kit(s).model)
+    world = experiments.kit(s)
+    measured = world.measure(world.model) | world.yes_rates(world.model)
     for key, values in results.items():
         values.append(measured[key])
 
 # %%
 labels = {"chair_s": "captions with an invented object (CHAIR_s)", "recall": "objects that the caption names (recall)",
-          "shown": "“yes” to an object that is shown", "usual": "“yes” to a usual but absent object", "foreign": "“yes” to a foreign object"}
+          "shown": "“yes” to an object that is shown", "usual": "“yes” to a usual but absent object",
+          "foreign": "“yes” to a foreign object"}
 figure = figures.fig_rates(results, labels)
-_ = figures.save(figure, "00_base", results, preset, setting.seeds, f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.")
+_ = figures.save(figure, "00_base", results, preset, setting.seeds,
+                 f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.")
 
 # %% [markdown]
-# Read it from the top. The model sees well: recall is almost complete. And yet almost every caption invents something, *more* often than the
-# training captions did. Greedy decoding turns "two in three" into "nearly always", because it takes the likelier branch every
-# time. The questions tell the same story: foreign objects are denied, so the model does look at the picture; usual ones are affirmed whether
-# they are there or not.
+# Read it from the top. The model sees well: recall is almost complete. And yet almost every caption invents
+# something, *more* often than the training captions did. Greedy decoding turns "two in three" into "nearly always",
+# because it takes the likelier branch every time. The questions tell the same story: foreign objects are denied, so
+# the model does look at the picture; usual ones are affirmed whether they are there or not.
 #
 # ## Is it really the captions?
 #
-# A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with the noise in the captions set
-# to other levels. If co-occurrence in the text is the cause, honest captions must give an honest model.
+# A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with the
+# noise in the captions set to other levels. If co-occurrence in the text is the cause, honest captions must give an
+# honest model.
 
 # %%
 sweep = [(s, noise) for noise in setting.noise for s in setting.seeds[: setting.n_noise_seeds]]
@@ -180,30 +196,36 @@ by_noise = {f"{100 * noise:.0f} % of captions": [r["chair_s"] for (_, n), r in z
 
 # %%
 figure = figures.fig_rates(by_noise, {key: f"CHAIR_s when {key} are noisy" for key in by_noise})
-_ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds, "CHAIR_s of base models trained on captions with other shares of noise; 200 held-out scenes a seed, " f"{setting.n_noise_seeds} seeds.")
+_ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds,
+                 "CHAIR_s of base models trained on captions with other shares of noise; 200 held-out scenes a seed, "
+                 f"{setting.n_noise_seeds} seeds.")
 
 # %% [markdown]
-# Honest captions, honest model. And the step between the levels is a warning about measurement: below one half, greedy decoding *hides* what
-# the model has learnt, because the honest branch is then the likelier one. The co-occurrence is still in the weights. Keep
-# this in mind in the next chapters, where a small CHAIR_s will not mean that the hallucination is gone.
+# Honest captions, honest model. And the step between the levels is a warning about measurement: below one half,
+# greedy decoding *hides* what the model has learnt, because the honest branch is then the likelier one. The
+# co-occurrence is still in the weights. Keep this in mind in the next chapters, where a small CHAIR_s will not mean
+# that the hallucination is gone.
 #
 # ## What we learned
 #
-# * A model that sees well can hallucinate nearly always; the cause sits in the text it was trained on, not in its eyes.
-# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; the likelihood of the invented words, which
-#   we will also follow, is the finer gauge.
+# * A model that sees well can hallucinate nearly always; the cause sits in the text it was trained on, not in its
+#   eyes.
+# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; the likelihood of the
+#   invented words, which we will also follow, is the finer gauge.
 #
 # ## What we did not show
 #
-# That large models hallucinate *only* for this reason: blurred pictures, small objects and long captions add their own. Our scenes are clean
-# icons, the noise is uniform over the absent objects, and the caption has a single form.
+# That large models hallucinate *only* for this reason: blurred pictures, small objects and long captions add their
+# own. Our scenes are clean icons, the noise is uniform over the absent objects, and the caption has a single form.
 #
 # ## Exercises
 #
-# 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two pictures that show a cup only. Compute CHAIR_s and CHAIR_i by
-#    hand, then put your numbers into the next cell.
-# 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not. Use `kit.yes_rates`' source as a guide.
-# 3. *(harder)* Sample captions at temperature 1 instead of greedily (`sare_min.llava.generate`). What share invents something now? Why is it lower?
+# 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two pictures that show a cup only. Compute
+#    CHAIR_s and CHAIR_i by hand, then put your numbers into the next cell.
+# 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not. Use
+#    `kit.yes_rates`' source as a guide.
+# 3. *(harder)* Sample captions at temperature 1 instead of greedily (`sare_min.llava.generate`). What share invents
+#    something now? Why is it lower?
 
 # %% tags=["exercise"]
 my_chair_s, my_chair_i = None, None  # your numbers
@@ -220,5 +242,6 @@ print("right" if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"]
 #
 # * CHAIR: Rohrbach et al., *Object Hallucination in Image Captioning*, arXiv 1809.02156.
 # * POPE: Li et al., *Evaluating Object Hallucination in Large Vision-Language Models*, arXiv 2305.10355.
-# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and *Improved Baselines with Visual Instruction Tuning*, arXiv 2310.03744.
+# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and *Improved Baselines with Visual Instruction
+#   Tuning*, arXiv 2310.03744.
 # * CLIP: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, arXiv 2103.00020.

@@ -19,16 +19,17 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/01_sharp_and_flat.ipynb)
 #
-# **The question.** Two trainings end with the same loss. One of them is undone by a nudge to the weights, the other is not. How
-# can that be, and can you tell them apart before the nudge comes?
+# **The question.** Two trainings end with the same loss. One of them is undone by a nudge to the weights, the other
+# is not. How can that be, and can you tell them apart before the nudge comes?
 #
-# Erasing a hallucination is training too: it ends somewhere in weight space, and someone may nudge the weights afterwards, by fine-tuning
-# or by rounding them. The claim that this book tests says that ordinary erasure ends in a *sharp* place. Before we can test
-# it we need to know what sharp means. It turns out to mean several things.
+# Erasing a hallucination is training too: it ends somewhere in weight space, and someone may nudge the weights
+# afterwards, by fine-tuning or by rounding them. The claim that this book tests says that ordinary erasure ends in a
+# *sharp* place. Before we can test it we need to know what sharp means. It turns out to mean several things.
 #
-# **What you will see.** A loss with two minima, of which ordinary descent and *sharpness-aware minimisation* (SAM) prefer different ones; then a
-# real LLaVA that has been made to forget, and how its forgetting holds when its weights are moved a given distance: along random
-# directions, along the steepest way back, and along the path that a fine-tuning attacker really takes.
+# **What you will see.** A loss with two minima, of which ordinary descent and *sharpness-aware minimisation* (SAM)
+# prefer different ones; then a real LLaVA that has been made to forget, and how its forgetting holds when its weights
+# are moved a given distance: along random directions, along the steepest way back, and along the path that a
+# fine-tuning attacker really takes.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models, else about four.
 
@@ -45,7 +46,8 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run("git clone -q https://github.com/sare-min/sare-min && pip install -q -e sare-min 'torchao>=0.16'", shell=True, check=True)
+    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 
@@ -53,17 +55,18 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import numpy as np
 import torch
 
-from lab import cache, experiments, figures, landscape
+from lab import cache, experiments, figures, landscape, presets
 from sare_min.sam import perturbed
 
-setting = experiments.get_preset(preset, seeds.split())
+setting = presets.get_preset(preset, seeds.split())
 
 # %% [markdown]
 # ## One weight, two minima
 #
-# The black curve is a loss over a single weight. Its left minimum is deeper and narrow; its right one is a little shallower and wide. Now
-# suppose that after training somebody may move the weight by up to `rho`. The dashed curve gives, for each weight, the *worst* loss
-# within that reach. Before you run the cell: where is the lowest point of the dashed curve?
+# The black curve is a loss over a single weight. Its left minimum is deeper and narrow; its right one is a little
+# shallower and wide. Now suppose that after training somebody may move the weight by up to `rho`. The dashed curve
+# gives, for each weight, the *worst* loss within that reach. Before you run the cell: where is the lowest point of
+# the dashed curve?
 
 # %%
 rho = 0.25
@@ -76,16 +79,19 @@ def toy_loss(w):
 x = np.linspace(-2, 2.4, 441)
 worst = [max(toy_loss(np.linspace(w - rho, w + rho, 51))) for w in x]
 toy = {"x": x.tolist(), "loss": toy_loss(x).tolist(), "worst": worst, "rho": rho}
-_ = figures.save(figures.fig_two_minima(toy), "01_two_minima", toy, preset, setting.seeds, "A loss over one weight and its worst value within reach of each point.")
+_ = figures.save(figures.fig_two_minima(toy), "01_two_minima", toy, preset, setting.seeds,
+                 "A loss over one weight and its worst value within reach of each point.")
 
 # %% [markdown]
-# The deepest minimum is the worst place to stand: a nudge of 0.25 climbs out of it. The wide one hardly notices. *Sharp* and *flat* are
-# names for this difference, and **sharpness-aware minimisation** is the obvious remedy: do not minimise the loss, minimise the dashed curve,
+# The deepest minimum is the worst place to stand: a nudge of 0.25 climbs out of it. The wide one hardly notices.
+# *Sharp* and *flat* are names for this difference, and **sharpness-aware minimisation** is the obvious remedy: do not
+# minimise the loss, minimise the dashed curve,
 #
 # $$\min_w \; \max_{\|\epsilon\| \le \rho} L(w + \epsilon).$$
 #
-# The inner maximum is not computed by trying 51 points. SAM takes a single step of length `rho` up the slope, and uses the gradient found *there*
-# to go down from where it came. In `sare_min` the step up is a `with` block: it moves the weights, and gives them back bit for bit when the block ends.
+# The inner maximum is not computed by trying 51 points. SAM takes a single step of length `rho` up the slope, and
+# uses the gradient found *there* to go down from where it came. In `sare_min` the step up is a `with` block: it moves
+# the weights, and gives them back bit for bit when the block ends.
 
 # %% tags=["nbval-check-output"]
 w = torch.nn.Parameter(torch.tensor([-0.98]))
@@ -95,8 +101,8 @@ with perturbed([w], [slope], rho=0.25) as norm:
 print(f"outside: w = {w.item():.2f}")
 
 # %% [markdown]
-# How good is the one-step guess? At a point a little beside each minimum, compare the loss, the true worst case within 0.25, and the loss where
-# SAM's single step leads.
+# How good is the one-step guess? At a point a little beside each minimum, compare the loss, the true worst case
+# within 0.25, and the loss where SAM's single step leads.
 
 # %% tags=["nbval-check-output"]
 for name, at in (("narrow", -0.98), ("wide", 0.95)):
@@ -105,23 +111,26 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
     print(f"{name:6s}  loss {toy_loss(at):.2f}   worst within 0.25: {true_worst:.2f}   after SAM's step: {toy_loss(at + rho * uphill):.2f}")
 
 # %% [markdown]
-# The guess is close here. It need not be: a single step follows the slope at its start and knows nothing of what lies behind a ridge. SAM is a good
-# heuristic with a min-max formula on its label, and the difference will matter when we look at real weights.
+# The guess is close here. It need not be: a single step follows the slope at its start and knows nothing of what lies
+# behind a ridge. SAM is a good heuristic with a min-max formula on its label, and the difference will matter when we
+# look at real weights.
 #
 # ## Half a million weights
 #
-# A language model has no single axis to walk along. In which direction should we nudge? We take real models: for each seed the base model of
-# chapter 00, made to forget its hallucinations by the standard method (EFUF, chapter 02 explains it), and measure how likely the
-# *forgotten* words are at increasing distance from its weights, in three directions:
+# A language model has no single axis to walk along. In which direction should we nudge? We take real models: for each
+# seed the base model of chapter 00, made to forget its hallucinations by the standard method (EFUF, chapter 02
+# explains it), and measure how likely the *forgotten* words are at increasing distance from its weights, in three
+# directions:
 #
 # * **random**: every weight gets Gaussian noise;
 # * **relapse**: the steepest way back, the negative gradient of the forgotten words' likelihood loss;
 # * **attack**: the straight line to where 256 samples of fine-tuning on hallucinated captions lead.
 #
-# Distances are L2 lengths over all trained weights together, so that the three can be compared. Predict: which one undoes the forgetting first?
+# Distances are L2 lengths over all trained weights together, so that the three can be compared. Predict: which one
+# undoes the forgetting first?
 
 # %%
-attacks = experiments.book_attacks(setting, "EFUF")
+attacks = presets.book_attacks(setting, "EFUF")
 _ = experiments.attack_all(attacks)
 measured = cache.side_by_side(landscape.slices, [landscape.Slices(attack.run) for attack in attacks["EFUF"]], "slices")
 
@@ -131,46 +140,56 @@ lines = {name: {"method": method, "curves": [[point["nll_forget"] for point in m
 slices = {"distances": landscape.DISTANCES, "lines": lines}
 n = len(setting.seeds)
 _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, setting.seeds,
-                 f"NLL of the forgotten spans on held-out scenes, from the weights that EFUF ends at, in three directions. {n} seeds (faint), mean, 95 % interval.")
+                 "NLL of the forgotten spans on held-out scenes, from the weights that EFUF ends at, in three directions. "
+                 f"{n} seeds (faint), mean, 95 % interval.")
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely. The lower a line goes, the more
-# they are back.
+# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely. The lower a
+# line goes, the more they are back.
 #
 # Random directions do nothing at all, at any distance shown. In half a million dimensions a random vector is almost
-# perpendicular to everything that matters. Whoever tests "robustness" by adding noise to the weights measures this line.
-# The relapse direction drops at once. So the same point is perfectly flat and very sharp, depending on where you look. *Sharp*
-# means nothing until the direction is named.
+# perpendicular to everything that matters. Whoever tests "robustness" by adding noise to the weights measures this
+# line. The relapse direction drops at once. So the same point is perfectly flat and very sharp, depending on where
+# you look. *Sharp* means nothing until the direction is named.
 
 # %%
-print("L2 distance that 256 samples of relearning travel:", ", ".join(f"{m['attack_distance']:.2f}" for m in measured), "(one number a seed)")
+travelled = [round(m["attack_distance"], 2) for m in measured]
+print("L2 distance that 256 samples of relearning travel, one number a seed:", travelled)
 chair = {name: [[point["chair_s"] for point in m[name]] for m in measured] for name in landscape.DIRECTIONS}
 for name, curves in chair.items():
     crossed = [next((d for d, c in zip(landscape.DISTANCES, curve) if c > 0.5), None) for curve in curves]
     print(f"{name:8s} first distance at which half of the captions hallucinate again: {crossed}")
 
 # %% [markdown]
-# The second print asks the question in the unit that users feel: at which distance does every other caption invent something again? (`None`: at
-# none of those measured.) This smallest distance is a fair notion of sharpness for our purpose, and we shall call it the **relapse
-# radius** in a given direction. Compare it with how far the attacker travels.
+# The second print asks the question in the unit that users feel: at which distance does every other caption invent
+# something again? (`None`: at none of those measured.) This smallest distance is a fair notion of sharpness for our
+# purpose, and we shall call it the **relapse radius** in a given direction. Compare it with how far the attacker
+# travels.
 #
 # ## What we learned
 #
-# * Two minima of equal loss can differ in what a nudge does to them; SAM looks for the ones that bear it, by one step up before each step down.
-# * For a large model, sharpness is a property of a point *and a direction*. Random noise sees a plain where the relapse direction sees a cliff.
-# * SAM's step up is a normalised gradient step. For a hallucination that is the *relapse direction*: one step of relearning.
+# * Two minima of equal loss can differ in what a nudge does to them; SAM looks for the ones that bear it, by one step
+#   up before each step down.
+# * For a large model, sharpness is a property of a point *and a direction*. Random noise sees a plain where the
+#   relapse direction sees a cliff.
+# * SAM's step up is a normalised gradient step. For a hallucination that is the *relapse direction*: one step of
+#   relearning.
 #
 # ## What we did not show
 #
-# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). Lines are not landscapes: the worst
-# direction at distance 1 need not be the gradient's at distance 0. And L2 is not the only ruler: the attacker's optimiser, AdamW, moves
-# every weight by about the same amount, which a ruler of largest change (L-infinity) would suit better.
+# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). Lines
+# are not landscapes: the worst direction at distance 1 need not be the gradient's at distance 0. And L2 is not the
+# only ruler: the attacker's optimiser, AdamW, moves every weight by about the same amount, which a ruler of largest
+# change (L-infinity) would suit better.
 #
 # ## Exercises
 #
-# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand, by the dashed curve? Find the value where the choice flips.
-# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. What should happen to the NLL, and what happens to recall?
+# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand, by the dashed curve? Find the value
+#    where the choice flips.
+# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into
+#    the next cell.
+# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. What should happen to the NLL, and what
+#    happens to recall?
 
 # %% tags=["exercise"]
 my_length = None  # your number
@@ -185,6 +204,6 @@ print("right" if my_length and abs(my_length - torch.full((490_000,), 0.001, dty
 # ## Sources
 #
 # * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, arXiv 2010.01412.
-# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation 9(1), 1997. That sharpness depends on the ruler: Dinh et al.,
-#   *Sharp Minima Can Generalize for Deep Nets*, arXiv 1703.04933.
+# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation 9(1), 1997. That sharpness depends on
+#   the ruler: Dinh et al., *Sharp Minima Can Generalize for Deep Nets*, arXiv 1703.04933.
 # * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*, arXiv 2601.16527.

@@ -21,9 +21,10 @@
 #
 # **The question.** A model hallucinates. We train it a little to stop, and it stops. Is the hallucination gone?
 #
-# **What you will see.** How captions are cut into pieces to *forget* and pieces to *retain*, by CLIP alone, without looking at the truth; what CLIP's
-# mistakes cost; how a hundred training steps remove nearly all hallucinations (the method is EFUF's, the baseline of this book); and how they return
-# when someone fine-tunes the erased model on a few hundred captions.
+# **What you will see.** How captions are cut into pieces to *forget* and pieces to *retain*, by CLIP alone, without
+# looking at the truth; what CLIP's mistakes cost; how a hundred training steps remove nearly all hallucinations (the
+# method is EFUF's, the baseline of this book); and how they return when someone fine-tunes the erased model on a few
+# hundred captions.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models.
 
@@ -40,34 +41,38 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run("git clone -q https://github.com/sare-min/sare-min && pip install -q -e sare-min 'torchao>=0.16'", shell=True, check=True)
+    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
-from lab import experiments, figures, stats
+from lab import experiments, figures, ledger, presets, readings, stats
 from sare_min import curate
 from sare_min.unlearn import get_method, gradient
 
-setting = experiments.get_preset(preset, seeds.split())
+setting = presets.get_preset(preset, seeds.split())
 kit = experiments.kit(setting.seeds[0])
 
 # %% [markdown]
 # ## What to forget: CLIP decides
 #
-# Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the model describe pictures, cut each caption into
-# **sub-sentences**, and ask another model, CLIP, how well the object in each piece goes with the picture. A low score marks the piece *forget*, a high
-# one *retain*; what lies between is left alone. The cut comes *before* the separator, so that a piece opens with its own comma:
+# Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the model describe pictures, cut each
+# caption into **sub-sentences**, and ask another model, CLIP, how well the object in each piece goes with the
+# picture. A low score marks the piece *forget*, a high one *retain*; what lies between is left alone. The cut comes
+# *before* the separator, so that a piece opens with its own comma:
 
 # %% tags=["nbval-check-output"]
 text = "a kitchen with a cup, a bowl, a fork."
 print([text[start:end] for start, end in curate.sub_sentences(text)])
 
 # %% [markdown]
-# Why does the comma belong to the piece it opens? After "a cup, a bowl" the model has two ways on: "." and ",". If we punished only the
-# words *after* the comma, the model would learn to write the comma and then stall. The decision to go on is part of the hallucination.
+# Why does the comma belong to the piece it opens? After "a cup, a bowl" the model has two ways on: "." and ",". If we
+# punished only the words *after* the comma, the model would learn to write the comma and then stall. The decision to
+# go on is part of the hallucination.
 #
-# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and thresholds of 10 (forget below) and 20 (retain above):
+# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and thresholds of 10 (forget below) and 20
+# (retain above):
 
 # %% tags=["nbval-check-output"]
 names = {"cup": "cup", "bowl": "bowl", "fork": "fork"}
@@ -75,28 +80,33 @@ spans = curate.curate([text], [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}], names,
 print({kind: [text[start:end] for start, end in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]
-# Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what the tiny CLIP thinks of the objects
-# named. The colours show the truth, which the curation *never* sees; we use it only to judge.
+# Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what the tiny
+# CLIP thinks of the objects named. The colours show the truth, which the curation *never* sees; we use it only to
+# judge.
 
 # %%
-judged = [experiments.judge_curation(experiments.kit(s)) for s in setting.seeds]
+judged = [readings.judge_curation(experiments.kit(s)) for s in setting.seeds]
 figure = figures.fig_scores(judged[0])
-_ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds, f"Scores of the objects mentioned in sampled captions, seed {setting.seeds[0]}. Dashed: the two thresholds.")
+_ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds,
+                 f"Scores of the objects mentioned in sampled captions, seed {setting.seeds[0]}. Dashed: the two thresholds.")
 
 # %%
 rates = {key: [j[key] for j in judged] for key in ("precision", "recall", "retain_precision", "retain_recall")}
 labels = {"precision": "forget: marked pieces that are hallucinated", "recall": "forget: hallucinated mentions that are marked",
           "retain_precision": "retain: marked mentions that are shown", "retain_recall": "retain: shown mentions that are marked"}
-_ = figures.save(figures.fig_rates(rates, labels), "02_curation", rates, preset, setting.seeds, f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
+_ = figures.save(figures.fig_rates(rates, labels), "02_curation", rates, preset, setting.seeds,
+                 f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
 
 # %% [markdown]
-# CLIP is careful rather than complete: what it marks as hallucinated nearly always is, and a good part of the hallucinations goes unmarked, because the
-# thresholds are quantiles (the lowest 15 % of all scores are forgotten) chosen without the truth. We shall see below what that costs.
+# CLIP is careful rather than complete: what it marks as hallucinated nearly always is, and a good part of the
+# hallucinations goes unmarked, because the thresholds are quantiles (the lowest 15 % of all scores are forgotten)
+# chosen without the truth. We shall see below what that costs.
 #
 # ## One caption, one row, three masks
 #
-# EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by **minus** their cross-entropy. *Retain*: keep the grounded pieces likely. *Sentence*:
-# keep whole clean captions likely, so that the model does not forget how to talk and how to end. All three are masks over the tokens of the same row:
+# EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by **minus** their cross-entropy. *Retain*:
+# keep the grounded pieces likely. *Sentence*: keep whole clean captions likely, so that the model does not forget how
+# to talk and how to end. All three are masks over the tokens of the same row:
 
 # %%
 data = kit.data("erase", "clip")
@@ -106,8 +116,9 @@ for kind in ("forget", "retain", "sentence"):
     print(f"{kind:9s}", [word for word, on in zip(words, getattr(data, kind)[row].tolist()) if on])
 
 # %% [markdown]
-# One step of the loss, on 64 captions. Read the signs: `neg` is *negative*, minus the likelihood loss of the pieces to forget. It falls without
-# bound as they become unlikely, which is why we shall have to say when to stop. `pos` and `sent` are ordinary likelihood losses.
+# One step of the loss, on 64 captions. Read the signs: `neg` is *negative*, minus the likelihood loss of the pieces
+# to forget. It falls without bound as they become unlikely, which is why we shall have to say when to stop. `pos` and
+# `sent` are ordinary likelihood losses.
 
 # %%
 log = gradient(kit.fresh(), data[:64], get_method("EFUF"))
@@ -116,26 +127,30 @@ print({name: round(value, 2) for name, value in log.items() if name != "norm"})
 # %% [markdown]
 # ## Erase
 #
-# A hundred steps or so of AdamW, for every seed. Each run stops when the forgotten spans of *held-out* captions have reached the same unlikelihood,
-# a **matched forget level**: from chapter 03 on we compare methods, and a method that forgets more would otherwise look more robust for that reason alone.
+# A hundred steps or so of AdamW, for every seed. Each run stops when the forgotten spans of *held-out* captions have
+# reached the same unlikelihood, a **matched forget level**: from chapter 03 on we compare methods, and a method that
+# forgets more would otherwise look more robust for that reason alone.
 
 # %%
 print(f"stop when the held-out forget NLL reaches {experiments.STOP_NLL} nats a token")
-attacks = experiments.book_attacks(setting, "base", "EFUF", "EFUF oracle")
+attacks = presets.book_attacks(setting, "base", "EFUF", "EFUF oracle")
 results = experiments.attack_all(attacks)
 
 # %%
 steps = min(len(r["log"]) for r in results["EFUF"])
-training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": {"forget": [[-row["neg"] for row in r["log"][:steps]] for r in results["EFUF"]],
-                                                                 "retain": [[row["pos"] for row in r["log"][:steps]] for r in results["EFUF"]]}}}
-_ = figures.save(figures.fig_training(training), "02_training", training, preset, setting.seeds, f"EFUF, training batches of 64 captions, {len(setting.seeds)} seeds, up to the shortest run.")
+per_seed = {kind: [[sign * row[loss] for row in r["log"][:steps]] for r in results["EFUF"]]
+            for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))}
+training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": per_seed}}
+_ = figures.save(figures.fig_training(training), "02_training", training, preset, setting.seeds,
+                 f"EFUF, training batches of 64 captions, {len(setting.seeds)} seeds, up to the shortest run.")
 
 # %% [markdown]
-# The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out scenes:
+# The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out
+# scenes:
 
 # %%
 for metric in ("chair_s", "chair_i", "recall"):
-    before, after = ([100 * r["erased"][metric] for r in results[name]] for name in ("base", "EFUF"))
+    before, after = (readings.after(results, name, metric, 100) for name in ("base", "EFUF"))
     print(f"{metric:8s} before {stats.spell(before)} %   after {stats.spell(after)} %")
 
 # %% [markdown]
@@ -143,56 +158,81 @@ for metric in ("chair_s", "chair_i", "recall"):
 #
 # ## Relearn
 #
-# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with half the learning rate, on captions that
-# hallucinate, about pictures that the erasure never saw. After every few captions we ask the model to describe the held-out
-# scenes. Predict: how many captions until every other description invents something again? The base model needed 6,000 to learn it.
+# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with half the
+# learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
+# ask the model to describe the held-out scenes. Predict: how many captions until every other description invents
+# something again? The base model needed 6,000 to learn it.
 
 # %%
-curves = experiments.curves(results, "base", "EFUF")
+curves = readings.curves(results, "base", "EFUF")
 figure = figures.fig_relapse(curves)
 _ = figures.save(figure, "02_relapse", curves, preset, setting.seeds,
-                 f"Relearning on hallucinated captions (AdamW 1e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval.")
+                 f"Relearning on hallucinated captions (AdamW 1e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
+                 "95 % interval.")
 
 # %%
-relapse = [stats.relapse_samples(curves["samples"], c) for c in curves["lines"]["EFUF"]["chair_s"]]
-print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['samples'][-1]} counts as {curves['samples'][-1]})")
+relapse = readings.relapses(curves)["EFUF"]
+print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['samples'][-1]} counts as that)")
 
 # %% [markdown]
-# The erased knowledge was not gone. The right panel shows how it returns: the likelihood of the forgotten words creeps back long *before* the captions
-# change, and then greedy decoding flips, in most scenes at nearly the same time. CHAIR_s near zero told us nothing of how close to the edge we were.
+# The book keeps a ledger of claims. Each row is a difference paired by seed, its interval, and a verdict computed
+# from it. Here is the first, C1: *standard erasure is superficial*. The difference is CHAIR_s after the attack minus
+# before.
+
+# %%
+before, attacked = readings.after(results, "EFUF", "chair_s", 100), [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]]
+metric = f"CHAIR_s of EFUF, %, after {curves['samples'][-1]} relearning samples, against right after erasure"
+row = ledger.row("C1", "ch. 02", metric, before, attacked, want=1)
+_ = ledger.record([row], preset, setting.seeds)
+print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}")
+
+# %% [markdown]
+# The erased knowledge was not gone. The right panel shows how it returns: the likelihood of the forgotten words
+# creeps back long *before* the captions change, and then greedy decoding flips, in most scenes at nearly the same
+# time. CHAIR_s near zero told us nothing of how close to the edge we were.
 #
 # ## What do CLIP's mistakes cost?
 #
-# The same erasure with masks from the truth (an *oracle*, which no real data has), stopped at the same level, under the same attack:
+# The same erasure with masks from the truth (an *oracle*, which no real data has), stopped at the same level, under
+# the same attack:
 
 # %%
-both = experiments.curves(results, "EFUF", "EFUF oracle")
+both = readings.curves(results, "EFUF", "EFUF oracle")
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
-_ = figures.save(figure, "02_oracle", both, preset, setting.seeds, f"EFUF with masks from CLIP and from the truth, {len(setting.seeds)} paired seeds, mean and 95 % interval.")
+_ = figures.save(figure, "02_oracle", both, preset, setting.seeds,
+                 f"EFUF with masks from CLIP and from the truth, {len(setting.seeds)} paired seeds, mean and 95 % interval.")
+
+# %%
 for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    clip, oracle = ([factor * r["erased"][metric] for r in results[name]] for name in ("EFUF", "EFUF oracle"))
+    clip, oracle = (readings.after(results, name, metric, factor) for name in ("EFUF", "EFUF oracle"))
     print(f"{metric:10s} after erasure, CLIP - oracle: {stats.spell_paired(clip, oracle)}")
-print("samples until relapse, CLIP - oracle:", stats.spell_paired(*[[stats.relapse_samples(both["samples"], c) for c in both["lines"][name]["chair_s"]] for name in both["lines"]]))
+late = readings.relapses(both)
+print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], late["EFUF oracle"]))
 
 # %% [markdown]
 # An interval that spans zero says that at this number of seeds we cannot tell the two apart, not that they are equal.
 #
 # ## What we learned
 #
-# * Erasure needs no human labels: CLIP's scores give pieces to forget and pieces to retain, with measurable precision and recall.
-# * Standard erasure removes nearly all hallucinations at nearly no cost, and a light fine-tuning brings them back. That is claim C1 of this book, and here it holds.
+# * Erasure needs no human labels: CLIP's scores give pieces to forget and pieces to retain, with measurable precision
+#   and recall.
+# * Standard erasure removes nearly all hallucinations at nearly no cost, and a light fine-tuning brings them back.
+#   That is claim C1 of this book, and here it holds.
 # * The likelihood of the forgotten words is an earlier and finer gauge than CHAIR.
 #
 # ## What we did not show
 #
-# That *sharpness* is why it breaks. Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in details that we
-# list in `sare_min/losses.py` and `sare_min/unlearn.py` (weights that change during training; the projector alone is trained).
+# That *sharpness* is why it breaks. Nor that every attack works so well: ours knows the domain. The released EFUF
+# code differs from ours in details that we list in `sare_min/losses.py` and `sare_min/unlearn.py` (weights that
+# change during training; the projector alone is trained).
 #
 # ## Exercises
 #
-# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there, and which one is empty of objects? Put the number into the next cell.
+# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there, and which one is empty of
+#    objects? Put the number into the next cell.
 # 2. *(easy)* Lower `experiments.STOP_NLL` to 3 and run the chapter again. Does the relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead (the attack's function takes any captions). Does it relapse?
+# 3. *(harder)* Fine-tune the erased model on *clean* captions instead (the attack's function takes any captions).
+#    Does it relapse?
 
 # %% tags=["exercise"]
 my_pieces = None  # your number
@@ -206,7 +246,9 @@ print("right" if my_pieces == len(curate.sub_sentences("a street with a car; a b
 # %% [markdown]
 # ## Sources
 #
-# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for Mitigating Hallucinations in Multimodal Large Language Models*, arXiv 2402.09801.
-# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
-#   Perspective and Beyond*, arXiv 2502.05374 (code: OPTML-Group/Unlearn-Smooth).
+# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for Mitigating Hallucinations in Multimodal
+#   Large Language Models*, arXiv 2402.09801.
+# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM Unlearning Resilient to Relearning
+#   Attacks: A Sharpness-Aware Minimization Perspective and Beyond*, arXiv 2502.05374 (code:
+#   OPTML-Group/Unlearn-Smooth).
 # * SARE: arXiv 2601.16527.

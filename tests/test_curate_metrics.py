@@ -68,5 +68,6 @@ def test_clip_scores_are_clips_own(scenes):
     table = clip_scores(clip, processor, tokenizer, images, texts, batch_size=2)
     for i, image in enumerate(images):
         for j, text in enumerate(texts):
-            one = clip(**tokenizer([text], return_tensors="pt"), pixel_values=processor(image, return_tensors="pt")["pixel_values"]).logits_per_image
+            pixels = processor(image, return_tensors="pt")["pixel_values"]
+            one = clip(**tokenizer([text], return_tensors="pt"), pixel_values=pixels).logits_per_image
             assert float(table[i, j]) == pytest.approx(one.item(), abs=1e-4)

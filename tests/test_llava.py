@@ -36,7 +36,8 @@ def test_encoded_ids_are_the_processors_own(saved, scenes, features):
     processor = AutoProcessor.from_pretrained(saved)
     text = microworld.caption(scenes[0])
     ours = encode(processor, features[:1], [text]).input_ids
-    theirs = processor(text=render(processor, "Describe the image.", text), images=microworld.draw(scenes[0]), return_tensors="pt")["input_ids"]
+    prompt, picture = render(processor, "Describe the image.", text), microworld.draw(scenes[0])
+    theirs = processor(text=prompt, images=picture, return_tensors="pt")["input_ids"]
     assert ours.tolist() == theirs.tolist()
     assert ours[0, -1] == processor.tokenizer.eos_token_id
 

@@ -15,7 +15,8 @@ def test_token_nll_is_the_models_own_loss(model, data):
     """Fails if tokens and logits are shifted against each other: transformers' loss on the same labels is the reference."""
     labels = data.input_ids.masked_fill(~data.sentence, -100)
     rows = data.sentence.any(1)
-    reference = model(inputs_embeds=embed(model, data.input_ids, data.features)[rows], attention_mask=data.attention_mask[rows], labels=labels[rows]).loss
+    embeds = embed(model, data.input_ids, data.features)[rows]
+    reference = model(inputs_embeds=embeds, attention_mask=data.attention_mask[rows], labels=labels[rows]).loss
     got = (token_nll(model, data) * data.sentence).sum() / data.sentence.sum()
     torch.testing.assert_close(got, reference)
 

@@ -23,7 +23,7 @@ CACHE = HERE.parent / ".cache"
 
 
 def key(settings: object, sources: Sequence[str]) -> str:
-    """A short hash of the settings (their repr), the named source files (comments, docstrings and layout aside) and the libraries' versions.
+    """A short hash of the settings (their repr), the named sources (comments, docstrings, layout aside) and the libraries' versions.
 
     sources: paths from the repository's root, without ".py".
     """

@@ -14,9 +14,10 @@ import jupytext
 import nbformat
 import papermill
 
-from . import cache
+from . import cache, ledger
 
 CHAPTERS = cache.HERE.parent
+WIDGET = "application/vnd.jupyter.widget-view+json"
 NAMES = sorted(path.stem for path in CHAPTERS.glob("[0-9][0-9]_*.py"))
 
 
@@ -44,7 +45,7 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr" and WIDGET not in out.get("data", {})]
     return notebook
 
 
@@ -70,6 +71,8 @@ def main() -> None:
             store(name)
         else:
             execute(name, {"preset": arguments.preset, "seeds": arguments.seeds}, cache.ROOT / "build/executed" / f"{name}.ipynb")
+    if arguments.preset == "full" and not arguments.seeds and not arguments.store and not arguments.only:
+        ledger.write_readme()
 
 
 if __name__ == "__main__":

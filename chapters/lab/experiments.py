@@ -8,7 +8,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -28,45 +28,14 @@ from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
 BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "sare_min/losses", "chapters/lab/microworld")
-RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/attack", "sare_min/metrics", "sare_min/curate", "chapters/lab/experiments")
+RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/attack", "sare_min/metrics", "sare_min/curate",
+               "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
 STOP_NLL = 6.5  # nats a token: every erasure ends when the held-out forgotten spans are this unlikely (the base model: 0.4)
 MAX_STEPS = 240
 logging.disable_progress_bar()
 cache.one_thread()
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How much of the same code runs."""
-
-    seeds: tuple[int, ...]
-    at: tuple[int, ...]  # relearning samples after which the attacked model is measured
-    noise: tuple[float, ...]  # caption noise of the control models (chapter 00)
-    n_noise_seeds: int
-
-
-PRESETS = {
-    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1),
-    "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(0, 16, 32, 48, 64, *range(96, 641, 32)), noise=(0.0, 0.35, 0.65), n_noise_seeds=3),
-}
-
-
-def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
-    """PRESETS[name], on other seeds if some are given; raises ValueError naming the presets there are."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
-    return replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
-
-
-def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
-    """The named rows of the book's comparison, one attack a seed: "base", or a method, alone (CLIP masks) or followed by " oracle".
-
-    All end at the same forget level, STOP_NLL, on the same data in the same order, and meet the same attack; changes: Attack's fields.
-    """
-    return {name: [Attack(Run(seed, name.split()[0], masks="oracle" if "oracle" in name else "clip"), **{"at": preset.at} | changes)
-                   for seed in preset.seeds] for name in names}
 
 
 def noise_control(job: tuple[int, float]) -> dict[str, float]:
@@ -88,8 +57,10 @@ def _build_base(path: Path, seed: int, world: World) -> None:
     model, processor = microworld.train_llava(clip, scenes["train"], world, seed)
     clip.save_pretrained(path / "clip")
     save(model, processor, path / "llava")
-    said = {split: generate(model, processor, embed_images(model, processor, [draw(s) for s in scenes[split]]), temperature=1.0, seed=seed,
-                            max_new_tokens=MAX_NEW_TOKENS) for split in ("erase", "attack", "test")}
+    said = {}
+    for split in ("erase", "attack", "test"):
+        features = embed_images(model, processor, [draw(scene) for scene in scenes[split]])
+        said[split] = generate(model, processor, features, temperature=1.0, seed=seed, max_new_tokens=MAX_NEW_TOKENS)
     cache.write_json(path / "said.json", said)
 
 
@@ -127,7 +98,8 @@ class Kit:
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
-        table = clip_scores(self.clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), [draw(s) for s in self.scenes["erase"]], texts)
+        pictures = [draw(scene) for scene in self.scenes["erase"]]
+        table = clip_scores(self.clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
         return [dict(zip(OBJECTS, row)) for row in table.tolist()]
 
     @cached_property
@@ -136,8 +108,8 @@ class Kit:
 
         Quantiles, because a score's scale depends on the CLIP: EFUF's absolute values belong to ViT-B/32 with a sliding window.
         """
-        said = torch.tensor([score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)])
-        low, mid, high = said.quantile(torch.tensor([0.15, 0.25, 0.40])).tolist()
+        said = [score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)]
+        low, mid, high = torch.tensor(said).quantile(torch.tensor([0.15, 0.25, 0.40])).tolist()
         return Thresholds(forget_below=low, retain_above=high, sentence_above=mid)
 
     def spans(self, split: str, masks: str = "oracle") -> list[dict[str, list[Span]]]:
@@ -170,7 +142,7 @@ class Kit:
         return generate(model, self.processor, self.test_features, max_new_tokens=MAX_NEW_TOKENS)
 
     def measure(self, model) -> dict[str, float]:
-        """CHAIR and recall of greedy captions (shares), and NLL of spans of the base model's own captions (nats a token), held-out scenes."""
+        """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token)."""
         named = [[noun for noun, _ in mentions(text, SYNONYMS)] for text in self.describe(model)]
         nll = span_nll(model, self.test_data)
         return chair(named, [s.objects for s in self.test_scenes]) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
@@ -223,8 +195,9 @@ def run(spec: Run) -> dict:
 def erased(spec: Run):
     """The erased model of a run."""
     model = kit(spec.seed).fresh(spec.part)
+    weights = torch.load(_run_folder(spec) / "weights.pt", weights_only=True)
     with torch.no_grad():
-        for parameter, saved in zip(trainable(model), torch.load(_run_folder(spec) / "weights.pt", weights_only=True), strict=True):
+        for parameter, saved in zip(trainable(model), weights, strict=True):
             parameter.copy_(saved)
     return model
 
@@ -242,9 +215,11 @@ def _do_run(path: Path, spec: Run) -> None:
         def reached(step: int) -> bool:
             return spec.stop_nll is not None and step % 4 == 3 and span_nll(model, world.test_data)["forget"] >= spec.stop_nll
 
-        log = unlearn(model, data, get_method(spec.method, **dict(spec.changes)), spec.training, spec.seed, stop=reached, progress=False)
+        method = get_method(spec.method, **dict(spec.changes))
+        log = unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
-    cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": world.measure(model) | {"yes": world.yes_rates(model)}})
+    measured = world.measure(model) | {"yes": world.yes_rates(model)}
+    cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": measured})
 
 
 def attack(spec: Attack) -> dict:
@@ -265,26 +240,3 @@ def attack_all(attacks: dict[str, list[Attack]], progress: bool = True) -> dict[
     cache.side_by_side(base_folder, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
     results = iter(cache.side_by_side(attack, specs, "erase and attack", progress=progress))
     return {name: [next(results) for _ in row] for name, row in attacks.items()}
-
-
-def curves(results: dict[str, list[dict]], *names: str) -> dict:
-    """The relapse curves of the named rows as figures.fig_relapse draws them: {"samples", "lines": {name: {"method", metric: [a curve per seed]}}}."""
-    points = {name: [r["curve"] for r in results[name]] for name in names}
-    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("samples", "n")]
-    lines = {name: {"method": name} | {key: [[p[key] for p in curve] for curve in seeds] for key in metrics} for name, seeds in points.items()}
-    return {"samples": [p["samples"] for p in next(iter(points.values()))[0]], "lines": lines}
-
-
-def judge_curation(world: Kit) -> dict:
-    """The CLIP scores of all mentions, split by the truth, and how well the thresholds sort them (shares).
-
-    {"present", "absent": scores; "forget_below", "retain_above"; "precision", "recall" of forget; "retain_precision", "retain_recall"}.
-    """
-    scored = [(score[noun], noun in scene.objects) for text, score, scene in zip(world.said["erase"], world.scores, world.scenes["erase"], strict=True)
-              for noun, _ in mentions(text, SYNONYMS)]
-    limits = world.thresholds
-    present, absent_ = ([s for s, is_shown in scored if is_shown == kind] for kind in (True, False))
-    forgotten, retained = ([is_shown for s, is_shown in scored if marked(s)] for marked in (lambda s: s < limits.forget_below, lambda s: s > limits.retain_above))
-    return {"present": present, "absent": absent_, "forget_below": limits.forget_below, "retain_above": limits.retain_above,
-            "precision": 1 - sum(forgotten) / len(forgotten), "recall": (len(forgotten) - sum(forgotten)) / len(absent_),
-            "retain_precision": sum(retained) / len(retained), "retain_recall": sum(retained) / len(present)}

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import cache
-from .experiments import get_preset
 from .microworld import Scene, draw
+from .presets import get_preset
 from .stats import band, interval
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
@@ -54,30 +54,39 @@ def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequenc
     figure.text(0.01, -0.01, text, fontsize=8, color="#374151", va="top", ha="left")
     figure.savefig(where / f"{name}.png", metadata={"Software": None})
     versions = {package: version(package) for package in ("torch", "transformers", "peft")}
-    cache.write_json(where / f"{name}.json", {"figure": name, "caption": caption, "preset": preset, "seeds": list(seeds), "versions": versions, "results": results})
+    facts = {"figure": name, "caption": caption, "preset": preset, "seeds": list(seeds), "versions": versions, "results": results}
+    cache.write_json(where / f"{name}.json", facts)
     return where / f"{name}.png"
 
 
-def _end_label(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
-    ax.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", color=colour, va="center", fontweight="bold", annotation_clip=False)
+def _end_labels(ax: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write (y, text, colour) at the right end of lines, spread so that none covers another."""
+    low, high = ax.get_ylim()
+    place = -float("inf")
+    for y, text, colour in sorted(labels):
+        place = max(y, place + 0.065 * (high - low))
+        ax.text(x + 0.015 * (ax.get_xlim()[1] - ax.get_xlim()[0]), place, text, color=colour, va="center", fontweight="bold", clip_on=False)
 
 
-def _curves(ax: Axes, x: Sequence[float], curves: Sequence[Sequence[float]], method: str, bounds: tuple[float, float], label: str | None = None) -> None:
-    """Seeds faint, mean strong, band, name at the line's end."""
-    colour, marker, dash = STYLE[method]
-    for curve in curves:
-        ax.plot(x, curve, color=colour, alpha=0.25, linewidth=0.8)
-    mean, low, high = band(curves, bounds)
-    ax.plot(x, mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None))
-    if len(curves) > 1:
-        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    _end_label(ax, x[-1], mean[-1], label or method, colour)
+def _curves(ax: Axes, x: Sequence[float], lines: Mapping[str, tuple[str, Sequence[Sequence[float]]]], bounds: tuple[float, float]) -> None:
+    """lines: {label: (method, [a curve per seed])}. Seeds faint, mean strong, band from three seeds on, names at the lines' ends."""
+    ends = []
+    for label, (method, curves) in lines.items():
+        colour, marker, dash = STYLE[method]
+        for curve in curves:
+            ax.plot(x, curve, color=colour, alpha=0.3, linewidth=0.8)
+        mean, low, high = band(curves, bounds)
+        ax.plot(x, mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None))
+        if len(curves) > 2:  # two seeds give an interval that fills the figure and says nothing
+            ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends.append((mean[-1], label, colour))
+    _end_labels(ax, x[-1], ends)
 
 
 def fig_scenes(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
     """Pictures with what a model says of them. results: [{"place", "objects", "cells", "says": [[word, is_hallucinated], ...]}]."""
     if axes is None:
-        _, axes = plt.subplots(1, len(results), figsize=(2.7 * len(results), 3.3), gridspec_kw={"wspace": 0.35})
+        _, axes = plt.subplots(1, len(results), figsize=(2.7 * len(results), 2.5), gridspec_kw={"wspace": 0.35})
     for ax, shown in zip(axes, results, strict=True):
         ax.imshow(draw(Scene(shown["place"], tuple(shown["objects"]), tuple(shown["cells"]))), interpolation="nearest")
         ax.set_axis_off()
@@ -90,7 +99,7 @@ def fig_rates(results: Mapping[str, Sequence[float]], labels: Mapping[str, str],
     """Shares in %, a dot a seed, mean and 95 % interval. results: {key: [a share per seed]}; labels: {key: text}."""
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 0.55 * len(labels) + 1.2))
-    for row, (name, label) in enumerate(labels.items()):
+    for row, name in enumerate(labels):
         values = 100 * np.asarray(results[name])
         mean, low, high = interval(values)
         ax.plot(values, np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)), "o", color="#949494", alpha=0.6, markersize=4)
@@ -98,7 +107,8 @@ def fig_rates(results: Mapping[str, Sequence[float]], labels: Mapping[str, str],
             ax.plot([max(0, low), min(100, high)], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
         ax.plot(mean, row, "D", color="#0173b2")
         ax.text(103, row, f"{mean:.1f}", va="center", color="#0173b2", fontweight="bold")
-    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), xlim=(-2, 102), ylim=(len(labels) - 0.5, -0.5), xlabel="% (one dot a seed; diamond: mean; bar: 95 % interval)")
+    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), xlim=(-2, 102), ylim=(len(labels) - 0.5, -0.5),
+           xlabel="% (one dot a seed; diamond: mean; bar: 95 % interval)")
     return ax.figure
 
 
@@ -109,7 +119,8 @@ def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
     everything = [*results["present"], *results["absent"]]
     bins = np.linspace(min(everything), max(everything), 50)
     for name, colour, hatch in (("present", "#0173b2", ""), ("absent", "#d55e00", "////")):
-        ax.hist(results[name], bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", linewidth=0.3, label=f"the object is {name} ({len(results[name])})")
+        ax.hist(results[name], bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", linewidth=0.3,
+                label=f"the object is {name} ({len(results[name])})")
     top = ax.get_ylim()[1]
     for key, text, side in (("forget_below", "forget", "right"), ("retain_above", "retain", "left")):
         ax.axvline(results[key], color="#111827", linestyle="--", linewidth=1.2)
@@ -120,30 +131,30 @@ def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
 
 
 def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
-    """A loss over one weight with a sharp and a flat minimum. results: {"x", "loss", "worst": loss at the worst point within rho, "rho"}."""
+    """A loss over one weight, with a sharp and a flat minimum. results: {"x", "loss", "worst": the worst loss within rho, "rho"}."""
     if ax is None:
         _, ax = plt.subplots()
     ax.plot(results["x"], results["loss"], color="#111827")
     ax.plot(results["x"], results["worst"], color="#d55e00", dashes=(4, 2))
-    i = int(np.argmax(results["loss"]))
-    _end_label(ax, results["x"][-1], results["loss"][-1], "loss", "#111827")
-    _end_label(ax, results["x"][-1], results["worst"][-1], f"worst within ±{results['rho']:g}", "#d55e00")
-    for name, values, colour, marker in (("lowest loss", results["loss"], "#111827", "o"), ("lowest worst case", results["worst"], "#d55e00", "D")):
+    ax.text(0.1, 0.5, "loss", color="#111827", fontweight="bold", ha="right")
+    ax.text(1.5, 0.55, f"worst loss\nwithin ±{results['rho']:g}", color="#d55e00", fontweight="bold", ha="left")
+    marks = (("lowest loss", results["loss"], "#111827", "o"), ("lowest worst case", results["worst"], "#d55e00", "D"))
+    for name, values, colour, marker in marks:
         i = int(np.argmin(values))
         ax.plot(results["x"][i], values[i], marker, color=colour, markersize=9)
-        ax.annotate(name, (results["x"][i], values[i]), xytext=(0, -16), textcoords="offset points", ha="center", color=colour)
-    ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.35, None))
+        ax.annotate(name, (results["x"][i], values[i]), xytext=(0, 10), textcoords="offset points", ha="center", color=colour)
+    ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.1, None))
     return ax.figure
 
 
 def fig_slices(results: Mapping, key: str = "nll_forget", ax: Axes | None = None) -> Figure:
-    """A metric along directions from the erased weights. results: {"distances", "lines": {label: {"method", "curves": [a curve per seed]}}}."""
+    """A metric along directions from erased weights. results: {"distances", "lines": {label: {"method", "curves": [one per seed]}}}."""
     if ax is None:
         _, ax = plt.subplots()
     label, factor, bounds = METRICS[key]
-    for name, line in results["lines"].items():
-        _curves(ax, results["distances"], factor * np.asarray(line["curves"]), line["method"], bounds, name)
     ax.set(xlabel="L2 distance from the erased weights", ylabel=label)
+    lines = {name: (line["method"], factor * np.asarray(line["curves"])) for name, line in results["lines"].items()}
+    _curves(ax, results["distances"], lines, bounds)
     return ax.figure
 
 
@@ -151,10 +162,9 @@ def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure
     """Losses while a model is erased. results: {"step": [...], "lines": {method: {"forget": [a curve per seed], "retain": [...]}}}."""
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), gridspec_kw={"wspace": 0.35})
-    for ax, kind, label in zip(axes, ("forget", "retain"), ("NLL of the forgotten spans,\nnats a token", "NLL of the retained spans,\nnats a token"), strict=True):
-        for method, line in results["lines"].items():
-            _curves(ax, results["step"], line[kind], method, (0, float("inf")))
-        ax.set(xlabel="erasure step", ylabel=label)
+    for ax, kind in zip(axes, ("forget", "retain"), strict=True):
+        ax.set(xlabel="erasure step", ylabel=f"NLL of the {kind} spans, nats a token")
+        _curves(ax, results["step"], {method: (method, line[kind]) for method, line in results["lines"].items()}, (0, float("inf")))
     return axes[0].figure
 
 
@@ -165,11 +175,11 @@ def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"
         axes = axes[0]
     for ax, key in zip(axes, keys, strict=True):
         label, factor, bounds = METRICS[key]
-        for name, line in results["lines"].items():
-            _curves(ax, results["samples"], factor * np.asarray(line[key]), line["method"], bounds, name)
         ax.set(xlabel="relearning samples", ylabel=label)
-        if key in ("chair_s", "recall"):
+        if bounds[1] == 100:
             ax.set_ylim(-3, 103)
+        lines = {name: (line["method"], factor * np.asarray(line[key])) for name, line in results["lines"].items()}
+        _curves(ax, results["samples"], lines, bounds)
     return axes[0].figure
 
 
@@ -182,8 +192,9 @@ def fig_geometry(results: Mapping, ax: Axes | None = None) -> Figure:
     x, y = results["theta"]
     ax.plot(x, y, "o", color="#111827")
     ax.annotate("theta", (x, y), xytext=(-8, -14), textcoords="offset points", ha="right")
-    ax.annotate("", (x + results["eps"][0], y + results["eps"][1]), (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2})
-    ax.annotate("theta + eps*: the relapse", (x + results["eps"][0], y + results["eps"][1]), xytext=(6, 4), textcoords="offset points", color="#d55e00")
+    tip = (x + results["eps"][0], y + results["eps"][1])
+    ax.annotate("", tip, (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2})
+    ax.annotate("theta + eps*: the relapse", tip, xytext=(6, 4), textcoords="offset points", color="#d55e00")
     for (label, (dx, dy)), colour, shift in zip(results["gradients"].items(), ("#de8f05", "#0173b2"), (-14, 8)):
         ax.annotate("", (x - dx, y - dy), (x, y), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
         ax.annotate(label, (x - dx, y - dy), xytext=(6, shift), textcoords="offset points", color=colour, fontweight="bold")
@@ -198,7 +209,8 @@ def fig_paired(results: Mapping[str, Mapping], xlabel: str, ax: Axes | None = No
         _, ax = plt.subplots(figsize=(7.2, 0.6 * len(results) + 1.2))
     ax.axvline(0, color="#111827", linewidth=1)
     for row, line in enumerate(results.values()):
-        ax.plot(line["differences"], np.full(len(line["differences"]), row) + np.linspace(-0.15, 0.15, len(line["differences"])), "o", color="#949494", markersize=4, alpha=0.6)
+        n = len(line["differences"])
+        ax.plot(line["differences"], np.full(n, row) + np.linspace(-0.15, 0.15, n), "o", color="#949494", markersize=4, alpha=0.6)
         if np.isfinite(line["ci95"]).all():
             ax.plot(line["ci95"], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
         ax.plot(line["diff"], row, "D", color="#0173b2")

@@ -23,8 +23,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return mean, mean - half, mean + half
 
 
-def paired(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> dict[str, float | int | list[float]]:
-    """The difference one - other, seed by seed: {"diff", "ci95": [low, high], "n_seeds", "seeds_agreeing"}.
+def paired(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> dict:
+    """The difference one - other, seed by seed: {"differences", "diff": mean, "ci95": [low, high], "n_seeds", "seeds_agreeing"}.
 
     seeds_agreeing: in how many seeds the difference has the sign of the mean. Raises ValueError if the lists differ in length.
     """
@@ -32,10 +32,12 @@ def paired(one: Sequence[float], other: Sequence[float], level: float = 0.95) ->
         raise ValueError(f"paired: {len(one)} and {len(other)} values: pair them by seed.")
     differences = [x - y for x, y in zip(one, other, strict=True)]
     mean, low, high = interval(differences, level)
-    return {"diff": mean, "ci95": [low, high], "n_seeds": len(differences), "seeds_agreeing": sum(d * mean > 0 for d in differences)}
+    return {"differences": differences, "diff": mean, "ci95": [low, high], "n_seeds": len(differences),
+            "seeds_agreeing": sum(d * mean > 0 for d in differences)}
 
 
-def band(curves: Sequence[Sequence[float]], bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[list[float], list[float], list[float]]:
+def band(curves: Sequence[Sequence[float]],
+         bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[list[float], list[float], list[float]]:
     """(mean, low, high) at each point of curves that share their x axis, one curve a seed; clipped to a metric's own bounds."""
     low_bound, high_bound = bounds
     points = [interval([curve[i] for curve in curves]) for i in range(len(curves[0]))]
@@ -68,7 +70,8 @@ def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) 
     """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds": the paired difference one - other."""
     found = paired(one, other)
     low, high = found["ci95"]
-    return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], sign in {found['seeds_agreeing']} of {found['n_seeds']} seeds"
+    sign = f"sign in {found['seeds_agreeing']} of {found['n_seeds']} seeds"
+    return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {sign}"
 
 
 def verdict(one: Sequence[float], other: Sequence[float], want: int) -> str:

@@ -1,0 +1,82 @@
+"""The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code computes from the interval.
+
+Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes the book's table into the README.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import cache, figures, stats
+
+CLAIMS = {
+    "C1": "standard erasure is superficial: light relearning brings the hallucinations back",
+    "C2": "standard erasure ends in sharp minima",
+    "C3": "Targeted-SAM flattens the landscape around the hallucinated concepts",
+    "C4": "SARE erases better than the baseline",
+    "C5": "general generation quality is kept",
+    "C6": "suppression persists under relearning",
+    "C7": "suppression persists under other weight updates and adversarial prompts",
+    "C8": "flatness is the cause, not mere erasure strength or compute",
+}
+MARK = "<!-- ledger: written by `python -m lab.ledger` from figures/claims.json -->"
+
+
+def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Sequence[float], want: int, note: str = "") -> dict:
+    """One row: the paired difference sare - baseline (one value a seed each) and its verdict; want: the sign that the claim predicts.
+
+    id: a key of CLAIMS, with a letter where a claim is tested twice ("C6a"). Raises KeyError for a claim that is not one.
+    """
+    found = stats.paired(sare, baseline)
+    return {"id": id, "claim": CLAIMS[id[:2]], "command": "make execute", "chapter": chapter, "n_seeds": found["n_seeds"],
+            "metric": metric, "baseline": float(np.mean(baseline)), "sare": float(np.mean(sare)), "diff": found["diff"],
+            "ci95": found["ci95"],
+            "seeds_agreeing": found["seeds_agreeing"], "verdict": stats.verdict(sare, baseline, want), "note": note}
+
+
+def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
+    """Merge rows into claims.json where this preset and these seeds put their figures; a row replaces the one of its id."""
+    path = figures.folder(preset, seeds) / "claims.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = {r["id"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+    known |= {r["id"]: r for r in rows}
+    for id, claim in CLAIMS.items():
+        tested = [key for key in known if key[:2] == id and known[key]["verdict"] != "not tested"]
+        if tested:
+            known = {key: r for key, r in known.items() if key in tested or key[:2] != id}
+        else:
+            known[id] = {"id": id, "claim": claim, "command": "", "chapter": "", "n_seeds": 0, "metric": "", "baseline": None, "sare": None,
+                         "diff": None, "ci95": None, "seeds_agreeing": None, "verdict": "not tested", "note": ""}
+    cache.write_json(path, [known[id] for id in sorted(known)])
+    return path
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The ledger as Markdown, claims that fail on top."""
+    order = ["not supported", "undecided", "supported", "not tested"]
+    lines = ["| claim | measured (chapter) | baseline | SARE | difference, 95 % interval | seeds | verdict |",
+             "|---|---|---|---|---|---|---|"]
+    for r in sorted(rows, key=lambda r: (order.index(r["verdict"]), r["id"])):
+        if r["verdict"] == "not tested":
+            lines.append(f"| **{r['id']}** {r['claim']} | | | | | | not tested |")
+            continue
+        low, high = r["ci95"]
+        note = f" {r['note']}" if r["note"] else ""
+        lines.append(f"| **{r['id']}** {r['claim']} | {r['metric']}{note} ({r['chapter']}) | {r['baseline']:.2f} | {r['sare']:.2f} | "
+                     f"{r['diff']:+.2f} [{low:.2f}, {high:.2f}] | {r['seeds_agreeing']} of {r['n_seeds']} | **{r['verdict']}** |")
+    return "\n".join(lines)
+
+
+def write_readme(readme: Path = cache.ROOT / "README.md", claims: Path = cache.ROOT / "figures/claims.json") -> None:
+    """Put the table between the README's two marks; raises ValueError if they are not there."""
+    parts = readme.read_text().split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"{readme}: the ledger's mark must stand there twice, before and after the table: {MARK}")
+    readme.write_text(f"{parts[0]}{MARK}\n{table(json.loads(claims.read_text()))}\n{MARK}{parts[2]}")
+
+
+if __name__ == "__main__":
+    write_readme()

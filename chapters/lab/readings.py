@@ -1,0 +1,46 @@
+"""What the chapters read off results: curves, samples until relapse, metrics after erasure, the curation judged by the truth."""
+from __future__ import annotations
+
+from sare_min.curate import mentions
+
+from .experiments import SYNONYMS, Kit
+from .stats import area, relapse_samples
+
+
+def curves(results: dict[str, list[dict]], *names: str) -> dict:
+    """The named rows as figures.fig_relapse draws them: {"samples", "lines": {name: {"method", metric: [a curve per seed]}}}."""
+    points = {name: [r["curve"] for r in results[name]] for name in names}
+    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("samples", "n")]
+    lines = {name: {"method": name} | {key: [[p[key] for p in curve] for curve in row] for key in metrics} for name, row in points.items()}
+    return {"samples": [p["samples"] for p in next(iter(points.values()))[0]], "lines": lines}
+
+
+def relapses(drawn: dict) -> dict[str, list[float]]:
+    """Of curves(): per name, samples until CHAIR_s passes 50 %, one a seed."""
+    return {name: [relapse_samples(drawn["samples"], c) for c in line["chair_s"]] for name, line in drawn["lines"].items()}
+
+
+def areas(drawn: dict) -> dict[str, list[float]]:
+    """Of curves(): per name, the mean CHAIR_s over the attack in %, one a seed."""
+    return {name: [100 * area(drawn["samples"], c) for c in line["chair_s"]] for name, line in drawn["lines"].items()}
+
+
+def after(results: dict[str, list[dict]], name: str, metric: str, factor: float = 1) -> list[float]:
+    """A metric of the named row after erasure, one value a seed."""
+    return [factor * result["erased"][metric] for result in results[name]]
+
+
+def judge_curation(world: Kit) -> dict:
+    """The CLIP scores of all mentions, split by the truth, and how well the thresholds sort them (shares).
+
+    {"present", "absent": scores; "forget_below", "retain_above"; "precision", "recall" of forget; "retain_precision", "retain_recall"}.
+    """
+    captions = zip(world.said["erase"], world.scores, world.scenes["erase"], strict=True)
+    scored = [(score[noun], noun in scene.objects) for text, score, scene in captions for noun, _ in mentions(text, SYNONYMS)]
+    limits = world.thresholds
+    present, absent_ = ([s for s, is_shown in scored if is_shown == kind] for kind in (True, False))
+    forgotten = [is_shown for s, is_shown in scored if s < limits.forget_below]
+    retained = [is_shown for s, is_shown in scored if s > limits.retain_above]
+    return {"present": present, "absent": absent_, "forget_below": limits.forget_below, "retain_above": limits.retain_above,
+            "precision": 1 - sum(forgotten) / len(forgotten), "recall": (len(forgotten) - sum(forgotten)) / len(absent_),
+            "retain_precision": sum(retained) / len(retained), "retain_recall": sum(retained) / len(present)}

@@ -1,0 +1,93 @@
+"""The chapters as documents: pairs agree, parameters are checked, outputs are stored, the address stands in one place."""
+import ast
+import re
+import sys
+
+import jupytext
+import nbformat
+import pytest
+
+from lab import cache, execute
+
+if sys.version_info >= (3, 11):
+    import tomllib
+CHAPTERS = execute.CHAPTERS
+NAMES = execute.NAMES
+
+
+def cells(notebook):
+    return [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
+
+
+@pytest.fixture(params=NAMES)
+def pair(request):
+    return jupytext.read(CHAPTERS / f"{request.param}.py"), nbformat.read(CHAPTERS / f"{request.param}.ipynb", as_version=4)
+
+
+def test_there_are_chapters():
+    assert [name[:2] for name in NAMES] == [f"{i:02d}" for i in range(len(NAMES))] and len(NAMES) >= 5
+
+
+def test_pairs_agree(pair):
+    """Fails if a .py was edited and its notebook not rebuilt (make sync), or the notebook was edited by hand."""
+    source, notebook = pair
+    assert cells(source) == cells(notebook)
+    assert notebook.metadata.kernelspec.name == "python3" and notebook.metadata.kernelspec.language == "python"
+
+
+def test_outputs_are_stored_and_checked(pair):
+    """Fails if nbval would have nothing to compare."""
+    checked = [c for c in pair[1].cells if "nbval-check-output" in c.metadata.get("tags", [])]
+    assert len([c for c in checked if c.execution_count and c.outputs]) >= 3
+    assert all(c.execution_count for c in pair[1].cells if c.cell_type == "code")
+    text = nbformat.writes(pair[1])
+    assert len(text) <= 300_000 and "papermill" not in pair[1].metadata and '"stderr"' not in text
+
+
+def test_one_parameters_cell_of_literals(pair):
+    """Fails if papermill could not inject, or a default is computed."""
+    tagged = [c for c in pair[0].cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    tree = ast.parse(tagged[0].source)
+    assert {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body} == {"preset": "fast", "seeds": ""}
+
+
+def test_prose_leads(pair):
+    """Fails if a chapter turns into a script: five words of prose a line of code, no cell over 25 lines."""
+    code = [c.source for c in pair[0].cells if c.cell_type == "code"]
+    lines = [[line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")] for text in code]
+    words = sum(len(c.source.split()) for c in pair[0].cells if c.cell_type == "markdown")
+    assert max(map(len, lines)) <= 25 and words >= 5 * sum(map(len, lines))
+
+
+def test_every_chapter_has_its_parts(pair):
+    """Fails if the question, the claims not shown, the exercises or the sources are missing."""
+    text = "\n".join(c.source for c in pair[0].cells if c.cell_type == "markdown")
+    for part in ("**The question.**", "**What you will see.**", "**Time.**", "## What we learned", "## What we did not show",
+                 "## Exercises", "## Sources"):
+        assert part in text, part
+    tags = [tag for c in pair[0].cells for tag in c.metadata.get("tags", [])]
+    assert "exercise" in tags and "solution" in tags
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_the_address_stands_in_one_place():
+    """Fails if a badge or an install cell names another repository than pyproject.toml."""
+    address = tomllib.loads((cache.ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    for name in NAMES:
+        text = (CHAPTERS / f"{name}.py").read_text()
+        on_colab = address.replace("https://github.com", "https://colab.research.google.com/github")
+        assert f"{on_colab}/blob/main/chapters/{name}.ipynb" in text
+        assert set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", text)) == {address}
+
+
+def test_unknown_parameters_are_refused():
+    """Fails if a typo in a parameter passes, as it does with papermill alone."""
+    with pytest.raises(ValueError, match="has no parameter 'prest'.*preset, seeds"):
+        execute.parameters(CHAPTERS / f"{NAMES[0]}.ipynb", {"prest": "full"})
+
+
+def test_no_shell_lines():
+    """Fails on a raw !command, which keeps jupytext from un-commenting the file's magics."""
+    for name in NAMES:
+        assert not re.search(r"^\s*[!%]", (CHAPTERS / f"{name}.py").read_text(), re.MULTILINE)

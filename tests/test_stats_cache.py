@@ -1,0 +1,106 @@
+"""Intervals with known coverage; a cache that trusts nothing half written."""
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lab import cache, stats
+
+
+def test_interval_covers_as_promised():
+    """Fails if the interval uses normal quantiles or the wrong spread: 95 % of 2000 intervals must hold the true mean."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for values in rng.normal(3.0, 2.0, (2000, 5)):
+        _, low, high = stats.interval(values)
+        hits += low <= 3.0 <= high
+    assert 0.938 < hits / 2000 < 0.962
+
+
+def test_pairing_removes_what_seeds_share():
+    """Fails if the difference is not taken seed by seed."""
+    rng = np.random.default_rng(1)
+    seeds = rng.normal(0, 100, 8)
+    one, other = seeds + 1 + rng.normal(0, 0.1, 8), seeds
+    found = stats.paired(one, other)
+    assert found["ci95"][0] > 0.8 and found["ci95"][1] < 1.2 and found["seeds_agreeing"] == found["n_seeds"] == 8
+    assert stats.verdict(one, other, want=1) == "supported" and stats.verdict(one, other, want=-1) == "not supported"
+    assert stats.verdict([1.0, -1.0, 0.2], [0.0, 0.0, 0.0], want=1) == "undecided"
+
+
+def test_bad_values_are_not_averaged_away():
+    with pytest.raises(ValueError, match="one finite value per seed"):
+        stats.interval([1.0, math.nan])
+    with pytest.raises(ValueError, match="3 and 2 values"):
+        stats.paired([1, 2, 3], [1, 2])
+
+
+@pytest.mark.parametrize("chair_s, expected", [
+    ([0.0, 0.2, 0.8], 96.0),
+    ([0.6, 0.9, 0.9], 0.0),
+    ([0.0, 0.1, 0.2], 128.0),  # never: censored at the last sample count
+    ([0.0, 0.5, 0.5], 128.0),  # 50 % is not passed
+])
+def test_relapse_samples_by_hand(chair_s, expected):
+    assert stats.relapse_samples([0, 64, 128], chair_s) == pytest.approx(expected)
+
+
+def test_area_by_hand():
+    assert stats.area([0, 64, 128], [0.0, 0.5, 1.0]) == pytest.approx(0.5)
+
+
+def test_band_is_clipped_to_the_metric():
+    mean, low, high = stats.band([[0.0], [1.0], [0.5]], (0, 1))
+    assert (mean, low, high) == ([0.5], [0], [1])
+
+
+def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch):
+    """Fails if a later run would trust a half-written folder, or a finished one is built twice."""
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    built = []
+
+    def build(path, fail):
+        (path / "file").write_text("half")
+        if fail:
+            raise RuntimeError("disk full")
+        built.append(path)
+
+    with pytest.raises(RuntimeError):
+        cache.folder("thing", 1, (), lambda path: build(path, True))
+    for _ in range(2):
+        path = cache.folder("thing", 1, (), lambda path: build(path, False))
+    assert len(built) == 1 and (path / "file").exists()
+    assert cache.folder("thing", 2, (), lambda path: build(path, False)) != path
+
+
+def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
+    """Fails if an edit to the method would leave an old result in place, or a comment retrains every model."""
+    monkeypatch.setattr(cache, "ROOT", tmp_path)
+    keys = []
+    for source in ("x = 1\n", "x = 1  # a reason\n", '"""About."""\nx = 1\n', "x = 2\n"):
+        (tmp_path / "module.py").write_text(source)
+        cache._code.cache_clear()
+        keys.append(cache.key("settings", ("module",)))
+    cache._code.cache_clear()
+    assert keys[0] == keys[1] and keys[3] != keys[0]
+    assert cache.key("a", ()) != cache.key("b", ())
+
+
+def work(job):
+    if job == 3:
+        raise ValueError("no such seed")
+    return job * job
+
+
+def test_side_by_side_keeps_order_and_names_what_failed():
+    """Fails if one failing job hides its name or keeps the others from finishing."""
+    assert cache.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
+    with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
+        cache.side_by_side(work, [2, 3, 4], "squares", progress=False)
+
+
+def test_json_is_rounded_and_whole(tmp_path):
+    cache.write_json(tmp_path / "x.json", {"a": [1 / 3, {"b": 2}], "n": 7})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [0.333333, {"b": 2}], "n": 7}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
