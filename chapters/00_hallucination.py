@@ -20,16 +20,16 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/00_hallucination.ipynb)
 #
 # **The question.** A multimodal language model looks at a picture of a desk and writes "a laptop, a mouse, a
-# keyboard". There is no keyboard. Nobody taught it to lie, so where does the keyboard come from?
+# keyboard". There is no keyboard. Its eyes are good, so where does the keyboard come from?
 #
 # This chapter answers by building the whole thing small. We draw a world of little pictures, train a real CLIP and a
 # real LLaVA on it from nothing, and watch the second one invent objects. *Real* means the architecture: the same
 # `LlavaForConditionalGeneration` of the `transformers` library that runs the seven-billion-parameter LLaVA-1.5, with
 # fewer and narrower layers. Whatever we find out about it, we can try on the big one with the same functions.
 #
-# **What you will see.** A model that names nearly every object that is there, and in nearly every picture one or two
-# that are not; that says "yes" when asked about them; and a control that shows why: trained on the same pictures with
-# honest captions, it stops.
+# **What you will see.** A model that names nearly every object that is there, and in nearly every picture one that is
+# not; that says "yes" when asked about such objects; and a control that shows why: trained on the same pictures with
+# honest captions, it stops naming them.
 #
 # **Time.** About four minutes on two CPU cores the first time, seconds afterwards (trained models are kept in
 # `chapters/.cache/`).
@@ -94,6 +94,7 @@ rng = random.Random(0)
 print("true: ", microworld.caption(example))
 for _ in range(4):
     print("noisy:", microworld.caption(example, microworld.noisy_extra(example, 0.65, rng)))
+print(sum(bool(microworld.noisy_extra(example, 0.65, rng)) for _ in range(1000)), "of 1000 captions name something absent")
 
 # %% [markdown]
 # So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes
@@ -105,18 +106,19 @@ for _ in range(4):
 #
 # ## Training, from nothing
 #
-# Two steps, as for the large model. First a tiny CLIP learns from short, *true* alt-texts ("A photo containing a
-# fork."). Then its vision tower is frozen, a projector and a tiny LLaMA are put behind it, and they learn to describe
-# and to answer. One call does it for one seed, and keeps the result; we do it for all seeds of the preset, side by
-# side.
+# Two steps, as for the large model. First a tiny CLIP, a model that scores how well a text goes with a picture,
+# learns from short, *true* alt-texts ("A photo containing a fork."). Then its *vision tower*, the part that reads the
+# picture, is frozen; a *projector*, which turns its output into something like words, and a tiny LLaMA, a language
+# model, are put behind it and learn to describe and to answer. One call does it for one seed, and keeps the result;
+# we do it for all seeds of the preset, side by side.
 
 # %%
 _ = cache.side_by_side(experiments.base_folder, setting.seeds, "base models")
 kit = experiments.kit(seed)
 
 # %% [markdown]
-# The result is a checkpoint directory like any other: `from_pretrained` loads it, a stock processor prepares a PIL
-# image.
+# The result is a checkpoint directory like any other: `from_pretrained` loads the model, and its *processor* (picture
+# to pixels, text to tokens) prepares a PIL image and a question. About half of its parameters are the frozen tower.
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
@@ -178,40 +180,52 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
                  f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.")
 
 # %% [markdown]
-# Read it from the top. The model sees well: recall is almost complete. And yet almost every caption invents
-# something, *more* often than the training captions did. Greedy decoding turns "two in three" into "nearly always",
-# because it takes the likelier branch every time. The questions tell the same story: foreign objects are denied, so
-# the model does look at the picture; usual ones are affirmed whether they are there or not.
+# Read it from the top. The model sees well: recall is almost complete. And yet far more captions invent something
+# than did in training. Greedy decoding turns "two in three" into "nearly always", because it takes the likelier
+# branch every time. The questions tell the same story: foreign objects are denied, so the model sees at least which
+# place it is; usual ones are affirmed whether they are there or not. (Most "no" answers in training are about foreign
+# objects, as in random question sets; that helps to make "usual" a "yes". A seed whose three question rows all read
+# 100 % has not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
+#
+# The bar is a 95 % **interval** for the mean over seeds (Student's t). With the fast preset's two seeds it is nearly
+# useless: the t factor is 12.7, and the bar may well leave the possible range. With eight seeds the factor is 2.4. A
+# single number without its spread is no result.
 #
 # ## Is it really the captions?
 #
 # A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with the
 # noise in the captions set to other levels. If co-occurrence in the text is the cause, honest captions must give an
-# honest model.
+# honest model. (The fast preset trains one seed at two levels, the full one two seeds at three.)
 
 # %%
 sweep = [(s, noise) for noise in setting.noise for s in setting.seeds[: setting.n_noise_seeds]]
 bases = cache.side_by_side(experiments.noise_control, sweep, "noise levels")
-by_noise = {f"{100 * noise:.0f} % of captions": [r["chair_s"] for (_, n), r in zip(sweep, bases) if n == noise] for noise in setting.noise}
+by_noise, labels = {}, {}
+for metric, what in (("chair_s", "CHAIR_s"), ("usual", "“yes” to a usual but absent object")):
+    for noise in setting.noise:
+        name = f"{metric} at {noise}"
+        by_noise[name] = [r[metric] for (_, n), r in zip(sweep, bases, strict=True) if n == noise]
+        labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
 
 # %%
-figure = figures.fig_rates(by_noise, {key: f"CHAIR_s when {key} are noisy" for key in by_noise})
+figure = figures.fig_rates(by_noise, labels)
 _ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds,
-                 "CHAIR_s of base models trained on captions with other shares of noise; 200 held-out scenes a seed, "
+                 "Base models trained on captions with other shares of noise; 200 held-out scenes a seed, "
                  f"{setting.n_noise_seeds} seeds.")
 
 # %% [markdown]
-# Honest captions, honest model. And the step between the levels is a warning about measurement: below one half,
-# greedy decoding *hides* what the model has learnt, because the honest branch is then the likelier one. The
-# co-occurrence is still in the weights. Keep this in mind in the next chapters, where a small CHAIR_s will not mean
-# that the hallucination is gone.
+# Look at the row for 0 %: honest captions, honest model. The level below one half, which the full preset adds, is a
+# warning about measurement: there greedy decoding *hides* what the model has learnt, because the honest branch is
+# then the likelier one, although a third of the training captions lie. Keep this in mind in the next chapters, where
+# a small CHAIR_s will not mean that the hallucination is gone.
 #
 # ## What we learned
 #
 # * A model that sees well can hallucinate nearly always; the cause sits in the text it was trained on, not in its
 #   eyes.
-# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; the likelihood of the
-#   invented words, which we will also follow, is the finer gauge.
+# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; how likely the invented
+#   words are is the finer gauge. We shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0 means
+#   certain, 0.7 one in two, 6.5 about one in 700.
 #
 # ## What we did not show
 #
@@ -222,19 +236,19 @@ _ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds,
 #
 # 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two pictures that show a cup only. Compute
 #    CHAIR_s and CHAIR_i by hand, then put your numbers into the next cell.
-# 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not. Use
-#    `kit.yes_rates`' source as a guide.
-# 3. *(harder)* Sample captions at temperature 1 instead of greedily (`sare_min.llava.generate`). What share invents
-#    something now? Why is it lower?
+# 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not.
+#    `generate(kit.model, kit.processor, kit.test_features[:2], [microworld.question("fork")] * 2)` from
+#    `sare_min.llava` asks about the first two held-out pictures.
+# 3. *(harder)* Sample captions instead of taking the likeliest word each time (`generate(..., temperature=1.0)`).
+#    What share invents something now? Why is it lower?
 
-# %% tags=["exercise"]
-my_chair_s, my_chair_i = None, None  # your numbers
-
-# %% tags=["solution"]
-my_chair_s, my_chair_i = 1 / 2, 2 / 4
-
-# %% tags=["nbval-check-output"]
+# %% tags=["exercise", "nbval-check-output"]
 right = chair([["cup"], ["cup", "bowl", "bowl"]], [{"cup"}, {"cup"}])
+my_chair_s, my_chair_i = None, None  # your numbers, as shares from 0 to 1
+print("right" if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"]) else "not yet")
+
+# %% tags=["solution", "nbval-check-output"]
+my_chair_s, my_chair_i = 1 / 2, 2 / 4
 print("right" if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"]) else "not yet")
 
 # %% [markdown]

@@ -19,17 +19,17 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/01_sharp_and_flat.ipynb)
 #
-# **The question.** Two trainings end with the same loss. One of them is undone by a nudge to the weights, the other
-# is not. How can that be, and can you tell them apart before the nudge comes?
+# **The question.** Two trainings end with nearly the same loss. One of them is undone by a nudge to the weights, the
+# other is not. How can that be, and can you tell them apart before the nudge comes?
 #
 # Erasing a hallucination is training too: it ends somewhere in weight space, and someone may nudge the weights
 # afterwards, by fine-tuning or by rounding them. The claim that this book tests says that ordinary erasure ends in a
 # *sharp* place. Before we can test it we need to know what sharp means. It turns out to mean several things.
 #
-# **What you will see.** A loss with two minima, of which ordinary descent and *sharpness-aware minimisation* (SAM)
-# prefer different ones; then a real LLaVA that has been made to forget, and how its forgetting holds when its weights
-# are moved a given distance: along random directions, along the steepest way back, and along the path that a
-# fine-tuning attacker really takes.
+# **What you will see.** A loss whose lowest point and whose lowest *worst case* lie in different places, which is
+# what *sharpness-aware minimisation* (SAM) is about; then a real LLaVA that has been made to forget, and how its
+# forgetting holds when its weights are moved a given distance: along random directions, along the steepest way back,
+# and along the straight line to where a fine-tuning attacker ends.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models, else about four.
 
@@ -55,7 +55,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import numpy as np
 import torch
 
-from lab import cache, experiments, figures, landscape, presets
+from lab import cache, experiments, figures, landscape, presets, readings
 from sare_min.sam import perturbed
 
 setting = presets.get_preset(preset, seeds.split())
@@ -83,9 +83,10 @@ _ = figures.save(figures.fig_two_minima(toy), "01_two_minima", toy, preset, sett
                  "A loss over one weight and its worst value within reach of each point.")
 
 # %% [markdown]
-# The deepest minimum is the worst place to stand: a nudge of 0.25 climbs out of it. The wide one hardly notices.
-# *Sharp* and *flat* are names for this difference, and **sharpness-aware minimisation** is the obvious remedy: do not
-# minimise the loss, minimise the dashed curve,
+# The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it, nearly up to the plateau. The wide
+# one loses little. *Sharp* and *flat* are names for this difference, and **sharpness-aware minimisation** is the
+# obvious remedy: do not minimise the loss, minimise the dashed curve (its argument is a small step $\epsilon$ of
+# length at most $\rho$),
 #
 # $$\min_w \; \max_{\|\epsilon\| \le \rho} L(w + \epsilon).$$
 #
@@ -112,8 +113,8 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 
 # %% [markdown]
 # The guess is close here. It need not be: a single step follows the slope at its start and knows nothing of what lies
-# behind a ridge. SAM is a good heuristic with a min-max formula on its label, and the difference will matter when we
-# look at real weights.
+# behind a ridge, and descent by such guesses need not even leave the narrow hole. SAM is a heuristic with a min-max
+# formula on its label, and the difference will matter when we look at real weights.
 #
 # ## Half a million weights
 #
@@ -123,7 +124,7 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # directions:
 #
 # * **random**: every weight gets Gaussian noise;
-# * **relapse**: the steepest way back, the negative gradient of the forgotten words' likelihood loss;
+# * **relapse**: the steepest way back at the start, the negative gradient of the forgotten words' NLL;
 # * **attack**: the straight line to where 256 samples of fine-tuning on hallucinated captions lead.
 #
 # Distances are L2 lengths over all trained weights together, so that the three can be compared. Predict: which one
@@ -135,8 +136,7 @@ _ = experiments.attack_all(attacks)
 measured = cache.side_by_side(landscape.slices, [landscape.Slices(attack.run) for attack in attacks["EFUF"]], "slices")
 
 # %%
-lines = {name: {"method": method, "curves": [[point["nll_forget"] for point in m[name]] for m in measured]}
-         for name, method in (("random", "base"), ("relapse", "EFUF"), ("attack", "SAM"))}
+lines = {way: {"method": way, "curves": readings.slice_lines(measured, way)} for way in ("random", "relapse", "attack")}
 slices = {"distances": landscape.DISTANCES, "lines": lines}
 n = len(setting.seeds)
 _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, setting.seeds,
@@ -144,21 +144,22 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
                  f"{n} seeds (faint), mean, 95 % interval.")
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely. The lower a
-# line goes, the more they are back.
+# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL of 6.5
+# nats a token is one in 700). The lower a line goes, the more they are back.
 #
-# Random directions do nothing at all, at any distance shown. In half a million dimensions a random vector is almost
-# perpendicular to everything that matters. Whoever tests "robustness" by adding noise to the weights measures this
-# line. The relapse direction drops at once. So the same point is perfectly flat and very sharp, depending on where
-# you look. *Sharp* means nothing until the direction is named.
+# The random line hardly moves at any distance shown. In half a million dimensions a random vector is almost
+# perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights
+# measures this line. The relapse line drops from the first step on, then flattens or turns: the steepest way at the
+# start is not the best way for long. The attack's line starts more gently and goes further down. So the same point is
+# flat and steep, depending on where you look. *Sharp* means nothing until direction and distance are named.
 
 # %%
 travelled = [round(m["attack_distance"], 2) for m in measured]
 print("L2 distance that 256 samples of relearning travel, one number a seed:", travelled)
-chair = {name: [[point["chair_s"] for point in m[name]] for m in measured] for name in landscape.DIRECTIONS}
-for name, curves in chair.items():
+for way in landscape.DIRECTIONS:
+    curves = readings.slice_lines(measured, way, "chair_s")
     crossed = [next((d for d, c in zip(landscape.DISTANCES, curve) if c > 0.5), None) for curve in curves]
-    print(f"{name:8s} first distance at which half of the captions hallucinate again: {crossed}")
+    print(f"{way:8s} first distance at which half of the captions hallucinate again: {crossed}")
 
 # %% [markdown]
 # The second print asks the question in the unit that users feel: at which distance does every other caption invent
@@ -170,10 +171,10 @@ for name, curves in chair.items():
 #
 # * Two minima of equal loss can differ in what a nudge does to them; SAM looks for the ones that bear it, by one step
 #   up before each step down.
-# * For a large model, sharpness is a property of a point *and a direction*. Random noise sees a plain where the
-#   relapse direction sees a cliff.
-# * SAM's step up is a normalised gradient step. For a hallucination that is the *relapse direction*: one step of
-#   relearning.
+# * For a large model, sharpness is a property of a point, *a direction and a distance*. Random noise sees a plain
+#   where the relapse direction sees a slope.
+# * SAM's step up is a normalised gradient step. Taken on the erasure loss of the hallucinations alone, it is the
+#   *relapse direction*: one step of relearning. That is chapter 03.
 #
 # ## What we did not show
 #
@@ -188,16 +189,17 @@ for name, curves in chair.items():
 #    where the choice flips.
 # 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into
 #    the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. What should happen to the NLL, and what
-#    happens to recall?
+# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction: `model =
+#    experiments.erased(attacks["EFUF"][0].run)`, `landscape.relapse_direction(model,
+#    experiments.kit(setting.seeds[0]).data("erase", "clip"))`, negated, goes to `landscape.along`. What should happen
+#    to the NLL, and what happens to recall?
 
-# %% tags=["exercise"]
+# %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number
+print("right" if my_length and abs(my_length - torch.full((490_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
 
-# %% tags=["solution"]
+# %% tags=["solution", "nbval-check-output"]
 my_length = 0.001 * 490_000**0.5
-
-# %% tags=["nbval-check-output"]
 print("right" if my_length and abs(my_length - torch.full((490_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
 
 # %% [markdown]

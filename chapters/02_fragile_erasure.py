@@ -22,9 +22,9 @@
 # **The question.** A model hallucinates. We train it a little to stop, and it stops. Is the hallucination gone?
 #
 # **What you will see.** How captions are cut into pieces to *forget* and pieces to *retain*, by CLIP alone, without
-# looking at the truth; what CLIP's mistakes cost; how a hundred training steps remove nearly all hallucinations (the
-# method is EFUF's, the baseline of this book); and how they return when someone fine-tunes the erased model on a few
-# hundred captions.
+# looking at the truth; what its caution costs; how a short training removes most hallucinations (the method is
+# EFUF's, the baseline of this book); what it damages; and how they return when someone fine-tunes the erased model on
+# a few hundred captions.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models.
 
@@ -71,8 +71,8 @@ print([text[start:end] for start, end in curate.sub_sentences(text)])
 # punished only the words *after* the comma, the model would learn to write the comma and then stall. The decision to
 # go on is part of the hallucination.
 #
-# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and thresholds of 10 (forget below) and 20
-# (retain above):
+# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and thresholds of 10 (forget below), 20 (retain
+# above) and 25 (keep the whole sentence if the mean is above and nothing is to be forgotten):
 
 # %% tags=["nbval-check-output"]
 names = {"cup": "cup", "bowl": "bowl", "fork": "fork"}
@@ -98,22 +98,24 @@ _ = figures.save(figures.fig_rates(rates, labels), "02_curation", rates, preset,
                  f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
 
 # %% [markdown]
-# CLIP is careful rather than complete: what it marks as hallucinated nearly always is, and a good part of the
-# hallucinations goes unmarked, because the thresholds are quantiles (the lowest 15 % of all scores are forgotten)
-# chosen without the truth. We shall see below what that costs.
+# The curation is careful rather than complete. What it marks as hallucinated nearly always is. A part goes unmarked,
+# and mostly not because CLIP errs: the thresholds are quantiles, chosen without the truth (the lowest 15 % of all
+# scores are forgotten, the upper 60 % retained), and more than 15 % of the mentions are hallucinated. We shall see
+# below what that costs.
 #
 # ## One caption, one row, three masks
 #
 # EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by **minus** their cross-entropy. *Retain*:
 # keep the grounded pieces likely. *Sentence*: keep whole clean captions likely, so that the model does not forget how
-# to talk and how to end. All three are masks over the tokens of the same row:
+# to talk and how to end. All three are masks over the tokens of one row. Here is a row with something to forget, and
+# a clean one:
 
 # %%
 data = kit.data("erase", "clip")
-row = int(data.forget.any(1).nonzero()[0])
-words = kit.processor.tokenizer.convert_ids_to_tokens(data.input_ids[row])
-for kind in ("forget", "retain", "sentence"):
-    print(f"{kind:9s}", [word for word, on in zip(words, getattr(data, kind)[row].tolist()) if on])
+for row in (int(data.forget.any(1).nonzero()[0]), int(data.sentence.any(1).nonzero()[0])):
+    words = kit.processor.tokenizer.convert_ids_to_tokens(data.input_ids[row])
+    for kind in ("forget", "retain", "sentence"):
+        print(f"row {row} {kind:9s}", [word for word, on in zip(words, getattr(data, kind)[row].tolist()) if on])
 
 # %% [markdown]
 # One step of the loss, on 64 captions. Read the signs: `neg` is *negative*, minus the likelihood loss of the pieces
@@ -121,20 +123,20 @@ for kind in ("forget", "retain", "sentence"):
 # `sent` are ordinary likelihood losses.
 
 # %%
-log = gradient(kit.fresh(), data[:64], get_method("EFUF"))
-print({name: round(value, 2) for name, value in log.items() if name != "norm"})
+losses = gradient(kit.fresh(), data[:64], get_method("EFUF"))
+print({name: round(value, 2) for name, value in losses.items() if name != "norm"})
 
 # %% [markdown]
 # ## Erase
 #
-# A hundred steps or so of AdamW, for every seed. Each run stops when the forgotten spans of *held-out* captions have
-# reached the same unlikelihood, a **matched forget level**: from chapter 03 on we compare methods, and a method that
-# forgets more would otherwise look more robust for that reason alone.
+# AdamW, for every seed. Each run stops when the forgotten spans of 128 held-out captions have reached the same NLL, a
+# **matched forget level**: from chapter 03 on we compare methods, and a method that forgets more would otherwise look
+# more robust for that reason alone. (These captions are used for nothing else.)
 
 # %%
 print(f"stop when the held-out forget NLL reaches {experiments.STOP_NLL} nats a token")
-attacks = presets.book_attacks(setting, "base", "EFUF", "EFUF oracle")
-results = experiments.attack_all(attacks)
+results = experiments.attack_all(presets.book_attacks(setting, "base", "EFUF"))
+print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
 
 # %%
 steps = min(len(r["log"]) for r in results["EFUF"])
@@ -149,19 +151,23 @@ _ = figures.save(figures.fig_training(training), "02_training", training, preset
 # scenes:
 
 # %%
-for metric in ("chair_s", "chair_i", "recall"):
+for metric in ("chair_s", "chair_i", "recall", "yes shown", "yes usual", "yes foreign"):
     before, after = (readings.after(results, name, metric, 100) for name in ("base", "EFUF"))
-    print(f"{metric:8s} before {stats.spell(before)} %   after {stats.spell(after)} %")
+    print(f"{metric:11s} before {stats.spell(before)} %   after {stats.spell(after)} %")
+before, after = (readings.after(results, name, "nll_retain") for name in ("base", "EFUF"))
+print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 3)} nats a token")
 
 # %% [markdown]
-# By the usual measures this is a success: almost no invented objects, almost nothing lost. Most papers stop here.
+# By the usual measures of captions this is a success. Read the other rows too: the NLL of grounded text has risen,
+# and in some seeds the *answers* suffer, although no question was trained on. Erasure is not free, and CHAIR with
+# recall does not show its whole price.
 #
 # ## Relearn
 #
 # Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with half the
 # learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
 # ask the model to describe the held-out scenes. Predict: how many captions until every other description invents
-# something again? The base model needed 6,000 to learn it.
+# something again? The base model was trained on 6,000 scenes.
 
 # %%
 curves = readings.curves(results, "base", "EFUF")
@@ -181,30 +187,32 @@ print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within 
 
 # %%
 before, attacked = readings.after(results, "EFUF", "chair_s", 100), [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]]
-metric = f"CHAIR_s of EFUF, %, after {curves['samples'][-1]} relearning samples, against right after erasure"
+metric = f"CHAIR_s of EFUF, %, right after erasure and after {curves['samples'][-1]} relearning samples"
 row = ledger.row("C1", "ch. 02", metric, before, attacked, want=1)
 _ = ledger.record([row], preset, setting.seeds)
 print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}")
 
 # %% [markdown]
-# The erased knowledge was not gone. The right panel shows how it returns: the likelihood of the forgotten words
-# creeps back long *before* the captions change, and then greedy decoding flips, in most scenes at nearly the same
-# time. CHAIR_s near zero told us nothing of how close to the edge we were.
+# The right panel shows how it returns: the NLL of the forgotten words falls from the first samples on, while CHAIR_s
+# still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how close to the
+# edge we were.
 #
-# ## What do CLIP's mistakes cost?
+# ## What does the curation cost?
 #
 # The same erasure with masks from the truth (an *oracle*, which no real data has), stopped at the same level, under
 # the same attack:
 
 # %%
-both = readings.curves(results, "EFUF", "EFUF oracle")
+few = setting.few()
+paired = experiments.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle"))
+both = readings.curves(paired, "EFUF", "EFUF oracle")
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
 _ = figures.save(figure, "02_oracle", both, preset, setting.seeds,
-                 f"EFUF with masks from CLIP and from the truth, {len(setting.seeds)} paired seeds, mean and 95 % interval.")
+                 f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired seeds, mean and 95 % interval.")
 
 # %%
 for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    clip, oracle = (readings.after(results, name, metric, factor) for name in ("EFUF", "EFUF oracle"))
+    clip, oracle = (readings.after(paired, name, metric, factor) for name in ("EFUF", "EFUF oracle"))
     print(f"{metric:10s} after erasure, CLIP - oracle: {stats.spell_paired(clip, oracle)}")
 late = readings.relapses(both)
 print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], late["EFUF oracle"]))
@@ -216,9 +224,9 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 #
 # * Erasure needs no human labels: CLIP's scores give pieces to forget and pieces to retain, with measurable precision
 #   and recall.
-# * Standard erasure removes nearly all hallucinations at nearly no cost, and a light fine-tuning brings them back.
-#   That is claim C1 of this book, and here it holds.
-# * The likelihood of the forgotten words is an earlier and finer gauge than CHAIR.
+# * Standard erasure removes most hallucinations from the captions, at a price that captions alone do not show.
+#   Whether a light fine-tuning brings them back is claim C1, and the ledger's row above answers it.
+# * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
@@ -228,19 +236,20 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 #
 # ## Exercises
 #
-# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there, and which one is empty of
-#    objects? Put the number into the next cell.
-# 2. *(easy)* Lower `experiments.STOP_NLL` to 3 and run the chapter again. Does the relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead (the attack's function takes any captions).
-#    Does it relapse?
+# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there? Put the number into the next
+#    cell.
+# 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run, stop_nll=3.0))` (`dataclasses.replace`) makes
+#    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `experiments.attack` runs it. Does the
+#    relapse come sooner?
+# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = kit.data("attack"); clean =
+#    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 400 samples. Does it relapse?
 
-# %% tags=["exercise"]
+# %% tags=["exercise", "nbval-check-output"]
 my_pieces = None  # your number
+print("right" if my_pieces == len(curate.sub_sentences("a street with a car; a bus, a truck!")) else "not yet")
 
-# %% tags=["solution"]
+# %% tags=["solution", "nbval-check-output"]
 my_pieces = 4
-
-# %% tags=["nbval-check-output"]
 print("right" if my_pieces == len(curate.sub_sentences("a street with a car; a bus, a truck!")) else "not yet")
 
 # %% [markdown]

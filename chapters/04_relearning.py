@@ -46,7 +46,6 @@ root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().pare
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
-import torch
 
 from lab import experiments, figures, ledger, presets, readings, stats
 from sare_min.attack import relearn
@@ -63,30 +62,27 @@ kit = experiments.kit(setting.seeds[0])
 # done. In the code he is a generator: he stops after the sample counts we name, so that we can measure in between.
 
 # %%
-model, nll = kit.fresh(), {}
-print("captions of the attacker:", *kit.said["attack"][:2], sep="\n  ")
+attacks = presets.book_attacks(setting, "base", "EFUF", "SARE")
+results = experiments.attack_all(attacks)  # erases and attacks all of them; what the cache has is only read
+
+# %%
+model, nll = experiments.erased(attacks["EFUF"][0].run), {}
 for n in relearn(model, kit.attack_data, at=(0, 8, 16), seed=kit.seed, progress=False):
     nll[n] = span_nll(model, kit.test_data)["forget"]
 print({n: round(value, 3) for n, value in nll.items()})
 
 # %% tags=["nbval-check-output"]
-print("measured after", list(nll), "samples")
-try:
-    next(relearn(model, kit.attack_data, at=(0, 12), progress=False))
-except ValueError as error:
-    print(str(error).split(" and at most")[0])
+print("measured after", list(nll), "samples; the forgotten words become likelier:", nll[16] < nll[0])
 
 # %% [markdown]
 # ## The headline
 #
-# All models are stopped at the same held-out forget NLL before the attack begins (`experiments.STOP_NLL`): a method
-# that simply forgets *more* would relapse later for that reason. They meet the same captions in the same order.
-# Predict before you look: what does the base model's line look like, and what would a *useless* Targeted-SAM look
-# like?
+# Both erasures were stopped at the same held-out forget NLL before the attack begins (`experiments.STOP_NLL`): a
+# method that simply forgets *more* would relapse later for that reason. They meet the same captions in the same
+# order. (SARE has had more steps to get there, see chapter 03; matching the level does not match the compute.)
+# Predict before you look: where is the base model's line, and where would SARE's be if Targeted-SAM did nothing?
 
 # %%
-attacks = presets.book_attacks(setting, "base", "EFUF", "SARE")
-results = experiments.attack_all(attacks)
 curves = readings.curves(results, "base", "EFUF", "SARE")
 
 # %%
@@ -97,9 +93,11 @@ _ = figures.save(figure, "04_relearning", curves, preset, setting.seeds,
                  "mean, 95 % interval of the mean.")
 
 # %% [markdown]
-# Left, what users see; right, what happens underneath. The faint lines matter: for one seed the relapse takes a few
-# steps, and *when* it comes differs from seed to seed more than between methods. A comparison on a single seed could
-# tell any story. So we pair: each seed has one base model, one data set, one attack, and two erasures.
+# Left, what users see; right, what happens underneath. The base model has nothing to relearn, its line stays where it
+# is; a Targeted-SAM that did nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes differs
+# from seed to seed, also within one method. So we pair: each seed has one base model, one data set, one attack, and
+# two erasures. The differences are printed with their interval, and with the number of seeds that share the mean's
+# sign.
 
 # %%
 relapse, area = readings.relapses(curves), readings.areas(curves)
@@ -116,17 +114,17 @@ _ = figures.save(figure, "04_paired", rows, preset, setting.seeds,
                  "last sample count.")
 
 # %% [markdown]
-# Claim C6 says that suppression *persists* under relearning. We split it in two, because the curve answers them
-# differently: does it persist *longer* than EFUF's, and does it *persist*, in the sense that it survives the whole
-# attack?
+# Claim C6 says that suppression *persists* under relearning. We ask two questions here, because the curve answers
+# them differently, and a third below: (a) does it persist *longer* than EFUF's; (b) does it *persist*, in the sense
+# that the whole attack raises CHAIR_s by less than ten points; (c) does (a) hold under a harder attack?
 
 # %%
 erased = readings.after(results, "SARE", "chair_s", 100)
 last = {name: [100 * r["curve"][-1]["chair_s"] for r in results[name]] for name in ("EFUF", "SARE")}
 end = curves["samples"][-1]
 claims = [ledger.row("C6a", "ch. 04", "relearning samples until CHAIR_s passes 50 %", relapse["EFUF"], relapse["SARE"], want=1),
-          ledger.row("C6b", "ch. 04", f"CHAIR_s of SARE, %, after {end} samples, against right after erasure",
-                     erased, last["SARE"], want=-1)]
+          ledger.row("C6b", "ch. 04", f"CHAIR_s of SARE, %, right after erasure and after {end} more samples",
+                     erased, last["SARE"], want=-1, margin=10, note="(persists: rises by less than 10)")]
 for row in claims:
     print(row["id"], row["metric"], "->", row["verdict"])
 print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {stats.spell(last['SARE'])} %")
@@ -134,13 +132,14 @@ print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {s
 # %% [markdown]
 # ## With masks from the truth
 #
-# CLIP's mistakes (chapter 02) leave some hallucinations unmarked. Do they change the comparison?
+# The curation (chapter 02) leaves some hallucinations unmarked. Does that change the comparison?
 
 # %%
-oracle = experiments.attack_all(presets.book_attacks(setting, "EFUF oracle", "SARE oracle"))
+few = setting.few()
+oracle = experiments.attack_all(presets.book_attacks(few, "EFUF oracle", "SARE oracle"))
 with_truth = readings.curves(oracle, "EFUF oracle", "SARE oracle")
 _ = figures.save(figures.fig_relapse(with_truth), "04_oracle", with_truth, preset, setting.seeds,
-                 f"The same attack after erasures with masks from the truth; {len(setting.seeds)} seeds.")
+                 f"The same attack after erasures with masks from the truth; {len(few.seeds)} seeds.")
 late = readings.relapses(with_truth)
 print("samples until relapse, SARE - EFUF, oracle masks:", stats.spell_paired(late["SARE oracle"], late["EFUF oracle"]))
 
@@ -150,10 +149,10 @@ print("samples until relapse, SARE - EFUF, oracle masks:", stats.spell_paired(la
 # Three times the learning rate. If the order of the methods only holds for one attacker it is not worth much.
 
 # %%
-hard = experiments.attack_all(presets.book_attacks(setting, "EFUF", "SARE", lr=3e-4))
+hard = experiments.attack_all(presets.book_attacks(few, "EFUF", "SARE", lr=3e-4))
 harder = readings.curves(hard, "EFUF", "SARE")
 _ = figures.save(figures.fig_relapse(harder), "04_harder", harder, preset, setting.seeds,
-                 f"The same attack with AdamW 3e-4; {len(setting.seeds)} seeds.")
+                 f"The same attack with AdamW 3e-4; {len(few.seeds)} seeds.")
 sooner = readings.relapses(harder)
 print("EFUF", stats.spell(sooner["EFUF"]), "  SARE", stats.spell(sooner["SARE"]))
 print("samples until relapse, SARE - EFUF:", stats.spell_paired(sooner["SARE"], sooner["EFUF"]))
@@ -165,37 +164,32 @@ print("C6c, SARE relapses later under the harder attack ->", claims[-1]["verdict
 # %% [markdown]
 # ## What we learned
 #
-# * Relapse is sudden in the captions and gradual underneath; single seeds mislead; pairing by seed and matching the
-#   forget level make the comparison fair.
-# * What Targeted-SAM buys, where it buys something, is *delay*: look at the end of every curve before you call a
-#   method robust.
+# * Relapse begins in the likelihoods, then shows in the captions; single seeds mislead; pairing by seed and matching
+#   the forget level remove two unfair advantages, not the third, compute.
+# * Delay is not persistence: look at the end of every curve before you call a method robust.
 #
 # ## What we did not show
 #
 # Other attackers (LoRA, other data, weight noise, quantisation), other methods (untargeted SAM, NPO), the whole front
 # of `lambda_neg` and `rho`, or a control that gives EFUF the compute of SARE. A microworld of half a million trained
-# weights says nothing certain about seven billion; the functions used here run there unchanged.
+# weights says nothing certain about seven billion.
 #
 # ## Exercises
 #
 # 1. *(easy)* A curve reads 0 % at 0 samples, 20 % at 64 and 80 % at 128. At how many samples does it pass 50 %, by
 #    linear interpolation? Put the number into the next cell.
-# 2. *(easy)* Attack with clean captions instead of hallucinated ones (`kit.data("attack")` and a mask). Does benign
-#    fine-tuning bring the hallucinations back?
-# 3. *(harder)* Let the attacker train the projector alone (`kit.fresh("projector")` shows how). Is he slower?
+# 2. *(easy)* Draw the recall along the attack (`keys=("recall",)` of `figures.fig_relapse`). Does the attacker pay
+#    for what he gets?
+# 3. *(harder)* Let the attacker train the projector alone: `set_trainable(experiments.erased(run), "projector")`,
+#    from `sare_min.llava`, goes to `relearn`. Is he slower?
 
-# %% tags=["exercise"]
+# %% tags=["exercise", "nbval-check-output"]
 my_samples = None  # your number
+print("right" if my_samples is not None and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])) < 1 else "not yet")
 
-# %% tags=["solution"]
+# %% tags=["solution", "nbval-check-output"]
 my_samples = 96
-
-# %% tags=["nbval-check-output"]
-print("right" if my_samples == stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8]) else "not yet")
-
-# %% tags=["nbval-check-output"]
-print("one seed says nothing of the spread:", stats.interval([96.0])[1:])
-print("torch threads:", torch.get_num_threads())
+print("right" if my_samples is not None and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])) < 1 else "not yet")
 
 # %% [markdown]
 # ## Sources

@@ -6,7 +6,6 @@ and every later forward starts at the projector.
 """
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     if info["missing_keys"] or info.get("mismatched_keys"):
         raise ValueError(f"{path}: no LLaVA checkpoint: {len(info['missing_keys'])} weights are missing or misshapen (first: "
                          f"{sorted(info['missing_keys'] or info['mismatched_keys'])[0]}). transformers would fill them with noise.")
-    model.to(pick_device(device)).eval().requires_grad_(False)
+    model.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device).eval().requires_grad_(False)
     side = model.config.vision_config.image_size
     blank = Image.new("RGB", (side, side))
     expanded = processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"]
@@ -45,11 +44,6 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
         raise ValueError(f"{path}: the processor makes {n_tokens} image tokens but the vision tower gives {n_features} features an image. "
                          "Mend patch_size, num_additional_image_tokens or vision_feature_select_strategy in processor_config.json.")
     return model, processor
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else CPU; any other name is torch's."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
 
 def set_trainable(model: nn.Module, part: str = "all", rank: int = 16) -> nn.Module:
@@ -80,7 +74,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def save(model: nn.Module, processor, path: str | Path) -> Path:
     """Write the checkpoint (or, with LoRA, the adapter that stock `PeftModel.from_pretrained` loads) whole or not at all."""
-    path, part = Path(path), Path(f"{path}.{os.getpid()}.part")
+    path, part = Path(path), Path(f"{path}.part")
     model.save_pretrained(part)
     processor.save_pretrained(part)
     shutil.rmtree(path, ignore_errors=True)

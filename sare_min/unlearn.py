@@ -1,7 +1,6 @@
 """METHODS, a table of settings, and the one training loop that they all share."""
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ class Training:
     micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
     lr: float = 2e-4
     weight_decay: float = 0.0
+    cooldown: int = 12  # last steps, over which the learning rate falls linearly: the end of a run must not hang on its last batch
 
 
 def get_method(name: str, **changes) -> Method:
@@ -93,8 +93,9 @@ def unlearn(model: nn.Module, data: Captions, method: Method, training: Training
             stop: Callable[[int], bool] | None = None, resume: str | Path | None = None, progress: bool = True) -> list[dict[str, float]]:
     """Train the model's trainable parameters by one method; returns a log row per step.
 
-    data: captions with forget, retain and sentence masks. stop(step): asked after each step; True ends the run (a matched forget
-    level). resume: a file that keeps the run's state, written every 20 steps; an interrupted run goes on from it bit for bit.
+    data: captions with forget, retain and sentence masks. stop(step): asked after each step; True starts the cool-down that ends
+    the run (a matched forget level). resume: a file that keeps the run's state, written every 20 steps; an interrupted run goes on
+    from it bit for bit, if it was not cooling down after a stop.
     """
     params, log = trainable(model), []
     optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay)
@@ -105,17 +106,20 @@ def unlearn(model: nn.Module, data: Captions, method: Method, training: Training
         with torch.no_grad():
             for parameter, saved in zip(params, state["params"], strict=True):
                 parameter.copy_(saved)
-    rows = draw_batches(data.forget.any(1), training.batch_size, seed)
+    rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), training.steps - 1
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
         chosen = next(rows)  # drawn also for the steps already done, so that a resumed run sees the same batches
         if step < len(log):
             continue
+        optimizer.param_groups[0]["lr"] = training.lr * min(1.0, (last - step + 1) / (training.cooldown + 1))
         log.append(gradient(model, data[chosen].to(params[0].device), method, training.micro_batch))
         optimizer.step()
         if resume and step % 20 == 19:
             part = Path(f"{resume}.part")
             torch.save({"params": params, "optimizer": optimizer.state_dict(), "log": log}, part)
-            os.replace(part, resume)
-        if stop and stop(step):
+            part.replace(resume)
+        if last == training.steps - 1 and stop and stop(step):
+            last = min(last, step + training.cooldown)
+        if step == last:
             break
     return log

@@ -1,5 +1,6 @@
 """The training loop and the attack."""
 import copy
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -59,8 +60,22 @@ def test_resume_is_exact(data, tmp_path):
     assert all(torch.equal(p, q) for p, q in zip(trainable(whole), trainable(fresh), strict=True))
 
 
-def test_stop_ends_the_run(model, data):
-    assert len(unlearn(model, data, METHODS["EFUF"], SHORT, stop=lambda step: step == 4, progress=False)) == 5
+@pytest.mark.parametrize("cooldown, steps", [(0, 5), (3, 8)])
+def test_stop_starts_the_cool_down_that_ends_the_run(model, data, cooldown, steps):
+    """Fails if a run goes on after its stop, or cools down for another number of steps."""
+    training = replace(SHORT, cooldown=cooldown)
+    assert len(unlearn(model, data, METHODS["EFUF"], training, stop=lambda step: step == 4, progress=False)) == steps
+
+
+def test_the_learning_rate_falls_at_the_end(data):
+    """Fails if the cool-down does not shrink the last steps."""
+    moved = []
+    for cooldown in (0, 20):
+        model, path = tiny_llava(), []
+        unlearn(model, data, METHODS["EFUF"], replace(SHORT, cooldown=cooldown), progress=False,
+                stop=lambda step, model=model, path=path: path.append(torch.cat([p.detach().reshape(-1) for p in trainable(model)])))
+        moved.append(float((path[-1] - path[-2]).norm()))
+    assert moved[1] < 0.2 * moved[0]
 
 
 def test_batches_hold_their_share_of_forget_rows():

@@ -32,7 +32,8 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/atta
                "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-STOP_NLL = 6.5  # nats a token: every erasure ends when the held-out forgotten spans are this unlikely (the base model: 0.4)
+STOP_NLL = 6.5  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
+N_STOP = 128  # captions that this is measured on, at every step
 MAX_STEPS = 240
 logging.disable_progress_bar()
 cache.one_thread()
@@ -43,7 +44,7 @@ def noise_control(job: tuple[int, float]) -> dict[str, float]:
     seed, noise = job
     world = kit(seed)
     model, _ = load(base_folder(seed, World(noise=noise)) / "llava", device="cpu")
-    return world.measure(model)
+    return world.measure(model) | world.yes_rates(model)
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
@@ -109,8 +110,8 @@ class Kit:
         Quantiles, because a score's scale depends on the CLIP: EFUF's absolute values belong to ViT-B/32 with a sliding window.
         """
         said = [score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)]
-        low, mid, high = torch.tensor(said).quantile(torch.tensor([0.15, 0.25, 0.40])).tolist()
-        return Thresholds(forget_below=low, retain_above=high, sentence_above=mid)
+        low, high = torch.tensor(said).quantile(torch.tensor([0.15, 0.40])).tolist()
+        return Thresholds(forget_below=low, retain_above=high, sentence_above=high)
 
     def spans(self, split: str, masks: str = "oracle") -> list[dict[str, list[Span]]]:
         """What to forget and keep in each caption, by "oracle" or (erasure captions) by "clip"."""
@@ -126,9 +127,16 @@ class Kit:
         return self.data("test")
 
     @cached_property
+    def stop_data(self) -> Captions:
+        """N_STOP hallucinated captions, kept from the attacker and from every reported number: they say when to stop erasing."""
+        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]][:N_STOP]
+        spans, scenes = self.spans("attack"), [self.scenes["attack"][i] for i in rows]
+        return encode(self.processor, self.features(scenes), [self.said["attack"][i] for i in rows], [spans[i] for i in rows])
+
+    @cached_property
     def attack_data(self) -> Captions:
         """Hallucinated captions of scenes that no erasure saw, whole: what a relearning attacker would fine-tune on."""
-        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]]
+        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]][N_STOP:]
         return encode(self.processor, self.features([self.scenes["attack"][i] for i in rows]), [self.said["attack"][i] for i in rows])
 
     def marked(self, row: int, text: str) -> dict:
@@ -213,7 +221,7 @@ def _do_run(path: Path, spec: Run) -> None:
         data = with_reference(world.model, world.data("erase", spec.masks))
 
         def reached(step: int) -> bool:
-            return spec.stop_nll is not None and step % 4 == 3 and span_nll(model, world.test_data)["forget"] >= spec.stop_nll
+            return spec.stop_nll is not None and span_nll(model, world.stop_data)["forget"] >= spec.stop_nll
 
         method = get_method(spec.method, **dict(spec.changes))
         log = unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)

@@ -26,8 +26,11 @@ STYLE = {  # method -> (colour, marker, dash)
     "base": ("#949494", "o", (1, 1)),
     "EFUF": ("#de8f05", "s", (4, 2)),
     "SARE": ("#0173b2", "D", ()),
-    "EFUF oracle": ("#ca9161", "s", (1, 1.5)),
+    "EFUF oracle": ("#fbafe4", "s", (1, 1.5)),
     "SARE oracle": ("#56b4e9", "D", (1, 1.5)),
+    "relapse": ("#de8f05", "s", (4, 2)),  # directions in weight space, from the same seaborn palette
+    "attack": ("#ca9161", "P", (6, 2, 1, 2)),
+    "random": ("#949494", "o", (1, 1)),
     "SAM": ("#029e73", "^", (6, 2, 1, 2)),
     "NPO": ("#cc78bc", "v", (2, 2)),
 }
@@ -51,7 +54,9 @@ def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequenc
     where.mkdir(parents=True, exist_ok=True)
     stamp = "" if preset == "full" else "fast preset: two seeds, a coarse grid. "
     text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
-    figure.text(0.01, -0.01, text, fontsize=8, color="#374151", va="top", ha="left")
+    figure.canvas.draw()
+    below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02
+    figure.text(0.01, below, text, fontsize=8, color="#374151", va="top", ha="left")
     figure.savefig(where / f"{name}.png", metadata={"Software": None})
     versions = {package: version(package) for package in ("torch", "transformers", "peft")}
     facts = {"figure": name, "caption": caption, "preset": preset, "seeds": list(seeds), "versions": versions, "results": results}
@@ -76,7 +81,7 @@ def _curves(ax: Axes, x: Sequence[float], lines: Mapping[str, tuple[str, Sequenc
         for curve in curves:
             ax.plot(x, curve, color=colour, alpha=0.3, linewidth=0.8)
         mean, low, high = band(curves, bounds)
-        ax.plot(x, mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None))
+        ax.plot(x, mean, color=colour, marker=marker, markersize=4, markevery=max(1, len(x) // 12), dashes=dash or (None, None))
         if len(curves) > 2:  # two seeds give an interval that fills the figure and says nothing
             ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         ends.append((mean[-1], label, colour))
@@ -191,13 +196,15 @@ def fig_geometry(results: Mapping, ax: Axes | None = None) -> Figure:
     ax.figure.colorbar(contour, ax=ax, label="L_neg (dark: the hallucination is likely)")
     x, y = results["theta"]
     ax.plot(x, y, "o", color="#111827")
-    ax.annotate("theta", (x, y), xytext=(-8, -14), textcoords="offset points", ha="right")
+    ax.annotate("theta", (x, y), xytext=(8, -12), textcoords="offset points")
     tip = (x + results["eps"][0], y + results["eps"][1])
     ax.annotate("", tip, (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2})
-    ax.annotate("theta + eps*: the relapse", tip, xytext=(6, 4), textcoords="offset points", color="#d55e00")
-    for (label, (dx, dy)), colour, shift in zip(results["gradients"].items(), ("#de8f05", "#0173b2"), (-14, 8)):
+    ax.annotate("theta + eps*:\nthe relapse", tip, xytext=(-4, 8), textcoords="offset points", color="#d55e00", ha="right",
+                fontweight="bold")
+    for (label, (dx, dy)), colour, side in zip(results["gradients"].items(), ("#de8f05", "#023e8a"), ("right", "left"), strict=True):
         ax.annotate("", (x - dx, y - dy), (x, y), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
-        ax.annotate(label, (x - dx, y - dy), xytext=(6, shift), textcoords="offset points", color=colour, fontweight="bold")
+        ax.annotate(label, (x - dx, y - dy), xytext=(-6 if side == "right" else 8, -10), textcoords="offset points", color=colour,
+                    fontweight="bold", ha=side)
     ax.set(xlabel="weight 1", ylabel="weight 2", aspect="equal")
     ax.grid(False)
     return ax.figure

@@ -25,16 +25,18 @@ CLAIMS = {
 MARK = "<!-- ledger: written by `python -m lab.ledger` from figures/claims.json -->"
 
 
-def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Sequence[float], want: int, note: str = "") -> dict:
-    """One row: the paired difference sare - baseline (one value a seed each) and its verdict; want: the sign that the claim predicts.
+def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Sequence[float], want: int, margin: float = 0.0,
+        note: str = "") -> dict:
+    """One row: the paired difference sare - baseline (one value a seed each) and its verdict.
 
+    want: the sign that the claim predicts. margin: what a claim that something is kept may lose (stats.verdict).
     id: a key of CLAIMS, with a letter where a claim is tested twice ("C6a"). Raises KeyError for a claim that is not one.
     """
     found = stats.paired(sare, baseline)
     return {"id": id, "claim": CLAIMS[id[:2]], "command": "make execute", "chapter": chapter, "n_seeds": found["n_seeds"],
             "metric": metric, "baseline": float(np.mean(baseline)), "sare": float(np.mean(sare)), "diff": found["diff"],
             "ci95": found["ci95"],
-            "seeds_agreeing": found["seeds_agreeing"], "verdict": stats.verdict(sare, baseline, want), "note": note}
+            "seeds_agreeing": found["seeds_agreeing"], "verdict": stats.verdict(sare, baseline, want, margin), "note": note}
 
 
 def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
@@ -57,7 +59,7 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
 def table(rows: Sequence[dict]) -> str:
     """The ledger as Markdown, claims that fail on top."""
     order = ["not supported", "undecided", "supported", "not tested"]
-    lines = ["| claim | measured (chapter) | baseline | SARE | difference, 95 % interval | seeds | verdict |",
+    lines = ["| claim | measured (chapter) | before or baseline | after or SARE | difference, 95 % interval | seeds | verdict |",
              "|---|---|---|---|---|---|---|"]
     for r in sorted(rows, key=lambda r: (order.index(r["verdict"]), r["id"])):
         if r["verdict"] == "not tested":

@@ -16,6 +16,10 @@ class Preset:
     noise: tuple[float, ...]  # caption noise of the control models (chapter 00)
     n_noise_seeds: int
 
+    def few(self) -> Preset:
+        """The first five seeds, for comparisons that are no headline."""
+        return replace(self, seeds=self.seeds[:5])
+
 
 PRESETS = {
     "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1),

@@ -26,8 +26,19 @@ def areas(drawn: dict) -> dict[str, list[float]]:
 
 
 def after(results: dict[str, list[dict]], name: str, metric: str, factor: float = 1) -> list[float]:
-    """A metric of the named row after erasure, one value a seed."""
-    return [factor * result["erased"][metric] for result in results[name]]
+    """A metric of the named row after erasure, one value a seed; "yes shown", "yes usual", "yes foreign" are the yes rates."""
+    is_yes = metric.startswith("yes ")
+    return [factor * (result["erased"]["yes"][metric[4:]] if is_yes else result["erased"][metric]) for result in results[name]]
+
+
+def slice_lines(row: list[dict], way: str, metric: str = "nll_forget") -> list[list[float]]:
+    """Of landscape.slices, one result a seed: the metric at each distance along one direction, a curve a seed."""
+    return [[point[metric] for point in result[way]] for result in row]
+
+
+def nll_lost(row: list[dict], way: str, index: int) -> list[float]:
+    """Of landscape.slices: how much of the forget NLL is lost at the index-th distance along one direction, one value a seed."""
+    return [curve[0] - curve[index] for curve in slice_lines(row, way)]
 
 
 def judge_curation(world: Kit) -> dict:

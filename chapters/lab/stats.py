@@ -74,10 +74,12 @@ def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) 
     return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {sign}"
 
 
-def verdict(one: Sequence[float], other: Sequence[float], want: int) -> str:
+def verdict(one: Sequence[float], other: Sequence[float], want: int, margin: float = 0.0) -> str:
     """ "supported" if the 95 % interval of the paired difference lies wholly on the claim's side (want = +1: one > other; -1: less),
-    "not supported" if wholly on the other side, else "undecided": the interval spans zero.
+    "not supported" if wholly on the other side, else "undecided".
+
+    margin: what a claim that something is *kept* may lose and still hold: its side then begins at -margin instead of zero.
     """
-    low, high = (want * bound for bound in paired(one, other)["ci95"])
-    low, high = min(low, high), max(low, high)
+    bounds = [want * bound + margin for bound in paired(one, other)["ci95"]]
+    low, high = min(bounds), max(bounds)
     return "supported" if low > 0 else "not supported" if high < 0 else "undecided"

@@ -1,0 +1,48 @@
+"""The ledger: verdicts computed, failures on top, README and file in step."""
+import json
+
+import pytest
+
+from lab import cache, figures, ledger
+
+BASE, SARE = [200.0, 210.0, 190.0, 205.0], [300.0, 320.0, 280.0, 310.0]
+
+
+def test_verdict_follows_the_interval():
+    """Fails if a verdict is typed, or the claim's direction is lost."""
+    assert ledger.row("C6a", "ch. 04", "samples", BASE, SARE, want=1)["verdict"] == "supported"
+    assert ledger.row("C6a", "ch. 04", "samples", BASE, SARE, want=-1)["verdict"] == "not supported"
+    assert ledger.row("C4", "ch. 03", "CHAIR_s", BASE, [201.0, 209.0, 191.0, 204.0], want=1)["verdict"] == "undecided"
+    with pytest.raises(KeyError):
+        ledger.row("C9", "ch. 09", "magic", BASE, SARE, want=1)
+
+
+def test_record_merges_and_lists_what_was_not_tested(tmp_path, monkeypatch):
+    """Fails if a chapter that runs again doubles its row, or an untested claim is left out."""
+    monkeypatch.setattr(figures, "folder", lambda preset, seeds: tmp_path)
+    for sare in (BASE, SARE):
+        path = ledger.record([ledger.row("C6a", "ch. 04", "samples", BASE, sare, want=1)], "full", (1, 2, 3, 4))
+    rows = json.loads(path.read_text())
+    assert [r["id"] for r in rows] == ["C1", "C2", "C3", "C4", "C5", "C6a", "C7", "C8"]
+    assert {r["verdict"] for r in rows if r["id"] != "C6a"} == {"not tested"}
+    assert rows[5]["diff"] == 101.25 and rows[5]["seeds_agreeing"] == 4
+
+
+def test_what_fails_stands_on_top():
+    rows = [ledger.row("C1", "ch. 02", "x", BASE, SARE, want=1), ledger.row("C4", "ch. 03", "y", BASE, SARE, want=-1)]
+    lines = ledger.table(rows).splitlines()
+    assert "**C4**" in lines[2] and "**not supported**" in lines[2] and "**C1**" in lines[3]
+
+
+def test_readme_shows_the_books_ledger():
+    """Fails if the README's table is edited by hand, or the book was run and the README not written."""
+    rows = json.loads((cache.ROOT / "figures/claims.json").read_text())
+    parts = (cache.ROOT / "README.md").read_text().split(ledger.MARK)
+    assert len(parts) == 3 and parts[1].strip() == ledger.table(rows)
+
+
+def test_a_readme_without_marks_is_named(tmp_path):
+    (tmp_path / "README.md").write_text("nothing")
+    (tmp_path / "claims.json").write_text("[]")
+    with pytest.raises(ValueError, match="README.md: the ledger's mark must stand there twice"):
+        ledger.write_readme(tmp_path / "README.md", tmp_path / "claims.json")
