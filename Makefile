@@ -28,9 +28,9 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	mkdir -p $(@D) && touch $@
 else
-$(STAMP): requirements.txt $(CONSTRAINTS) pyproject.toml
+$(STAMP): requirements.txt $(wildcard $(CONSTRAINTS)) pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c $(CONSTRAINTS) -e .
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt $(addprefix -c ,$(CONSTRAINTS)) -e .
 	touch $@
 endif
 

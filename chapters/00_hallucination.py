@@ -35,7 +35,7 @@
 # `chapters/.cache/`).
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds, as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -209,7 +209,7 @@ for metric, what in (("chair_s", "CHAIR_s"), ("usual", "“yes” to a usual but
 
 # %%
 figure = figures.fig_rates(by_noise, labels)
-_ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds,
+_ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds[: setting.n_noise_seeds],
                  "Base models trained on captions with other shares of noise; 200 held-out scenes a seed, "
                  f"{setting.n_noise_seeds} seeds.")
 

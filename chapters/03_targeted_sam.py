@@ -32,7 +32,7 @@
 # **Time.** About two minutes on two CPU cores after chapter 02.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds, as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -125,7 +125,7 @@ def toy_neg(w):
 
 (plain,) = torch.autograd.grad(toy_neg(theta), theta)
 eps = rho * plain / plain.norm()
-with sam.perturbed([theta], [plain.clone()], rho):
+with sam.perturbed([theta], [plain], rho):
     (there,) = torch.autograd.grad(toy_neg(theta), theta)
 axis = np.linspace(-0.9, 1.1, 81)
 surface = toy_neg(torch.tensor(np.stack(np.meshgrid(axis, axis), -1), dtype=torch.float32)).tolist()
@@ -151,7 +151,7 @@ def by_hand(rho):
     parts = method_losses(model, data, METHODS["SARE"], n)
     direction = torch.autograd.grad(parts["neg"], params, retain_graph=True)  # 1. the relapse direction, at home
     (parts["pos"] + parts["sent"]).backward()  # 2. grounded text, at home
-    with sam.perturbed(params, direction, rho):  # 3. to the relapse and back (direction's storage keeps theta)
+    with sam.perturbed(params, direction, rho):  # 3. to the relapse, and back
         (0.1 * method_losses(model, data, METHODS["SARE"], n)["neg"]).backward()  # 4. erase there
     return torch.cat([p.grad.reshape(-1) for p in params])
 
@@ -202,7 +202,7 @@ results = experiments.attack_all(attacks)
 
 
 # %%
-for metric, factor in (("chair_s", 100), ("chair_i", 100), ("recall", 100), ("nll_forget", 1), ("nll_retain", 1)):
+for metric, factor in (("chair_s", 100), ("chair_i", 100), ("recall", 100), ("stop_level", 1), ("nll_forget", 1), ("nll_retain", 1)):
     efuf, sare = (stats.spell(readings.after(results, name, metric, factor), 2) for name in ("EFUF", "SARE"))
     print(f"{metric:10s} EFUF {efuf}   SARE {sare}")
 print("steps     ", *(f"{name} {stats.spell([len(r['log']) for r in results[name]])}  " for name in ("EFUF", "SARE")))
@@ -290,8 +290,7 @@ _ = ledger.record(claims, preset, setting.seeds)
 # ## What it costs
 #
 # A row with forget tokens needs a second forward and two more backward passes; a row without needs nothing more, and
-# is treated so. No other weights are kept than one copy of the trained ones, in the storage of a gradient that is
-# needed anyway.
+# is treated so. One more copy of the trained weights is kept for the time of the second pass, none beyond.
 #
 # ## What we learned
 #

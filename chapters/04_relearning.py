@@ -28,7 +28,7 @@
 # **Time.** About two minutes on two CPU cores after chapters 02 and 03.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds, as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -138,7 +138,7 @@ print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {s
 few = setting.few()
 oracle = experiments.attack_all(presets.book_attacks(few, "EFUF oracle", "SARE oracle"))
 with_truth = readings.curves(oracle, "EFUF oracle", "SARE oracle")
-_ = figures.save(figures.fig_relapse(with_truth), "04_oracle", with_truth, preset, setting.seeds,
+_ = figures.save(figures.fig_relapse(with_truth), "04_oracle", with_truth, preset, few.seeds,
                  f"The same attack after erasures with masks from the truth; {len(few.seeds)} seeds.")
 late = readings.relapses(with_truth)
 print("samples until relapse, SARE - EFUF, oracle masks:", stats.spell_paired(late["SARE oracle"], late["EFUF oracle"]))
@@ -151,7 +151,7 @@ print("samples until relapse, SARE - EFUF, oracle masks:", stats.spell_paired(la
 # %%
 hard = experiments.attack_all(presets.book_attacks(few, "EFUF", "SARE", lr=3e-4))
 harder = readings.curves(hard, "EFUF", "SARE")
-_ = figures.save(figures.fig_relapse(harder), "04_harder", harder, preset, setting.seeds,
+_ = figures.save(figures.fig_relapse(harder), "04_harder", harder, preset, few.seeds,
                  f"The same attack with AdamW 3e-4; {len(few.seeds)} seeds.")
 sooner = readings.relapses(harder)
 print("EFUF", stats.spell(sooner["EFUF"]), "  SARE", stats.spell(sooner["SARE"]))

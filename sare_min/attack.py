@@ -1,6 +1,4 @@
 """The relearning attack: how little fine-tuning brings the erased hallucinations back?"""
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -43,7 +43,7 @@ class Captions:
         """The given rows, cut to their longest one, with only their images' features."""
         image = self.image[rows]
         reference = None if self.reference is None else self.reference[rows]
-        chosen = Captions(**{name: getattr(self, name)[rows] for name in TOKENS}, image=torch.arange(len(image)),
+        chosen = Captions(**{name: getattr(self, name)[rows] for name in TOKENS}, image=torch.arange(len(image), device=image.device),
                           features=self.features[image], reference=reference)
         return chosen.cut(int(chosen.attention_mask.sum(1).max()) if len(image) else 0)
 
@@ -72,11 +72,11 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
 def render(processor, question: str, caption: str | None = None) -> str:
     """The chat template's text of the question about an image, up to the answer or, with a caption, to its end plus EOS."""
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
     if caption is None:
-        return processor.apply_chat_template(chat, add_generation_prompt=True)
-    chat.append({"role": "assistant", "content": [{"type": "text", "text": caption}]})
-    text = processor.apply_chat_template(chat)
-    return text[: text.rindex(caption) + len(caption)] + processor.tokenizer.eos_token
+        return prompt
+    text = processor.apply_chat_template([*chat, {"role": "assistant", "content": [{"type": "text", "text": caption}]}])
+    return text[: text.index(caption, len(prompt)) + len(caption)] + processor.tokenizer.eos_token
 
 
 def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str):
@@ -113,6 +113,8 @@ def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence
         last = from_end[row] + eos + len(caption) - 1
         for kind, pieces in spans[row].items():
             for start, end in pieces:
+                if kind not in masks or not 0 <= start < end <= len(caption):
+                    raise ValueError(f"caption {row}: {kind} span ({start}, {end}) does not fit {caption!r}. Kinds are {', '.join(masks)}.")
                 end += eos if kind == "sentence" and end == len(caption) else 0
                 masks[kind][row] |= (start <= last) & (last < end) & attention[row].bool()
     return Captions(ids, attention, **masks, image=image, features=features)
@@ -123,9 +125,8 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
     is_image = input_ids == model.config.image_token_id
     wrong = (is_image.sum(1) != features.shape[1]).nonzero()
     if len(wrong):
-        row = int(wrong[0])
-        raise ValueError(f"row {row} has {int(is_image[row].sum())} image tokens but its image has {features.shape[1]} features: "
-                         "give each row one image placeholder and encode it with this model's own processor.")
+        raise ValueError(f"row {int(wrong[0])} has {int(is_image[wrong[0]].sum())} image tokens but its image has {features.shape[1]} "
+                         "features: give each row one image placeholder and encode it with this model's own processor.")
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -133,11 +134,11 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
 
 
 def token_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """NLL in nats of each token given all before it, (B, T); 0 up to the batch's first counted token."""
+    """NLL in nats of each token given all before it, (B, T); 0 up to the first token that any row counts."""
     model = base(model)
     counted = (batch.forget | batch.retain | batch.sentence).any(0).nonzero()
-    if not len(counted):
-        raise ValueError("this batch has no forget, retain or sentence token to score: drop it, or check its spans.")
+    if not len(counted):  # curation leaves captions between the thresholds without any
+        return torch.zeros(batch.input_ids.shape, device=batch.input_ids.device)
     first = int(counted.min())
     logits = model(inputs_embeds=embed(model, batch.input_ids, batch.features), attention_mask=batch.attention_mask,
                    logits_to_keep=batch.input_ids.shape[1] - first + 1, use_cache=False).logits

@@ -1,10 +1,8 @@
 """Curation: cut captions into sub-sentences, let CLIP say which of their objects are in the picture, and mark what to forget.
 
-EFUF's rule (arXiv 2402.09801, section 3), which SARE takes over: an object with S(o) < T1 makes its sub-sentence *forget*, one with
-S(o) > T0 makes it *retain*; a caption whose mean score is above T2 and that has nothing to forget is kept whole (*sentence*).
+EFUF's rule (arXiv 2402.09801, section 3), which SARE takes over: a sub-sentence is *forget* if one of its objects has S(o) < T1, and
+*retain* if all have S(o) > T0; a caption whose mean score is above T2 and that has nothing to forget is kept whole (*sentence*).
 """
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +47,7 @@ def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
 def clip_scores(clip, image_processor, tokenizer, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64,
                 progress: bool = False) -> Tensor:
     """CLIP's logits of each image with each text, (n images, n texts); whole image, no window."""
-    tokens = tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False).to(clip.device)
-    rows = []
+    tokens, rows = tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False).to(clip.device), []
     for start in tqdm(range(0, len(images), batch_size), desc="CLIP scores", disable=not progress):
         pixels = image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"].to(clip.device)
         rows.append(clip(**tokens, pixel_values=pixels).logits_per_image.cpu())
@@ -68,6 +65,8 @@ def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synon
         found = mentions(caption, synonyms)
         if not found:
             raise ValueError(f"caption {row} names no known object: {caption!r}. Drop it, or add its words to the synonyms.")
+        if unscored := [noun for noun, _ in found if noun not in score]:
+            raise ValueError(f"caption {row} names {unscored[0]!r}, which has no CLIP score: score every object of the synonyms.")
         spans: dict[str, list[Span]] = {"forget": [], "retain": [], "sentence": []}
         for start, end in sub_sentences(caption):
             inside = [score[noun] for noun, (at, _) in found if start <= at < end]

@@ -1,18 +1,16 @@
-"""A LLaVA from disk or hub: load, choose what trains, encode captions, run, generate, save.
+"""A LLaVA from disk or hub: load, choose what trains, cache image features, generate, save.
 
-Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a 0.8 M microworld model and
-llava-hf/llava-1.5-7b-hf take the same path. The vision tower stays frozen; its features are computed once per image (`embed_images`)
-and every later forward starts at the projector.
+Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a microworld model of one million
+parameters and llava-hf/llava-1.5-7b-hf take the same path. The vision tower stays frozen; its features are computed once per image
+(`embed_images`) and every later forward starts at the projector.
 """
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from PIL import Image, UnidentifiedImageError
+from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -28,16 +26,15 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     try:
         model, info = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: no LLaVA checkpoint could be loaded ({error}). Give a directory written by "
-                         "sare_min.save or save_pretrained, or a hub name such as llava-hf/llava-1.5-7b-hf.") from error
+        blank = Image.new("RGB", (model.config.vision_config.image_size,) * 2)
+        expanded = processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"]
+    except Exception as error:  # each library below has its own; all mean the same to the reader
+        raise ValueError(f"{path}: no LLaVA checkpoint could be loaded ({type(error).__name__}: {error}). Give a directory written by "
+                         "sare_min.llava.save or save_pretrained, or a hub name such as llava-hf/llava-1.5-7b-hf.") from error
     if info["missing_keys"] or info.get("mismatched_keys"):
-        raise ValueError(f"{path}: no LLaVA checkpoint: {len(info['missing_keys'])} weights are missing or misshapen (first: "
-                         f"{sorted(info['missing_keys'] or info['mismatched_keys'])[0]}). transformers would fill them with noise.")
+        first = sorted(info["missing_keys"] or info["mismatched_keys"])[0]
+        raise ValueError(f"{path}: no whole LLaVA checkpoint: {first} and maybe more is missing or misshapen. Fetch or save it again.")
     model.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device).eval().requires_grad_(False)
-    side = model.config.vision_config.image_size
-    blank = Image.new("RGB", (side, side))
-    expanded = processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"]
     n_tokens = int((expanded == model.config.image_token_id).sum())
     n_features = embed_images(model, processor, [blank]).shape[1]
     if n_tokens != n_features:
@@ -73,12 +70,22 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 
 def save(model: nn.Module, processor, path: str | Path) -> Path:
-    """Write the checkpoint (or, with LoRA, the adapter that stock `PeftModel.from_pretrained` loads) whole or not at all."""
-    path, part = Path(path), Path(f"{path}.part")
+    """Write the checkpoint, or with LoRA the adapter that stock `PeftModel.from_pretrained` loads; it replaces one of its own kind.
+
+    A crash leaves the old one or the new one whole (at worst as PATH.old). Raises ValueError if PATH holds anything else.
+    """
+    path, part, old = Path(path), Path(f"{path}.part"), Path(f"{path}.old")
+    kind = "adapter_config.json" if isinstance(model, PeftModel) else "config.json"
+    if path.exists() and any(path.iterdir()) and not (path / kind).exists():
+        raise ValueError(f"{path}: holds something else than the checkpoint to be replaced (no {kind}): save to a new directory.")
+    for leftover in (part, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     model.save_pretrained(part)
     processor.save_pretrained(part)
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
     part.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
     return path
 
 
@@ -86,7 +93,7 @@ def open_image(path: str | Path) -> Image.Image:
     """Read an image file as RGB; raises ValueError naming the file if it is missing, empty or broken."""
     try:
         return Image.open(path).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: this image could not be read ({error}). Replace the file or drop its row.") from error
 
 
@@ -94,12 +101,15 @@ def open_image(path: str | Path) -> Image.Image:
 def embed_images(model: nn.Module, processor, images: Sequence[Image.Image], batch_size: int = 64, progress: bool = False) -> Tensor:
     """Frozen vision features of each image, as the projector receives them: (n, N tokens, D), on CPU."""
     model, features = base(model), []
-    # A hook on the projector's input leaves the choice of layer and of the class token to transformers.
-    hook = model.model.multi_modal_projector.register_forward_pre_hook(lambda _, args: features.append(args[0].cpu()))
+    projector, tower = model.model.multi_modal_projector, model.model.vision_tower
+    # A hook on the projector's input leaves the choice of layer and of the class token to transformers; what it returns is what the
+    # projector gets, which may train in fp32 behind a bf16 tower.
+    hook = projector.register_forward_pre_hook(
+        lambda _, inputs: (features.append(inputs[0].cpu()), inputs[0].to(next(projector.parameters()).dtype))[1:])
     try:
         for start in tqdm(range(0, len(images), batch_size), desc="image features", disable=not progress):
             pixels = processor.image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"]
-            model.get_image_features(pixels.to(model.device, model.dtype))
+            model.get_image_features(pixels.to(model.device, next(tower.parameters()).dtype))
     finally:
         hook.remove()
     return torch.cat(features)
@@ -114,6 +124,8 @@ def generate(model: nn.Module, processor, features: Tensor, question: str | Sequ
     """
     model, answers = base(model), []
     questions = [question] * len(features) if isinstance(question, str) else list(question)
+    if len(questions) != len(features):
+        raise ValueError(f"generate: {len(questions)} questions for {len(features)} images: give one, or one for each.")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)

@@ -3,8 +3,6 @@
 A caption is one row and its sub-sentences are masks over the same tokens (*packing*). In a causal model the NLL of a token does not
 depend on what follows, so this equals one row per sub-sentence, without repeating the image tokens for each.
 """
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .captions import Captions, token_nll
-
-ForgetLoss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def erasure(nll: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -38,7 +34,7 @@ def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) 
 class Method:
     """One row of METHODS. A loss is minimised: L = lambda_neg * L_neg + lambda_pos * L_pos + lambda_sent * L_sent."""
 
-    forget_loss: ForgetLoss = erasure
+    forget_loss: Callable[..., Tensor] = erasure  # (nll, mask, reference) -> one term a row
     per: str = "token"  # L_neg is a mean per forget "token" or per "row" that has some
     lambda_neg: float = 0.1  # ours; EFUF's released 0.3 soon breaks the grammar of a model this small
     lambda_pos: float = 1.0
@@ -67,5 +63,10 @@ def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str
 
 
 def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack."""
+    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack.
+
+    Raises ValueError if no token is marked: curated captions that hallucinate have forget masks and no sentence.
+    """
+    if not batch.sentence.any():
+        raise ValueError(f"none of {len(batch)} captions has a sentence token to train on: encode them without spans.")
     return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

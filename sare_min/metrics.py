@@ -1,6 +1,4 @@
 """What a model says, in numbers: CHAIR of its captions and the NLL of spans."""
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 
 import torch
@@ -29,12 +27,11 @@ def chair(mentions: Sequence[Sequence[str]], truths: Sequence[Collection[str]]) 
 @torch.no_grad()
 def span_nll(model: nn.Module, data: Captions, batch_size: int = 128) -> dict[str, float]:
     """Mean NLL in nats per forget, retain and sentence token (nan where a mask is empty)."""
-    device, totals = next(model.parameters()).device, {kind: [0.0, 0] for kind in ("forget", "retain", "sentence")}
+    device, totals = next(model.parameters()).device, {kind: torch.zeros(2).double() for kind in ("forget", "retain", "sentence")}
     for rows in torch.arange(len(data)).split(batch_size):
         batch = data[rows].to(device)
         nll = token_nll(model, batch)
         for kind, total in totals.items():
             mask = getattr(batch, kind)
-            total[0] += (nll * mask).sum().item()
-            total[1] += int(mask.sum())
-    return {kind: total / n if n else float("nan") for kind, (total, n) in totals.items()}
+            total += torch.stack([(nll * mask).sum(), mask.sum()]).double().cpu()
+    return {kind: float(total / n) for kind, (total, n) in totals.items()}  # 0 / 0 is nan

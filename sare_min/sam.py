@@ -8,8 +8,6 @@ With L_neg an *erasure* loss (it falls as the hallucinated span becomes unlikely
 and hands g to the optimiser. `target` below is the loss that is perturbed (lambda_neg * L_neg for SARE) and `rest` all others: with
 target = every loss this is ordinary SAM (arXiv 2010.01412), with rho = 0 it is the plain step (EFUF, arXiv 2402.09801).
 """
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -24,30 +22,33 @@ Batch = TypeVar("Batch")
 def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho: float) -> Iterator[float]:
     """Step to theta + rho * g / ||g||, yield ||g||, and step back bit for bit, also when the body raises.
 
-    params: tensors of any shape and float dtype. direction: g, one tensor like each parameter (None: stays); its storage is taken
-    over to keep theta, so the step costs no second copy of the weights. rho: L2 length over all parameters together, >= 0.
-    Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its place), or if all are zero.
-    Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
+    params: tensors of any shape and float dtype. direction: g, one tensor like each parameter (None: it stays); a list is emptied on
+    the way, so that g is freed while theta is kept and the step costs one copy of the weights, not two. rho: L2 length over all
+    parameters together, >= 0. Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its place in
+    params), or if all are zero. Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
-    pairs = [(p, g) for p, g in zip(params, direction, strict=True) if g is not None]
-    norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for _, g in pairs]
-    norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-    if not 0 < norm < float("inf"):
-        bad = [i for i, n in enumerate(norms) if not n.isfinite()]
-        raise ValueError(f"the ascent direction is {f'not finite in parameter {bad[0]} of {len(norms)}' if bad else 'zero everywhere'}: "
+    given = {i: g for i, g in enumerate(direction) if g is not None}
+    norms = {i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for i, g in given.items()}
+    bad = [i for i, norm in norms.items() if not norm.isfinite()]
+    norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values())))) if norms else 0.0
+    if bad or not norm:
+        raise ValueError(f"the ascent direction is {f'not finite in parameter {bad[0]} of {len(params)}' if bad else 'zero everywhere'}: "
                          "check that the batch has forget tokens and that the loss is finite.")
-    with torch.no_grad():
-        for parameter, gradient in pairs:  # swap: the gradient's storage keeps theta, the parameter holds theta + eps
-            moved = torch.add(parameter, gradient.to(parameter.dtype), alpha=rho / norm)
-            gradient.copy_(parameter)
-            parameter.copy_(moved)
+    given.clear()
+    saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
+        with torch.no_grad():
+            for parameter in params:
+                gradient = queue.pop(0)
+                if gradient is not None:
+                    saved.append((parameter, parameter.clone()))
+                    parameter.add_(gradient.to(parameter.dtype), alpha=rho / norm)
         yield norm
     finally:  # from the copy, not by subtracting eps: p + e - e is not p in floating point
         with torch.no_grad():
-            for parameter, theta in pairs:
+            for parameter, theta in saved:
                 parameter.copy_(theta)
 
 
@@ -56,8 +57,8 @@ def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence[Batch], again
     """Leave g = grad target(theta + eps*) + grad rest(theta) in .grad; return ||grad target(theta)|| (nan at rho = 0).
 
     batches: micro-batches that make up the whole batch. again: those whose target loss the second pass needs. losses(batch): the pair
-    (target, rest), each a scalar already divided by the *whole* batch's counts, so that the sum over micro-batches is the loss: eps*
-    comes from the whole batch's gradient, which is not m-SAM.
+    (target, rest), each a scalar that requires grad, already divided by the *whole* batch's counts, so that the sum over micro-batches
+    is the loss: eps* comes from the whole batch's gradient, which is not m-SAM.
     """
     for parameter in params:
         parameter.grad = None
@@ -68,11 +69,9 @@ def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence[Batch], again
     direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
-        if target.requires_grad:
-            found = torch.autograd.grad(target, params, retain_graph=rest.requires_grad, allow_unused=True)
-            direction = [new if old is None else old if new is None else old.add_(new) for old, new in zip(direction, found)]
-        if rest.requires_grad:
-            rest.backward()  # at theta: the grounded text keeps its ordinary gradient
+        found = torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
+        direction = [new if old is None else old if new is None else old + new for old, new in zip(direction, found)]
+        rest.backward()  # at theta: the grounded text keeps its ordinary gradient
     with perturbed(params, direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()  # at theta + eps*, added to the same .grad

@@ -1,9 +1,7 @@
 """METHODS, a table of settings, and the one training loop that they all share."""
-from __future__ import annotations
-
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +9,14 @@ from tqdm.auto import tqdm
 
 from .captions import Captions, token_nll
 from .llava import trainable
-from .losses import Method, counts, method_losses
+from .losses import Method, counts, method_losses, npo
 from .sam import targeted_sam
 
 METHODS: dict[str, Method] = {
     "EFUF": Method(),  # constant weights; the released code anneals them
     "SARE": Method(rho=0.2),
+    "SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: everything is perturbed
+    "NPO": Method(npo, per="row"),
 }
 
 
@@ -72,12 +72,16 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
         found = method_losses(model, part, method, n)
         rows_logged.append({name: loss.item() for name, loss in found.items()})
         target, rest = ([weights[k] * v for k, v in found.items() if (k in method.perturb) == inside] for inside in (True, False))
-        return sum(target, torch.zeros(())), sum(rest, torch.zeros(()))
+        nothing = torch.zeros((), requires_grad=True)  # a micro-batch may have no token for one of the losses
+        return sum(target, nothing), sum(rest, nothing)
 
     again = [part.until_forget() for part in parts if part.forget.any()] if is_targeted else parts
     norm = targeted_sam(trainable(model), parts, again, losses, method.rho)
     first_pass = rows_logged[: len(parts)]
-    return {name: sum(row.get(name, 0.0) for row in first_pass) for name in weights} | {"norm": norm}
+    log = {name: sum(row.get(name, 0.0) for row in first_pass) for name in weights}
+    if not all(map(math.isfinite, log.values())):
+        raise ValueError(f"a loss is not finite ({log}): check the image features and lower the learning rate; no step was taken.")
+    return log | {"norm": norm}
 
 
 @torch.no_grad()
@@ -86,38 +90,25 @@ def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Ca
     rows = torch.arange(len(data)).split(batch_size)
     device = next(model.parameters()).device
     nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in (data[r].to(device) for r in rows)]
-    return replace(data, reference=torch.cat(nll))
+    return replace(data, reference=torch.cat(nll).to(data.input_ids.device))
 
 
 def unlearn(model: nn.Module, data: Captions, method: Method, training: Training = Training(), seed: int = 0, *,
-            stop: Callable[[int], bool] | None = None, resume: str | Path | None = None, progress: bool = True) -> list[dict[str, float]]:
+            stop: Callable[[int], bool] | None = None, progress: bool = True) -> list[dict[str, float]]:
     """Train the model's trainable parameters by one method; returns a log row per step.
 
     data: captions with forget, retain and sentence masks. stop(step): asked after each step; True starts the cool-down that ends
-    the run (a matched forget level). resume: a file that keeps the run's state, written every 20 steps; an interrupted run goes on
-    from it bit for bit, if it was not cooling down after a stop.
+    the run (a matched forget level). Raises ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
     """
-    params, log = trainable(model), []
+    params, log, last = trainable(model), [], training.steps - 1
+    if not params:
+        raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
     optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay)
-    if resume and Path(resume).exists():
-        state = torch.load(resume, map_location=params[0].device, weights_only=True)
-        optimizer.load_state_dict(state["optimizer"])
-        log = state["log"]
-        with torch.no_grad():
-            for parameter, saved in zip(params, state["params"], strict=True):
-                parameter.copy_(saved)
-    rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), training.steps - 1
+    rows = draw_batches(data.forget.any(1), training.batch_size, seed)
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
-        chosen = next(rows)  # drawn also for the steps already done, so that a resumed run sees the same batches
-        if step < len(log):
-            continue
         optimizer.param_groups[0]["lr"] = training.lr * min(1.0, (last - step + 1) / (training.cooldown + 1))
-        log.append(gradient(model, data[chosen].to(params[0].device), method, training.micro_batch))
+        log.append(gradient(model, data[next(rows)].to(params[0].device), method, training.micro_batch))
         optimizer.step()
-        if resume and step % 20 == 19:
-            part = Path(f"{resume}.part")
-            torch.save({"params": params, "optimizer": optimizer.state_dict(), "log": log}, part)
-            part.replace(resume)
         if last == training.steps - 1 and stop and stop(step):
             last = min(last, step + training.cooldown)
         if step == last:

@@ -15,10 +15,6 @@ CHAPTERS = execute.CHAPTERS
 NAMES = execute.NAMES
 
 
-def cells(notebook):
-    return [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
-
-
 @pytest.fixture(params=NAMES)
 def pair(request):
     return jupytext.read(CHAPTERS / f"{request.param}.py"), nbformat.read(CHAPTERS / f"{request.param}.ipynb", as_version=4)
@@ -31,7 +27,7 @@ def test_there_are_chapters():
 def test_pairs_agree(pair):
     """Fails if a .py was edited and its notebook not rebuilt (make sync), or the notebook was edited by hand."""
     source, notebook = pair
-    assert cells(source) == cells(notebook)
+    assert execute.cells(source) == execute.cells(notebook)
     assert notebook.metadata.kernelspec.name == "python3" and notebook.metadata.kernelspec.language == "python"
 
 

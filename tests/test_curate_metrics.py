@@ -39,6 +39,20 @@ def test_curation_by_hand():
     assert clean["sentence"] == [(0, len(text))] and not clean["forget"]
 
 
+def test_a_sub_sentence_of_two_objects():
+    """Fails if min and max are mixed up: one bad object is enough to forget, all must be good to retain."""
+    text, thresholds = "a room, a cup and a fork.", Thresholds(10, 20, 25)
+    forget, neither, retain = (curate([text], [{"cup": 30.0, "fork": s}], SYNONYMS, thresholds)[0] for s in (5.0, 15.0, 21.0))
+    assert forget["forget"] and not forget["retain"]
+    assert not neither["forget"] and not neither["retain"]
+    assert retain["retain"] and not retain["forget"]
+
+
+def test_an_unscored_object_is_named():
+    with pytest.raises(ValueError, match="caption 0 names 'fork', which has no CLIP score"):
+        curate(["a fork"], [{"cup": 1.0}], SYNONYMS, Thresholds(0, 1, 1))
+
+
 def test_a_caption_without_known_object_is_named():
     with pytest.raises(ValueError, match="caption 1 names no known object: 'a dream'"):
         curate(["a cup", "a dream"], [{"cup": 1.0}, {}], SYNONYMS, Thresholds(0, 1, 1))

@@ -26,6 +26,8 @@ def test_record_merges_and_lists_what_was_not_tested(tmp_path, monkeypatch):
     assert [r["id"] for r in rows] == ["C1", "C2", "C3", "C4", "C5", "C6a", "C7", "C8"]
     assert {r["verdict"] for r in rows if r["id"] != "C6a"} == {"not tested"}
     assert rows[5]["diff"] == 101.25 and rows[5]["seeds_agreeing"] == 4
+    ledger.record([ledger.row("C6b", "ch. 04", "samples", BASE, SARE, want=1)], "full", (1, 2, 3, 4))
+    assert [r["id"] for r in json.loads(path.read_text()) if r["chapter"] == "ch. 04"] == ["C6b"], "a row that a chapter drops must go"
 
 
 def test_what_fails_stands_on_top():

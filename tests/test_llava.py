@@ -107,7 +107,7 @@ def test_no_llava_is_named(tmp_path, saved):
     weights = load_file(tmp_path / "holes/model.safetensors")
     weights.pop(next(n for n in weights if "q_proj" in n and "language" in n))
     save_file(weights, tmp_path / "holes/model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="1 weights are missing.*q_proj"):
+    with pytest.raises(ValueError, match="no whole LLaVA checkpoint.*q_proj"):
         load(tmp_path / "holes")
 
 
@@ -140,3 +140,46 @@ def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
 def test_encode_counts_its_arguments(processor, features):
     with pytest.raises(ValueError, match="9 captions.*8 features"):
         encode(processor, features, ["a kitchen with a fork."] * 9)
+
+
+def test_bad_spans_are_named(processor, features):
+    """Fails if a span that does not fit its caption, or a kind that is none, marks nothing in silence."""
+    for spans in ({"forget": [(50, 60)]}, {"forgot": [(0, 3)]}, {"retain": [(3, 3)]}):
+        with pytest.raises(ValueError, match="caption 0: .* span .* does not fit 'a kitchen with a fork.'"):
+            encode(processor, features[:1], ["a kitchen with a fork."], [spans])
+
+
+def test_questions_are_counted(model, processor, features):
+    with pytest.raises(ValueError, match="5 questions for 8 images"):
+        generate(model, processor, features, ["Is there a fork in the image?"] * 5)
+
+
+def test_save_never_replaces_what_is_no_checkpoint(saved, processor, tmp_path):
+    """Fails if saving deletes unrelated files, or an adapter replaces the base model that it needs."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter1.txt").write_text("months of work")
+    with pytest.raises(ValueError, match="thesis: holds something else"):
+        save(tiny_llava(), processor, tmp_path / "thesis")
+    assert (tmp_path / "thesis/chapter1.txt").exists()
+    shutil.copytree(saved, tmp_path / "base")
+    with pytest.raises(ValueError, match="base: holds something else.*adapter_config.json"):
+        save(set_trainable(load(tmp_path / "base", device="cpu")[0], "lora"), processor, tmp_path / "base")
+    save(tiny_llava(), processor, tmp_path / "base")  # its own kind is replaced
+    assert load(tmp_path / "base", device="cpu") and not list(tmp_path.glob("base.*"))
+
+
+def test_images_are_embedded_behind_a_bf16_tower(saved, scenes):
+    """Fails if a bf16 checkpoint whose projector trains in fp32 can no longer look at pictures."""
+    model, processor = load(saved, device="cpu", dtype=torch.bfloat16)
+    picture = [microworld.draw(scenes[0])]
+    before = embed_images(model, processor, picture)
+    assert torch.equal(embed_images(set_trainable(model, "all"), processor, picture), before)
+
+
+def test_a_caption_that_the_template_contains_is_found(processor):
+    """Fails if the caption is looked for from the end, where a template may hold the same letters."""
+    qwen = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}" \
+           "{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    other = microworld.build_processor()
+    other.chat_template = qwen
+    assert render(other, "What?", "end").endswith("<|im_start|>assistant\nend</s>")

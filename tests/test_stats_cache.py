@@ -83,7 +83,7 @@ def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
         cache._code.cache_clear()
         keys.append(cache.key("settings", ("module",)))
     cache._code.cache_clear()
-    assert keys[0] == keys[1] and keys[3] != keys[0]
+    assert keys[0] == keys[1] == keys[2] and keys[3] != keys[0]
     assert cache.key("a", ()) != cache.key("b", ())
 
 

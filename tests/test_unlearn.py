@@ -43,21 +43,27 @@ def test_attack_sizes_are_checked(model, data, at):
         list(relearn(model, data, at=at, batch_size=2, progress=False))
 
 
-def test_resume_is_exact(data, tmp_path):
-    """Fails if an interrupted run goes on with other batches, weights or moments."""
-    whole, broken = tiny_llava(), tiny_llava()
-    log = unlearn(whole, data, METHODS["SARE"], SHORT, seed=3, progress=False)
+def test_nothing_to_train_is_named(data):
+    model = tiny_llava().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing trains.*set_trainable"):
+        unlearn(model, data, METHODS["EFUF"], SHORT, progress=False)
 
-    def die(step):
-        if step == 24:
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        unlearn(broken, data, METHODS["SARE"], SHORT, seed=3, stop=die, resume=tmp_path / "state.pt", progress=False)
-    fresh = tiny_llava()
-    again = unlearn(fresh, data, METHODS["SARE"], SHORT, seed=3, resume=tmp_path / "state.pt", progress=False)
-    assert again == log
-    assert all(torch.equal(p, q) for p, q in zip(trainable(whole), trainable(fresh), strict=True))
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_loss_that_is_not_finite_takes_no_step(model, data, name):
+    """Fails if one broken image turns every weight into NaN in silence."""
+    before = [p.detach().clone() for p in trainable(model)]
+    broken = replace(data, features=data.features.clone())
+    broken.features[0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        unlearn(model, broken, METHODS[name], replace(SHORT, batch_size=8), progress=False)
+    assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))
+
+
+def test_the_attack_needs_captions_to_train_on(model, data):
+    """Fails if curated captions, which have no sentence mask, turn the weights into NaN."""
+    with pytest.raises(ValueError, match="none of 2 captions has a sentence token"):
+        list(relearn(model, data[torch.arange(6)], at=(0, 2), batch_size=2, progress=False))
 
 
 @pytest.mark.parametrize("cooldown, steps", [(0, 5), (3, 8)])

@@ -28,7 +28,7 @@ def key(settings: object, sources: Sequence[str]) -> str:
     sources: paths from the repository's root, without ".py".
     """
     code = [_code(source) for source in sources]
-    return hashlib.sha256(repr([settings, code, version("torch"), version("transformers")]).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr([settings, code, *map(version, ("torch", "transformers", "peft", "pillow"))]).encode()).hexdigest()[:16]
 
 
 @lru_cache
@@ -37,8 +37,14 @@ def _code(source: str) -> str:
     tree = ast.parse((ROOT / f"{source}.py").read_text())
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
+
+
+def remember(sources: Sequence[str]) -> None:
+    """Read the sources now, when their module is imported: an edit in a live kernel must not put old results under the new key."""
+    for source in sources:
+        _code(source)
 
 
 def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[[Path], None]) -> Path:

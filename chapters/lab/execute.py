@@ -30,9 +30,16 @@ def parameters(notebook: Path, given: dict[str, str]) -> dict[str, str]:
     return given
 
 
+def cells(notebook: nbformat.NotebookNode) -> list[tuple]:
+    """What a pair must agree in: type, source and tags of each cell."""
+    return [(c.cell_type, c.source, sorted(c.metadata.get("tags", []))) for c in notebook.cells]
+
+
 def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNode:
     """Run one chapter in a fresh kernel, from its own folder; the executed notebook is written to `out` even when a cell fails."""
     notebook = CHAPTERS / f"{name}.ipynb"
+    if cells(jupytext.read(CHAPTERS / f"{name}.py")) != cells(nbformat.read(notebook, as_version=4)):
+        raise ValueError(f"{notebook.name} is not what {name}.py says (the .py is the source): run `make sync`.")
     out.parent.mkdir(parents=True, exist_ok=True)
     return papermill.execute_notebook(notebook, out, parameters(notebook, given), cwd=CHAPTERS, progress_bar=True, log_output=False)
 
@@ -65,7 +72,10 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help="keep the fast preset's outputs in the committed notebooks")
     parser.add_argument("--only", default="", help="run the chapters whose name starts so, e.g. 03")
     arguments = parser.parse_args()
-    for name in (n for n in NAMES if n.startswith(arguments.only)):
+    names = [name for name in NAMES if name.startswith(arguments.only)]
+    if not names:
+        parser.error(f"--only {arguments.only}: no chapter's name starts so; there are {', '.join(NAMES)}")
+    for name in names:
         print(f"== {name}", flush=True)
         if arguments.store:
             store(name)

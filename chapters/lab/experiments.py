@@ -36,6 +36,7 @@ STOP_NLL = 6.5  # nats a token: every erasure ends when held-out forgotten spans
 N_STOP = 128  # captions that this is measured on, at every step
 MAX_STEPS = 240
 logging.disable_progress_bar()
+cache.remember(RUN_SOURCES)
 cache.one_thread()
 
 
@@ -49,7 +50,7 @@ def noise_control(job: tuple[int, float]) -> dict[str, float]:
 
 def base_folder(seed: int, world: World = World()) -> Path:
     """The cached base models of a seed: llava/ (model and processor), clip/, and said.json (captions sampled from the base)."""
-    return cache.folder("base", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_base(path, seed, world))
+    return cache.folder("base", (seed, world, SIZES, MAX_NEW_TOKENS), BASE_SOURCES, lambda path: _build_base(path, seed, world))
 
 
 def _build_base(path: Path, seed: int, world: World) -> None:
@@ -196,7 +197,8 @@ class Attack:
 
 
 def run(spec: Run) -> dict:
-    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": Kit.measure + {"yes": Kit.yes_rates}}."""
+    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": Kit.measure + {"yes": Kit.yes_rates,
+    "stop_level": the NLL, after the cool-down, of the captions that said when to stop}}."""
     return json.loads((_run_folder(spec) / "run.json").read_text())
 
 
@@ -218,7 +220,9 @@ def _do_run(path: Path, spec: Run) -> None:
     world = kit(spec.seed)
     model, log = world.fresh(spec.part), []
     if spec.method != "base":
-        data = with_reference(world.model, world.data("erase", spec.masks))
+        data = world.data("erase", spec.masks)
+        if spec.method == "NPO":
+            data = with_reference(world.model, data)
 
         def reached(step: int) -> bool:
             return spec.stop_nll is not None and span_nll(model, world.stop_data)["forget"] >= spec.stop_nll
@@ -226,7 +230,7 @@ def _do_run(path: Path, spec: Run) -> None:
         method = get_method(spec.method, **dict(spec.changes))
         log = unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
-    measured = world.measure(model) | {"yes": world.yes_rates(model)}
+    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": span_nll(model, world.stop_data)["forget"]}
     cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": measured})
 
 
@@ -246,5 +250,6 @@ def attack_all(attacks: dict[str, list[Attack]], progress: bool = True) -> dict[
     """The results under the names of `attacks`, in order: first the missing base models, then erasures and attacks, side by side."""
     specs = [spec for row in attacks.values() for spec in row]
     cache.side_by_side(base_folder, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
-    results = iter(cache.side_by_side(attack, specs, "erase and attack", progress=progress))
-    return {name: [next(results) for _ in row] for name, row in attacks.items()}
+    by_seed = sorted(set(specs), key=lambda spec: (spec.run.seed, repr(spec)))  # a worker then loads each seed's kit once
+    results = dict(zip(by_seed, cache.side_by_side(attack, by_seed, "erase and attack", progress=progress), strict=True))
+    return {name: [results[spec] for spec in row] for name, row in attacks.items()}

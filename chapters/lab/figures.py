@@ -43,16 +43,20 @@ METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
 
 
 def folder(preset: str, seeds: Sequence[int]) -> Path:
-    """figures/ for the full preset on its own seeds; build/figures/ for anything else, so that a trial never overwrites the book."""
-    is_book = preset == "full" and tuple(seeds) == get_preset("full").seeds
-    return cache.ROOT / ("figures" if is_book else "build/figures")
+    """figures/ for the full preset on its own seeds or the first few of them; build/figures/NAME for anything else.
+
+    So a trial never overwrites the book.
+    """
+    book = get_preset("full").seeds
+    is_book = preset == "full" and tuple(seeds) == book[: len(seeds)]
+    return cache.ROOT / ("figures" if is_book else f"build/figures/{preset}-seeds-from-{seeds[0]}")
 
 
 def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str) -> Path:
     """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal results are equal bytes)."""
     where = folder(preset, seeds)
     where.mkdir(parents=True, exist_ok=True)
-    stamp = "" if preset == "full" else "fast preset: two seeds, a coarse grid. "
+    stamp = "" if preset == "full" else f"fast preset: {len(seeds)} seeds, a coarse grid. "
     text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
     figure.canvas.draw()
     below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02

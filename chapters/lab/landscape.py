@@ -18,6 +18,7 @@ from sare_min.unlearn import METHODS
 from . import cache
 from .experiments import RUN_SOURCES, Run, erased, kit
 
+cache.remember(("chapters/lab/landscape",))
 DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 DIRECTIONS = ("relapse", "attack", "random")
 

@@ -40,10 +40,11 @@ def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Seq
 
 
 def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
-    """Merge rows into claims.json where this preset and these seeds put their figures; a row replaces the one of its id."""
+    """Merge rows into claims.json where this preset and these seeds put their figures; they replace all rows of their chapter."""
     path = figures.folder(preset, seeds) / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {r["id"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+    chapters = {r["chapter"] for r in rows}
+    known = {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters} if path.exists() else {}
     known |= {r["id"]: r for r in rows}
     for id, claim in CLAIMS.items():
         tested = [key for key in known if key[:2] == id and known[key]["verdict"] != "not tested"]
