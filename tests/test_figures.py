@@ -85,3 +85,6 @@ def test_unknown_preset_is_named():
     with pytest.raises(ValueError, match="unknown preset 'slow': there are fast, full"):
         presets.get_preset("slow")
     assert presets.get_preset("full", ["3", "4"]).seeds == (3, 4)
+    for seeds in (["3", "x"], ["3", "3"]):
+        with pytest.raises(ValueError, match="distinct whole numbers"):
+            presets.get_preset("full", seeds)

@@ -42,6 +42,46 @@ def test_encoded_ids_are_the_processors_own(saved, scenes, features):
     assert ours[0, -1] == processor.tokenizer.eos_token_id
 
 
+def test_each_row_asks_its_own_question(processor, features):
+    """Fails if one question is put to all images, or the prompt never reaches the row."""
+    asked = ["Is there a fork in the image?", "Is there a bus in the image?"]
+    data = encode(processor, features[:2], ["yes", "no"], question=asked)
+    for row, noun in enumerate(("fork", "bus")):
+        assert noun in processor.tokenizer.decode(data.input_ids[row])
+
+
+def test_a_tokenizer_without_bos_gets_none(processor, features):
+    """Fails if a beginning-of-sequence token is forced on a checkpoint (Qwen2's) that has none, or is put twice."""
+    bos = processor.tokenizer.bos_token_id
+    rows = encode(processor, features[:1], ["a kitchen with a fork."]).input_ids
+    assert int((rows == bos).sum()) == 1
+    other = microworld.build_processor()
+    other.chat_template = "{{ '<s>' }}" + other.chat_template
+    assert torch.equal(encode(other, features[:1], ["a kitchen with a fork."]).input_ids, rows)
+
+
+def test_a_prefix_is_put_into_the_models_mouth(model, processor, features):
+    """Fails if the prefix is dropped: the first words change what follows."""
+    free, led = (generate(model, processor, features, prefix=p, max_new_tokens=6) for p in ("", " a kitchen with a"))
+    assert free != led
+
+
+def test_batches_of_questions_pad_on_the_left(model, processor, features):
+    """Fails if padding stands between the prompt and the answer: a batch must answer as one row at a time."""
+    asked = ["Describe the image.", "Is there a fork in the image?"]
+    together = generate(model, processor, features[:2], asked, max_new_tokens=6)
+    assert together == [generate(model, processor, features[i : i + 1], asked[i], max_new_tokens=6)[0] for i in range(2)]
+
+
+def test_the_image_placeholder_is_never_sampled(model, processor, features):
+    """Fails if a sampled placeholder gets into a text and breaks its next forward."""
+    with torch.no_grad():
+        model.lm_head.weight[model.config.image_token_id] = 10 * model.lm_head.weight.abs().max()
+    texts = generate(model, processor, features, temperature=1.0, seed=0, max_new_tokens=12)
+    encode(processor, features, texts)
+    assert not any("<image>" in text for text in texts) and all(texts)
+
+
 def test_masks_cover_the_words_they_name(processor, data, spans, texts):
     """Fails if character spans land on the wrong tokens."""
     row = 0

@@ -85,6 +85,15 @@ def test_b_step_has_length_rho(model, data):
     assert float(flat(eps).norm()) == pytest.approx(0.37, rel=1e-5)
 
 
+def test_c_lambda_neg_scales_the_second_gradient_only(model, data):
+    """Fails if lambda_neg changes eps: twice the weight must give exactly twice the gradient."""
+    found = []
+    for weight in (0.1, 0.2):
+        gradient(model, data, get_method("SARE", lambda_neg=weight, lambda_pos=0.0, lambda_sent=0.0))
+        found.append(flat(grads(model)))
+    torch.testing.assert_close(found[1], 2 * found[0], rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("scale", [0.1, 7.0])
 def test_c_step_does_not_depend_on_the_loss_scale(model, data, scale):
     """Fails if lambda_neg leaks into eps."""
@@ -101,6 +110,8 @@ def test_d_rho_zero_is_efuf_exactly(model, data):
     sare = grads(model)
     gradient(model, data, METHODS["EFUF"])
     assert all(torch.equal(x, y) for x, y in zip(sare, grads(model), strict=True))
+    gradient(model, data, get_method("SARE", rho=1e-4))  # and the second pass leads there without a jump
+    torch.testing.assert_close(flat(grads(model)), flat(sare), rtol=1e-2, atol=1e-4)
     method, n = METHODS["EFUF"], counts(data, "token")
     parts = method_losses(model, data, method, n)
     loss = method.lambda_neg * parts["neg"] + method.lambda_pos * parts["pos"] + method.lambda_sent * parts["sent"]

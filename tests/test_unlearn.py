@@ -95,6 +95,30 @@ def test_batches_hold_their_share_of_forget_rows():
         next(draw_batches(torch.zeros(4, dtype=torch.bool), 2, seed=0))
 
 
+def test_span_nll_pools_tokens_over_batches(model, data):
+    """Fails if it keeps the last batch only, or averages batch means."""
+    assert span_nll(model, data, batch_size=3) == pytest.approx(span_nll(model, data, batch_size=8), rel=1e-5)
+
+
+def test_the_attack_follows_its_seed(data):
+    """Fails if the order of the attacker's captions ignores the seed."""
+    ends = []
+    for seed in (0, 0, 1):
+        model = tiny_llava()
+        whole = replace(data, sentence=data.forget | data.retain | data.sentence)
+        assert list(relearn(model, whole, at=(0, 4), batch_size=2, seed=seed, progress=False)) == [0, 4]
+        ends.append(torch.cat([p.detach().reshape(-1) for p in trainable(model)]))
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_reference_is_the_base_models_forget_nll(data):
+    """Fails if NPO would compare with zeros."""
+    from sare_min.captions import token_nll
+    expected = (token_nll(tiny_llava(), data) * data.forget).sum(1)
+    torch.testing.assert_close(data.reference, expected.detach())
+    assert data.reference[0] > 1
+
+
 def test_unknown_method_is_named():
     with pytest.raises(ValueError, match=f"unknown method 'SAIR'.*{list(METHODS)[0]}"):
         get_method("SAIR")

@@ -14,7 +14,7 @@ import jupytext
 import nbformat
 import papermill
 
-from . import cache, ledger
+from . import cache, ledger, presets
 
 CHAPTERS = cache.HERE.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -72,6 +72,10 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help="keep the fast preset's outputs in the committed notebooks")
     parser.add_argument("--only", default="", help="run the chapters whose name starts so, e.g. 03")
     arguments = parser.parse_args()
+    try:
+        presets.get_preset(arguments.preset, arguments.seeds.split())
+    except ValueError as error:
+        parser.error(str(error))
     names = [name for name in NAMES if name.startswith(arguments.only)]
     if not names:
         parser.error(f"--only {arguments.only}: no chapter's name starts so; there are {', '.join(NAMES)}")

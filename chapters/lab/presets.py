@@ -29,9 +29,12 @@ PRESETS = {
 
 
 def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
-    """PRESETS[name], on other seeds if some are given; raises ValueError naming the presets there are."""
+    """PRESETS[name], on other seeds if some are given; raises ValueError naming the presets there are, or the seed that is no number."""
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
+    wrong = [seed for seed in seeds if not str(seed).isdigit()]
+    if wrong or len(set(map(int, seeds))) != len(seeds):
+        raise ValueError(f"seeds {' '.join(map(str, seeds))!r}: give distinct whole numbers, separated by spaces.")
     return replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
 
 
