@@ -35,7 +35,7 @@
 # `chapters/.cache/`).
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -188,7 +188,7 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
 # 100 % has not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
 #
 # The bar is a 95 % **interval** for the mean over seeds (Student's t). With the fast preset's two seeds it is nearly
-# useless: the t factor is 12.7, and the bar may well leave the possible range. With eight seeds the factor is 2.4. A
+# useless: the t factor is 12.7, and the bar may well leave the possible range. With six seeds the factor is 2.6. A
 # single number without its spread is no result.
 #
 # ## Is it really the captions?

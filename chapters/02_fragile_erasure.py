@@ -29,7 +29,7 @@
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -129,7 +129,7 @@ print({name: round(value, 2) for name, value in losses.items() if name != "norm"
 # %% [markdown]
 # ## Erase
 #
-# AdamW, for every seed. Each run goes on until the forgotten spans of 128 held-out captions have reached a set NLL,
+# AdamW, for every seed. Each run goes on until the forgotten spans of 64 held-out captions have reached a set NLL,
 # and then cools down, twelve more steps with a falling learning rate. So all runs end at about the same NLL, a
 # **matched forget level**: from chapter 03 on we compare methods, and a method that forgets more would otherwise look
 # more robust for that reason alone. (These captions are used for nothing else.)

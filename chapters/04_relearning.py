@@ -28,7 +28,7 @@
 # **Time.** About two minutes on two CPU cores after chapters 02 and 03.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]

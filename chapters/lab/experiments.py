@@ -33,7 +33,7 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/atta
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
 STOP_NLL = 6.5  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
-N_STOP = 128  # captions that this is measured on, at every step
+N_STOP = 64  # captions that this is measured on, at every step
 MAX_STEPS = 240
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)

@@ -23,7 +23,7 @@ class Preset:
 
 PRESETS = {
     "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1),
-    "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(0, 16, 32, 48, 64, *range(96, 641, 32)), noise=(0.0, 0.35, 0.65),
+    "full": Preset(seeds=(21, 22, 23, 24, 25, 26), at=(*range(0, 256, 32), *range(256, 641, 64)), noise=(0.0, 0.35, 0.65),
                    n_noise_seeds=2),
 }
 
