@@ -98,10 +98,10 @@ _ = figures.save(figures.fig_rates(rates, labels), "02_curation", rates, preset,
                  f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
 
 # %% [markdown]
-# The curation is careful rather than complete. What it marks as hallucinated nearly always is. A part goes unmarked,
-# and mostly not because CLIP errs: the thresholds are quantiles, chosen without the truth (the lowest 15 % of all
-# scores are forgotten, the upper 60 % retained), and more than 15 % of the mentions are hallucinated. We shall see
-# below what that costs.
+# The thresholds are read off the scores alone: they fall into two clusters, *forget* lies below the middle between
+# the clusters' centres, *retain* above the middle of what is left. Read the bars as precision (what is marked is
+# right) and recall (what is right is marked). Where they fall short, some hallucinations stay unmarked, or grounded
+# pieces are forgotten with them. We shall see below what that costs.
 #
 # ## One caption, one row, three masks
 #

@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.cluster.vq import kmeans2
 from transformers import CLIPModel
 from transformers.utils import logging
 
@@ -106,13 +108,16 @@ class Kit:
 
     @cached_property
     def thresholds(self) -> Thresholds:
-        """From the scores of all mentioned objects, without a look at the truth: the lowest 15 % are forgotten, the upper 60 % retained.
+        """From the scores of all mentioned objects alone, without a look at the truth: they fall into two clusters (k-means).
 
-        Quantiles, because a score's scale depends on the CLIP: EFUF's absolute values belong to ViT-B/32 with a sliding window.
+        Forget below the middle between the clusters' centres, retain above the middle of what is left up to the upper centre. No
+        fixed values, because a score's scale depends on the CLIP: EFUF's belong to ViT-B/32 with a sliding window.
         """
         said = [score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)]
-        low, high = torch.tensor(said).quantile(torch.tensor([0.15, 0.40])).tolist()
-        return Thresholds(forget_below=low, retain_above=high, sentence_above=high)
+        centres, _ = kmeans2(np.array(said)[:, None], np.quantile(said, [0.05, 0.95])[:, None], minit="matrix")
+        low, high = sorted(centres[:, 0].tolist())
+        retain = (low + 3 * high) / 4
+        return Thresholds(forget_below=(low + high) / 2, retain_above=retain, sentence_above=retain)
 
     def spans(self, split: str, masks: str = "oracle") -> list[dict[str, list[Span]]]:
         """What to forget and keep in each caption, by "oracle" or (erasure captions) by "clip"."""
