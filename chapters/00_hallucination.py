@@ -110,10 +110,11 @@ print(sum(bool(microworld.noisy_extra(example, 0.65, rng)) for _ in range(1000))
 # learns from short, *true* alt-texts ("A photo containing a fork."). Then its *vision tower*, the part that reads the
 # picture, is frozen; a *projector*, which turns its output into something like words, and a tiny LLaMA, a language
 # model, are put behind it and learn to describe and to answer. One call does it for one seed, and keeps the result;
-# we do it for all seeds of the preset, side by side.
+# we do it for all seeds of the preset, side by side. (A second CLIP, trained longer and from another start, is put
+# aside for chapter 02, where it will judge captions.)
 
 # %%
-_ = cache.side_by_side(experiments.base_folder, setting.seeds, "base models")
+_ = cache.side_by_side(experiments.prepare, setting.seeds, "base models")
 kit = experiments.kit(seed)
 
 # %% [markdown]

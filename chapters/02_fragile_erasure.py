@@ -58,9 +58,10 @@ kit = experiments.kit(setting.seeds[0])
 # ## What to forget: CLIP decides
 #
 # Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the model describe pictures, cut each
-# caption into **sub-sentences**, and ask another model, CLIP, how well the object in each piece goes with the
-# picture. A low score marks the piece *forget*, a high one *retain*; what lies between is left alone. The cut comes
-# *before* the separator, so that a piece opens with its own comma:
+# caption into **sub-sentences**, and ask another model, a CLIP, how well the object in each piece goes with the
+# picture. (Not the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through ViT-L/14, and we ask a
+# second tiny CLIP.) A low score marks the piece *forget*, a high one *retain*; what lies between is left alone. The
+# cut comes *before* the separator, so that a piece opens with its own comma:
 
 # %% tags=["nbval-check-output"]
 text = "a kitchen with a cup, a bowl, a fork."

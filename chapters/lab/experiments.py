@@ -34,6 +34,7 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/atta
                "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
+JUDGE = World(clip_steps=500)
 STOP_NLL = 6.5  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
 N_STOP = 64  # captions that this is measured on, at every step
 MAX_STEPS = 240
@@ -51,7 +52,7 @@ def noise_control(job: tuple[int, float]) -> dict[str, float]:
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
-    """The cached base models of a seed: llava/ (model and processor), clip/, and said.json (captions sampled from the base)."""
+    """The cached base model of a seed: llava/ (model and processor) and said.json (captions sampled from it)."""
     return cache.folder("base", (seed, world, SIZES, MAX_NEW_TOKENS), BASE_SOURCES, lambda path: _build_base(path, seed, world))
 
 
@@ -59,7 +60,6 @@ def _build_base(path: Path, seed: int, world: World) -> None:
     scenes = microworld.split_scenes(seed, **SIZES)
     clip = microworld.train_clip(scenes["train"], world, seed)
     model, processor = microworld.train_llava(clip, scenes["train"], world, seed)
-    clip.save_pretrained(path / "clip")
     save(model, processor, path / "llava")
     said = {}
     for split in ("erase", "attack", "test"):
@@ -68,13 +68,30 @@ def _build_base(path: Path, seed: int, world: World) -> None:
     cache.write_json(path / "said.json", said)
 
 
+def judge_folder(seed: int) -> Path:
+    """The cached CLIP that curates: trained longer and from another start than LLaVA's tower.
+
+    As in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
+    """
+    return cache.folder("judge", (seed, JUDGE, SIZES), BASE_SOURCES, lambda path: _build_judge(path, seed))
+
+
+def _build_judge(path: Path, seed: int) -> None:
+    microworld.train_clip(microworld.split_scenes(seed, **SIZES)["train"], JUDGE, seed + 1000).save_pretrained(path)
+
+
+def prepare(seed: int) -> None:
+    """Train what a kit needs, if the cache lacks it."""
+    base_folder(seed)
+    judge_folder(seed)
+
+
 class Kit:
     """The base model of one seed and the data made from it. Nothing here is changed by a run: `fresh()` copies the model."""
 
     def __init__(self, seed: int):
         self.seed, path = seed, base_folder(seed)
         self.model, self.processor = load(path / "llava", device="cpu")
-        self.clip = CLIPModel.from_pretrained(path / "clip").eval()
         said = json.loads((path / "said.json").read_text())
         scenes = microworld.split_scenes(seed, **SIZES)
         # Sampling at temperature 1 now and then breaks off before any object is named: such captions cannot be curated.
@@ -101,9 +118,10 @@ class Kit:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
+        clip = CLIPModel.from_pretrained(judge_folder(self.seed)).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
-        table = clip_scores(self.clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
+        table = clip_scores(clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
         return [dict(zip(OBJECTS, row)) for row in table.tolist()]
 
     @cached_property
@@ -254,7 +272,7 @@ def _do_attack(path: Path, spec: Attack) -> None:
 def attack_all(attacks: dict[str, list[Attack]], progress: bool = True) -> dict[str, list[dict]]:
     """The results under the names of `attacks`, in order: first the missing base models, then erasures and attacks, side by side."""
     specs = [spec for row in attacks.values() for spec in row]
-    cache.side_by_side(base_folder, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
+    cache.side_by_side(prepare, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
     by_seed = sorted(set(specs), key=lambda spec: (spec.run.seed, repr(spec)))  # a worker then loads each seed's kit once
     results = dict(zip(by_seed, cache.side_by_side(attack, by_seed, "erase and attack", progress=progress), strict=True))
     return {name: [results[spec] for spec in row] for name, row in attacks.items()}
