@@ -156,12 +156,13 @@ def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def fig_slices(results: Mapping, key: str = "nll_forget", ax: Axes | None = None) -> Figure:
-    """A metric along directions from erased weights. results: {"distances", "lines": {label: {"method", "curves": [one per seed]}}}."""
+def fig_slices(results: Mapping, key: str = "nll_forget", ax: Axes | None = None,
+               xlabel: str = "L2 distance from the erased weights") -> Figure:
+    """A metric over distances (or another x). results: {"distances", "lines": {label: {"method", "curves": [one per seed]}}}."""
     if ax is None:
         _, ax = plt.subplots()
     label, factor, bounds = METRICS[key]
-    ax.set(xlabel="L2 distance from the erased weights", ylabel=label)
+    ax.set(xlabel=xlabel, ylabel=label)
     lines = {name: (line["method"], factor * np.asarray(line["curves"])) for name, line in results["lines"].items()}
     _curves(ax, results["distances"], lines, bounds)
     return ax.figure
