@@ -191,9 +191,11 @@ print("vision weights that train:", sum("vision_tower" in name for name, p in ki
 # ## Erase with both
 #
 # Same data, same order, same optimiser, same seeds, and both stop at the same forget level. `rho` was chosen on other
-# seeds (1 to 4, oracle masks, among 0, 0.05, 0.1 and 0.2) than those shown here. Look at the last row of the print,
-# too: to reach the same level SARE takes *more steps*, and each costs more. Whatever it gains, it has had more
-# training; a control that gives EFUF as much is still owed (claim C8).
+# seeds (1 to 4, oracle masks, among 0, 0.05, 0.1 and 0.2) than those shown here. In the print, `stop_level` is the
+# NLL of the captions that said when to stop, after the cool-down, and `nll_forget` that of the reported held-out
+# ones; a run that fell behind the level shows there, and counts as it is. Look at the last row, too: to reach the
+# same level SARE takes *more steps*, and each costs more. Whatever it gains, it has had more training; a control that
+# gives EFUF as much is still owed (claim C8).
 
 # %%
 print({name: f"rho = {METHODS[name].rho}" for name in ("EFUF", "SARE")})

@@ -132,7 +132,8 @@ print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {s
 # %% [markdown]
 # ## With masks from the truth
 #
-# The curation (chapter 02) leaves some hallucinations unmarked. Does that change the comparison?
+# Where the judge of chapter 02 makes mistakes, do they change the comparison? (Where it makes none, these are the
+# same runs over again.)
 
 # %%
 few = setting.few()
