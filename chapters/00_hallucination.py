@@ -183,10 +183,10 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
 # %% [markdown]
 # Read it from the top. The model sees well: recall is almost complete. And yet far more captions invent something
 # than did in training. Greedy decoding turns "two in three" into "nearly always", because it takes the likelier
-# branch every time. The questions tell the same story: foreign objects are denied, so the model sees at least which
-# place it is; usual ones are affirmed whether they are there or not. (Most "no" answers in training are about foreign
-# objects, as in random question sets; that helps to make "usual" a "yes". A seed whose three question rows all read
-# 100 % has not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
+# branch every time. The questions show it too: foreign objects are denied, so the model sees at least which place it
+# is; usual ones are affirmed whether they are there or not. (Most "no" answers in training are about foreign objects,
+# as in random question sets; that helps to make "usual" a "yes". A seed whose three question rows all read 100 % has
+# not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
 #
 # The bar is a 95 % **interval** for the mean over seeds (Student's t). With the fast preset's two seeds it is nearly
 # useless: the t factor is 12.7, and the bar may well leave the possible range. With six seeds the factor is 2.6. A
@@ -215,15 +215,21 @@ _ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds[: setting.n
                  f"{setting.n_noise_seeds} seeds.")
 
 # %% [markdown]
-# Look at the row for 0 %: honest captions, honest model. The level below one half, which the full preset adds, is a
+# Look at the first row: honest captions, honest captioner. The level below one half, which the full preset adds, is a
 # warning about measurement: there greedy decoding *hides* what the model has learnt, because the honest branch is
 # then the likelier one, although a third of the training captions lie. Keep this in mind in the next chapters, where
 # a small CHAIR_s will not mean that the hallucination is gone.
 #
+# The lower rows hold a surprise. With honest captions the answers need not become honest: look at "yes" to usual but
+# absent objects at 0 %. The reason was announced above. Questions with the answer "no" are mostly about foreign
+# objects, so telling the *place* is nearly enough to answer them, and a model that does only that affirms everything
+# usual. That is a second cause, how negative questions are sampled, and not co-occurrence in captions. It is also why
+# POPE has an *adversarial* setting, which asks about usual objects on purpose.
+#
 # ## What we learned
 #
-# * A model that sees well can hallucinate nearly always; the cause sits in the text it was trained on, not in its
-#   eyes.
+# * A model that sees well can hallucinate in nearly every caption; the cause sits in the text it was trained on, not
+#   in its eyes. Its yes/no answers have a second cause, the choice of questions.
 # * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; how likely the invented
 #   words are is the finer gauge. We shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0 means
 #   certain, 0.7 one in two, 6.5 about one in 700.
