@@ -79,11 +79,16 @@ print("measured after", list(nll), "samples; the forgotten words become likelier
 #
 # Both erasures were stopped at the same held-out forget NLL before the attack begins (`experiments.STOP_NLL`): a
 # method that simply forgets *more* would relapse later for that reason. They meet the same captions in the same
-# order. (SARE has had more steps to get there, see chapter 03; matching the level does not match the compute.)
-# Predict before you look: where is the base model's line, and where would SARE's be if Targeted-SAM did nothing?
+# order. A run that did not get there, or fell back while it cooled down, shows in the print below; it starts the
+# attack closer to relapse, and counts as it is. (SARE has had more steps, see chapter 03; matching the level does not
+# match the compute.) Predict before you look: where is the base model's line, and where would SARE's be if
+# Targeted-SAM did nothing?
 
 # %%
 curves = readings.curves(results, "base", "EFUF", "SARE")
+for name in ("EFUF", "SARE"):
+    levels = [round(level, 1) for level in readings.after(results, name, "stop_level")]
+    print(f"{name}: forget NLL where it stopped, one number a seed: {levels}")
 
 # %%
 figure = figures.fig_relapse(curves)

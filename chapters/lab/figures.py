@@ -181,7 +181,7 @@ def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure
 def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"), axes: Sequence[Axes] | None = None) -> Figure:
     """Metrics against relearning samples. results: {"samples": [...], "lines": {label: {"method", metric: [a curve per seed]}}}."""
     if axes is None:
-        _, axes = plt.subplots(1, len(keys), figsize=(4.8 * len(keys), 3.8), squeeze=False, gridspec_kw={"wspace": 0.42})
+        _, axes = plt.subplots(1, len(keys), figsize=(4.8 * len(keys), 3.8), squeeze=False, gridspec_kw={"wspace": 0.55})
         axes = axes[0]
     for ax, key in zip(axes, keys, strict=True):
         label, factor, bounds = METRICS[key]
