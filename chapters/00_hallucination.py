@@ -176,7 +176,7 @@ for s in setting.seeds:
 labels = {"chair_s": "captions with an invented object (CHAIR_s)", "recall": "objects that the caption names (recall)",
           "shown": "“yes” to an object that is shown", "usual": "“yes” to a usual but absent object",
           "foreign": "“yes” to a foreign object"}
-figure = figures.fig_rates(results, labels)
+figure = figures.fig_dots(results, "%", labels, factor=100, bounds=(0, 100))
 _ = figures.save(figure, "00_base", results, preset, setting.seeds,
                  f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.")
 
@@ -189,8 +189,8 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
 # not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
 #
 # The bar is a 95 % **interval** for the mean over seeds (Student's t). With the fast preset's two seeds it is nearly
-# useless: the t factor is 12.7, and the bar may well leave the possible range. With six seeds the factor is 2.6. A
-# single number without its spread is no result.
+# useless (the t factor is 12.7), so no bar is drawn below three seeds. With eight seeds the factor is 2.4. A single
+# number without its spread is no result.
 #
 # ## Is it really the captions?
 #
@@ -209,7 +209,7 @@ for metric, what in (("chair_s", "CHAIR_s"), ("usual", "“yes” to a usual but
         labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
 
 # %%
-figure = figures.fig_rates(by_noise, labels)
+figure = figures.fig_dots(by_noise, "%", labels, factor=100, bounds=(0, 100))
 _ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds[: setting.n_noise_seeds],
                  "Base models trained on captions with other shares of noise; 200 held-out scenes a seed, "
                  f"{setting.n_noise_seeds} seeds.")

@@ -29,7 +29,7 @@
 # **What you will see.** A loss whose lowest point and whose lowest *worst case* lie in different places, which is
 # what *sharpness-aware minimisation* (SAM) is about; then a real LLaVA that has been made to forget, and how its
 # forgetting holds when its weights are moved a given distance: along random directions, along the steepest way back,
-# and along the straight line to where a fine-tuning attacker ends.
+# along the straight line to where a fine-tuning attacker ends, and in the worst way we can find.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models, else about four.
 
@@ -55,7 +55,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import numpy as np
 import torch
 
-from lab import cache, experiments, figures, landscape, presets, readings
+from lab import attacks, cache, figures, gauges, landscape, ledger, presets, readings, stats
 from sare_min.sam import perturbed
 
 setting = presets.get_preset(preset, seeds.split())
@@ -131,9 +131,9 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # undoes the forgetting first?
 
 # %%
-attacks = presets.book_attacks(setting, "EFUF")
-_ = experiments.attack_all(attacks)
-measured = cache.side_by_side(landscape.slices, [landscape.Slices(attack.run) for attack in attacks["EFUF"]], "slices")
+runs = [presets.book_run("EFUF", s) for s in setting.seeds]
+_ = attacks.run_all({"EFUF": runs})
+measured = cache.side_by_side(landscape.slices, [landscape.Slices(run) for run in runs], "slices")
 
 # %%
 lines = {way: {"method": way, "curves": readings.slice_lines(measured, way)} for way in ("random", "relapse", "attack")}
@@ -167,6 +167,55 @@ for way in landscape.DIRECTIONS:
 # purpose, and we shall call it the **relapse radius** in a given direction. Compare it with how far the attacker
 # travels.
 #
+# ## A map
+#
+# A line shows one direction at a time. Here is a plane: to the right the steepest way back, upwards the part of the
+# attacker's way that is at right angles to it. The dot is the erased model; dark is where the hallucination is back.
+
+# %%
+maps = cache.side_by_side(gauges.measure_plane, [gauges.Plane(run, n_points=setting.map_points) for run in runs[:2]], "maps")
+axes = ["steepest way back", "rest of the attacker's way"]
+planes = {f"seed {run.seed}": {"x": m["axis"], "y": m["axis"], "values": m["loss"], "names": axes}
+          for run, m in zip(runs, maps, strict=False)}
+_ = figures.save(figures.fig_plane(planes), "01_planes", planes, preset, setting.seeds[:2],
+                 "NLL of the forgotten spans of 64 held-out captions in a plane through the weights that EFUF ends at.")
+
+# %% [markdown]
+# The dot does not sit in a bowl. For the *forgotten* words an erased model stands on a hillside, with the relapse
+# downhill; only the whole training loss, with its retain and sentence terms, has anything like a minimum here. So when
+# we say that an erasure is *sharp*, we mean that this hillside is steep, or that its edge is near.
+#
+# ## Is standard erasure sharp? (claim C2)
+#
+# Sharp compared with what? With a model that never learnt to hallucinate: same pictures, same training, honest
+# captions (chapter 00's control, here called *honest*). Its hallucinated words are unlikely as well, but nobody had to
+# push them down. If erasure ends in a sharp place, the erased model must lose more of its forgetting than the honest
+# one, when both are moved by the same distance in the worst way. Three gauges of that kind:
+#
+# * the slope of the forgotten words' NLL, which is its fall for the first small step in the steepest direction;
+# * the NLL lost at the *worst* point within an L2 distance of 0.5, found by following the gradient and projecting back
+#   into the ball;
+# * the *curvature*: the largest eigenvalue of the NLL's matrix of second derivatives (the *Hessian*), found by
+#   Lanczos' method, which needs only products of that matrix with vectors.
+
+# %%
+few = setting.few()
+both = {name: [presets.book_run(name, s) for s in few.seeds] for name in ("honest", "EFUF")}
+ends = attacks.run_all(both)
+found = {name: cache.side_by_side(gauges.measure, [gauges.Gauges(run) for run in row], f"gauges {name}") for name, row in both.items()}
+claims = []
+for letter, gauge in zip("abc", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue")):
+    honest, efuf = ([f[gauge] for f in found[name]] for name in ("honest", "EFUF"))
+    claims.append(ledger.row(f"C2{letter}", "ch. 01", f"{gauge}, a model that never hallucinated against EFUF", honest, efuf, want=1))
+    print(f"C2{letter} {gauge:15s} honest {stats.spell(honest)}   EFUF {stats.spell(efuf)}   -> {claims[-1]['verdict']}")
+_ = ledger.record(claims, preset, setting.seeds)
+print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name, "nll_forget")) for name in ends})
+
+# %% [markdown]
+# Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to lose.
+# The comparison says what the claim's words say, that the place is steep; it does not say that steepness is the
+# reason for anything that follows.
+#
 # ## What we learned
 #
 # * Two minima of equal loss can differ in what a nudge does to them; SAM looks for the ones that bear it, by one step
@@ -178,8 +227,7 @@ for way in landscape.DIRECTIONS:
 #
 # ## What we did not show
 #
-# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). Lines
-# are not landscapes: the worst direction at distance 1 need not be the gradient's at distance 0. And L2 is not the
+# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). And L2 is not the
 # only ruler: the attacker's optimiser, AdamW, moves every weight by about the same amount, which a ruler of largest
 # change (L-infinity) would suit better.
 #
@@ -190,7 +238,7 @@ for way in landscape.DIRECTIONS:
 # 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into
 #    the next cell.
 # 3. *(harder)* Draw the slice along the *opposite* of the relapse direction: `model =
-#    experiments.erased(attacks["EFUF"][0].run)`, `landscape.relapse_direction(model,
+#    experiments.erased(runs[0])`, `landscape.relapse_direction(model,
 #    experiments.kit(setting.seeds[0]).data("erase", "clip"))`, negated, goes to `landscape.along`. What should happen
 #    to the NLL, and what happens to recall?
 

@@ -47,7 +47,7 @@ root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().pare
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
-from lab import cache, experiments, figures, ledger, lenient, presets, readings, stats
+from lab import attacks, experiments, figures, ledger, presets, readings, stats, traps
 from sare_min import curate
 from sare_min.unlearn import get_method, gradient
 
@@ -95,7 +95,8 @@ _ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds,
 rates = {key: [j[key] for j in judged] for key in ("precision", "recall", "retain_precision", "retain_recall")}
 labels = {"precision": "forget: marked pieces that are hallucinated", "recall": "forget: hallucinated mentions that are marked",
           "retain_precision": "retain: marked mentions that are shown", "retain_recall": "retain: shown mentions that are marked"}
-_ = figures.save(figures.fig_rates(rates, labels), "02_curation", rates, preset, setting.seeds,
+figure = figures.fig_dots(rates, "%", labels, factor=100, bounds=(0, 100))
+_ = figures.save(figure, "02_curation", rates, preset, setting.seeds,
                  f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
 
 # %% [markdown]
@@ -119,6 +120,18 @@ for row in (int(data.forget.any(1).nonzero()[0]), int(data.sentence.any(1).nonze
         print(f"row {row} {kind:9s}", [word for word, on in zip(words, getattr(data, kind)[row].tolist()) if on])
 
 # %% [markdown]
+# **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at each piece's end and makes every piece a
+# row of its own. In a causal model a word's likelihood does not depend on what follows, so the losses are the same,
+# and so are the gradients (a test proves it). What differs is how often the picture is read. Tokens in one forward
+# over the same 256 captions:
+
+# %% tags=["nbval-check-output"]
+tokens = traps.repeated_tokens(kit)
+print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
+
+# %% [markdown]
+# With LLaVA-1.5's 576 image tokens a row, instead of nine, the ratio tends to the number of pieces.
+#
 # One step of the loss, on 64 captions. Read the signs: `neg` is *negative*, minus the likelihood loss of the pieces
 # to forget. It falls without bound as they become unlikely, which is why we shall have to say when to stop. `pos` and
 # `sent` are ordinary likelihood losses.
@@ -137,7 +150,7 @@ print({name: round(value, 2) for name, value in losses.items() if name != "norm"
 
 # %%
 print(f"stop when the held-out forget NLL reaches {experiments.STOP_NLL} nats a token")
-results = experiments.attack_all(presets.book_attacks(setting, "base", "EFUF"))
+results = attacks.attack_all(presets.book_attacks(setting, "base", "EFUF"))
 print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
 
 # %%
@@ -180,7 +193,7 @@ _ = figures.save(figure, "02_relapse", curves, preset, setting.seeds,
 
 # %%
 relapse = readings.relapses(curves)["EFUF"]
-print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['samples'][-1]} counts as that)")
+print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['at'][-1]} counts as that)")
 
 # %% [markdown]
 # The book keeps a ledger of claims. Each row is a difference paired by seed, its interval, and a verdict computed
@@ -189,13 +202,33 @@ print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within 
 
 # %%
 before, attacked = readings.after(results, "EFUF", "chair_s", 100), [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]]
-metric = f"CHAIR_s of EFUF, %, right after erasure and after {curves['samples'][-1]} relearning samples"
-row = ledger.row("C1", "ch. 02", metric, before, attacked, want=1)
-_ = ledger.record([row], preset, setting.seeds)
+metric = f"CHAIR_s of EFUF, %, right after erasure and after {curves['at'][-1]} relearning samples"
+row = ledger.row("C1a", "ch. 02", metric, before, attacked, want=1)
 print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}")
 
 # %% [markdown]
-# The right panel shows how it returns: the NLL of the forgotten words falls from the first samples on, while CHAIR_s
+# Is a relapse a *return*, though? Captions that hallucinate would teach any model to hallucinate. The control is a
+# model that never learnt it: the same pictures, the same training, with honest captions (chapter 00's "0 %"). It
+# meets the same attack. If the erased model needs far fewer samples than this *honest* one, something was left to
+# come back to:
+
+# %%
+few = setting.few()
+honest = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
+both = readings.curves(honest, "honest", "EFUF")
+_ = figures.save(figures.fig_relapse(both), "02_honest", both, preset, few.seeds,
+                 f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds.")
+
+# %%
+sooner = readings.relapses(both)
+metric = "relearning samples until CHAIR_s passes 50 %, a model that never hallucinated against EFUF"
+claims = [row, ledger.row("C1b", "ch. 02", metric, sooner["honest"], sooner["EFUF"], want=-1)]
+_ = ledger.record(claims, preset, setting.seeds)
+print("C1b, erased relapses before the honest one learns, EFUF - honest:", stats.spell_paired(sooner["EFUF"], sooner["honest"]),
+      "->", claims[1]["verdict"])
+
+# %% [markdown]
+# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten words falls from the first samples on, while CHAIR_s
 # still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how close to the
 # edge we were.
 #
@@ -205,8 +238,7 @@ print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in 
 # the same attack:
 
 # %%
-few = setting.few()
-paired = experiments.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle"))
+paired = attacks.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle"))
 both = readings.curves(paired, "EFUF", "EFUF oracle")
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
 _ = figures.save(figure, "02_oracle", both, preset, few.seeds,
@@ -227,17 +259,17 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 # would do:
 
 # %%
-runs = [attack.run for attack in presets.book_attacks(few, "EFUF")["EFUF"]][:3]
-jobs = [lenient.Lenient(run, share) for run in runs for share in lenient.SHARES]
-found = dict(zip(jobs, cache.side_by_side(lenient.erase, jobs, "lenient judges"), strict=True))
-chair = [[found[lenient.Lenient(run, share)]["chair_s"] for share in lenient.SHARES] for run in runs]
+shares = (0.0, 0.2, 0.4)
+runs = {share: [presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds] for share in shares}
+found = attacks.run_all({str(share): row for share, row in runs.items()})
+chair = [[found[str(share)][i]["erased"]["chair_s"] for share in shares] for i in range(len(few.seeds))]
 
 # %%
-shares = {"distances": [100 * share for share in lenient.SHARES], "lines": {"EFUF": {"method": "EFUF", "curves": chair}}}
-figure = figures.fig_slices(shares, "chair_s", xlabel="hallucinated pieces that the judge misses, %")
-_ = figures.save(figure, "02_lenient", shares, preset, few.seeds[:3],
-                 f"CHAIR_s after erasure on held-out scenes, {len(runs)} seeds (faint), mean, 95 % interval.")
-for share, values in zip(lenient.SHARES, zip(*chair, strict=True), strict=True):
+lenient = {"distances": [100 * share for share in shares], "lines": {"EFUF": {"method": "EFUF", "curves": chair}}}
+figure = figures.fig_slices(lenient, "chair_s", xlabel="hallucinated pieces that the judge misses, %")
+_ = figures.save(figure, "02_lenient", lenient, preset, few.seeds,
+                 f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds (faint), mean, 95 % interval.")
+for share, values in zip(shares, zip(*chair, strict=True), strict=True):
     print(f"{100 * share:.0f} % missed: CHAIR_s {stats.spell([100 * v for v in values])} %")
 
 # %% [markdown]

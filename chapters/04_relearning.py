@@ -23,7 +23,8 @@
 #
 # **What you will see.** The book's headline figure: CHAIR_s against the number of relearning samples, for the base
 # model, EFUF and SARE, at a matched forget level, every seed shown; the paired difference in samples until relapse;
-# and whether the answer depends on how hard the attacker pushes.
+# what other causes could explain it, each with a control; whether the answer depends on the attacker; and two ways of
+# measuring that would have told another story.
 #
 # **Time.** About two minutes on two CPU cores after chapters 02 and 03.
 
@@ -47,7 +48,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
 
-from lab import experiments, figures, ledger, presets, readings, stats
+from lab import attacks, experiments, figures, ledger, presets, readings, stats
 from sare_min.attack import relearn
 from sare_min.metrics import span_nll
 
@@ -62,11 +63,11 @@ kit = experiments.kit(setting.seeds[0])
 # done. In the code he is a generator: he stops after the sample counts we name, so that we can measure in between.
 
 # %%
-attacks = presets.book_attacks(setting, "base", "EFUF", "SARE")
-results = experiments.attack_all(attacks)  # erases and attacks all of them; what the cache has is only read
+specs = presets.book_attacks(setting, "base", "EFUF", "SARE")
+results = attacks.attack_all(specs)  # erases and attacks all of them; what the cache has is only read
 
 # %%
-model, nll = experiments.erased(attacks["EFUF"][0].run), {}
+model, nll = experiments.erased(specs["EFUF"][0].run), {}
 for n in relearn(model, kit.attack_data, at=(0, 8, 16), seed=kit.seed, progress=False):
     nll[n] = span_nll(model, kit.test_data)["forget"]
 print({n: round(value, 3) for n, value in nll.items()})
@@ -120,13 +121,13 @@ _ = figures.save(figure, "04_paired", rows, preset, setting.seeds,
 
 # %% [markdown]
 # Claim C6 says that suppression *persists* under relearning. We ask two questions here, because the curve answers
-# them differently, and a third below: (a) does it persist *longer* than EFUF's; (b) does it *persist*, in the sense
-# that the whole attack raises CHAIR_s by less than ten points; (c) does (a) hold under a harder attack?
+# them differently, and more below: (a) does it persist *longer* than EFUF's; (b) does it *persist*, in the sense
+# that the whole attack raises CHAIR_s by less than ten points; and, from (c) on, whether (a) holds for other attackers.
 
 # %%
 erased = readings.after(results, "SARE", "chair_s", 100)
 last = {name: [100 * r["curve"][-1]["chair_s"] for r in results[name]] for name in ("EFUF", "SARE")}
-end = curves["samples"][-1]
+end = curves["at"][-1]
 claims = [ledger.row("C6a", "ch. 04", "relearning samples until CHAIR_s passes 50 %", relapse["EFUF"], relapse["SARE"], want=1),
           ledger.row("C6b", "ch. 04", f"CHAIR_s of SARE, %, right after erasure and after {end} more samples",
                      erased, last["SARE"], want=-1, margin=10, note="(persists: rises by less than 10)")]
@@ -135,37 +136,133 @@ for row in claims:
 print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {stats.spell(last['SARE'])} %")
 
 # %% [markdown]
-# ## With masks from the truth
+# ## A trap: one seed
 #
-# Where the judge of chapter 02 makes mistakes, do they change the comparison? (Where it makes none, these are the
-# same runs over again.)
+# Had we run a single seed, we would have published one of these sentences. Each is a true report of its seed.
+
+# %%
+for seed, before, then in zip(setting.seeds, relapse["EFUF"], relapse["SARE"], strict=True):
+    print(f"seed {seed}: “SARE resists {then / max(before, 1):.1f} times as many relearning samples as EFUF”")
+
+# %% [markdown]
+# ## What else could it be? (claim C8)
+#
+# Where SARE does relapse later, is *flatness* the cause? SARE also takes more steps, each with more work, and may end
+# at a slightly other forget level. And perhaps any disturbance of the weights during training would do. One control
+# for each rival cause:
+#
+# * **EFUF, SARE's level**: stopped, seed by seed, at the very forget level at which SARE ended.
+# * **EFUF, SARE's level and compute**: trained for as much work as SARE was; the forget term is on only while the
+#   level is below SARE's. (A row without forget tokens costs one forward and one backward pass, one with them two
+#   forwards and three backwards; a backward counts as two forwards.)
+# * **EFUF, from above**: pushed 1.5 nats past that level, then trained on retain and sentence pieces alone until it
+#   comes down to it.
+# * **SARE, random step**: the ascent step has the same length and a random direction, drawn anew each time.
+# * **SARE, wrong sign**: the step leads *away* from the relapse; the trap of chapter 03, trained to its end.
+# * **SARE, step on retain**: the step raises the losses of what is to be *kept*, and these are descended there.
+#
+# If flatness around the hallucination is the cause, SARE must beat all of them. Predict which is hardest to beat.
 
 # %%
 few = setting.few()
-oracle = experiments.attack_all(presets.book_attacks(few, "EFUF oracle", "SARE oracle"))
-with_truth = readings.curves(oracle, "EFUF oracle", "SARE oracle")
-_ = figures.save(figures.fig_relapse(with_truth), "04_oracle", with_truth, preset, few.seeds,
-                 f"The same attack after erasures with masks from the truth; {len(few.seeds)} seeds.")
-late = readings.relapses(with_truth)
-print("samples until relapse, SARE - EFUF, oracle masks:", stats.spell_paired(late["SARE oracle"], late["EFUF oracle"]))
-
-# %% [markdown]
-# ## A harder attacker
-#
-# Three times the learning rate. If the order of the methods only holds for one attacker it is not worth much.
+chosen = {name: row for name, row in presets.controls(few, results["SARE"][: len(few.seeds)]).items() if name in setting.controls}
+rivals = attacks.attack_all({"EFUF": presets.book_attacks(few, "EFUF")["EFUF"], "SARE": presets.book_attacks(few, "SARE")["SARE"]}
+                            | presets.attacks_on(chosen, few, at=few.at))
+late = readings.relapses(readings.curves(rivals, *rivals))
 
 # %%
-hard = experiments.attack_all(presets.book_attacks(few, "EFUF", "SARE", lr=3e-4))
-harder = readings.curves(hard, "EFUF", "SARE")
-_ = figures.save(figures.fig_relapse(harder), "04_harder", harder, preset, few.seeds,
-                 f"The same attack with AdamW 3e-4; {len(few.seeds)} seeds.")
-sooner = readings.relapses(harder)
-print("EFUF", stats.spell(sooner["EFUF"]), "  SARE", stats.spell(sooner["SARE"]))
-print("samples until relapse, SARE - EFUF:", stats.spell_paired(sooner["SARE"], sooner["EFUF"]))
-metric = "relearning samples until CHAIR_s passes 50 %, attack at lr 3e-4"
-claims.append(ledger.row("C6c", "ch. 04", metric, sooner["EFUF"], sooner["SARE"], want=1))
+for name, row in rivals.items():
+    level, distance, steps = (stats.spell(values) for values in (readings.after(rivals, name, "stop_level"),
+                                                                 readings.after(rivals, name, "distance"), [len(r["log"]) for r in row]))
+    print(f"{name:30s} level {level}   from the base model {distance}   steps {steps}")
+
+# %%
+_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "04_controls", late, preset, few.seeds,
+                 f"Controls under the same attack, {len(few.seeds)} seeds.")
+for letter, name in zip("abcdef", chosen, strict=False):
+    metric = f"relearning samples until CHAIR_s passes 50 %, “{name}” against SARE"
+    claims.append(ledger.row(f"C8{letter}", "ch. 04", metric, late[name], late["SARE"], want=1))
+    print(f"SARE - “{name}”: {stats.spell_paired(late['SARE'], late[name], 0)} -> {claims[-1]['verdict']}")
+
+# %% [markdown]
+# The distance from the base model is printed because a model that has moved further may simply be further to bring
+# back. Read the verdicts together: C8 says *flatness is the cause*, and every rival that SARE does not beat is a
+# cause that is not ruled out. An "undecided" is not a defeat of the rival.
+#
+# ## Another attacker, the same question
+#
+# The order of two methods is not worth much if it holds for one attacker. Here are other learning rates and batch
+# sizes. The attacker's work is counted in samples all the same, so a larger batch means fewer steps.
+
+# %%
+grid = {}
+for lr, batch in setting.attackers:
+    found = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", lr=lr, batch=batch, at=few.coarse))
+    sooner = readings.relapses(readings.curves(found, "EFUF", "SARE"))
+    grid[f"lr {lr:g}, batch {batch}"] = stats.paired(sooner["SARE"], sooner["EFUF"]) | {"EFUF": sooner["EFUF"], "SARE": sooner["SARE"]}
+for name, row in grid.items():
+    print(f"{name:20s} EFUF {stats.spell(row['EFUF'], 0)}   SARE {stats.spell(row['SARE'], 0)}")
+
+# %%
+figure = figures.fig_paired(grid, "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)")
+_ = figures.save(figure, "04_attackers", grid, preset, few.seeds,
+                 f"Attackers with other learning rates and batch sizes, {len(few.seeds)} seeds; no relapse counts as the last count.")
+for letter, (name, row) in zip("cdefgh", grid.items()):
+    metric = f"relearning samples until CHAIR_s passes 50 %, attack at {name}"
+    claims.append(ledger.row(f"C6{letter}", "ch. 04", metric, row["EFUF"], row["SARE"], want=1))
+    print(f"C6{letter}", name, "->", claims[-1]["verdict"])
+
+# %% [markdown]
+# ## Other updates, other prompts (claim C7)
+#
+# Fine-tuning on hallucinated captions is the most direct attack. Deployed weights also meet others, mostly without
+# malice:
+#
+# * fine-tuning by **LoRA**, or of the **projector** alone, on the same captions; on captions of **one place** only,
+#   measured in the three others: does the relapse spread?
+# * *benign* fine-tuning, on **clean captions**, or on another task, true **answers** about shown and foreign objects;
+# * Gaussian **noise** on every weight matrix, in units of its own standard deviation; **rounding** to fewer bits;
+#   **pruning** of the smallest weights;
+# * prompts: the true caption **prefilled** into the model's mouth (1), with a comma after it (2), with ", a" (3), an
+#   opened clause that *some* noun must close; and **leading** questions about an absent object, once and twice,
+#   before the description is asked for.
+
+# %%
+names = setting.attacked
+attacked = {kind: attacks.attack_all(presets.book_attacks(few, *names, **how)) for kind, how in presets.STRENGTHS.items()
+            if kind in setting.kinds}
+key = {kind: "chair_s elsewhere" if kind == "one place" else "chair_s" for kind in attacked}
+drawn = {kind: readings.curves(found, *names) for kind, found in attacked.items()}
+
+# %%
+figure = figures.fig_attacks(drawn, key, presets.UNITS)
+_ = figures.save(figure, "04_attacks", drawn, preset, few.seeds,
+                 f"CHAIR_s against the strength of other updates and prompts, {len(few.seeds)} seeds (faint), mean, 95 % interval. "
+                 "“one place” is measured in the places that were not attacked.")
+
+# %%
+for letter, (kind, curves_) in zip("abcdefghijkl", drawn.items()):
+    efuf, sare = (readings.areas(curves_, key[kind])[name] for name in ("EFUF", "SARE"))
+    metric = f"mean CHAIR_s over the attack “{kind}”, %, EFUF against SARE"
+    claims.append(ledger.row(f"C7{letter}", "ch. 04", metric, efuf, sare, want=-1))
+    print(f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}")
 _ = ledger.record(claims, preset, setting.seeds)
-print("C6c, SARE relapses later under the harder attack ->", claims[-1]["verdict"])
+
+# %% [markdown]
+# C7 is asked against EFUF: does SARE hallucinate less over the whole range of the attack? Where both stay near zero
+# there was no danger to begin with, and the verdict says "undecided" for lack of one; where both rise to the top,
+# neither holds. Look at the panels, not only at the verdicts.
+#
+# ## A trap: unequal forget levels
+#
+# Here is EFUF against itself. The only difference is when it was stopped. A comparison of two methods that stop at
+# different levels measures this, whatever it says it measures.
+
+# %%
+levels = {f"EFUF, stopped at {level:g} nats": [presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds] for level in (4.0, 6.5, 9.0)}
+itself = readings.relapses(readings.curves(attacks.attack_all(presets.attacks_on(levels, few)), *levels))
+_ = figures.save(figures.fig_dots(itself, "relearning samples until CHAIR_s passes 50 %"), "04_levels", itself, preset, few.seeds,
+                 f"One method, three forget levels, the same attack, {len(few.seeds)} seeds.")
 
 # %% [markdown]
 # ## What we learned
@@ -176,9 +273,9 @@ print("C6c, SARE relapses later under the harder attack ->", claims[-1]["verdict
 #
 # ## What we did not show
 #
-# Other attackers (LoRA, other data, weight noise, quantisation), other methods (untargeted SAM, NPO), the whole front
-# of `lambda_neg` and `rho`, or a control that gives EFUF the compute of SARE. A microworld of half a million trained
-# weights says nothing certain about seven billion.
+# That anything here carries over to seven billion weights; what an attacker with other data or far more of it can do;
+# that the settings of the baselines are their best (all were run at the book's learning rate). Absence of a
+# difference at five or eight seeds is not equality.
 #
 # ## Exercises
 #

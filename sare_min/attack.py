@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .captions import Captions
+from .captions import Captions, sentence_nll
 from .llava import trainable
-from .losses import sentence_nll
 
 
 def relearn(model: nn.Module, data: Captions, at: Sequence[int], lr: float = 1e-4, batch_size: int = 8, seed: int = 0,

@@ -40,12 +40,12 @@ class Captions:
         return len(self.input_ids)
 
     def __getitem__(self, rows: Tensor | slice) -> Captions:
-        """The given rows, cut to their longest one, with only their images' features."""
-        image = self.image[rows]
+        """The given rows, cut to their longest one, with only their images' features, each once."""
+        kept, image = self.image[rows].unique(return_inverse=True)
         reference = None if self.reference is None else self.reference[rows]
-        chosen = Captions(**{name: getattr(self, name)[rows] for name in TOKENS}, image=torch.arange(len(image), device=image.device),
-                          features=self.features[image], reference=reference)
-        return chosen.cut(int(chosen.attention_mask.sum(1).max()) if len(image) else 0)
+        tokens = {name: getattr(self, name)[rows] for name in TOKENS}
+        width = int(tokens["attention_mask"].sum(1).max()) if len(image) else 0
+        return Captions(**tokens, image=image, features=self.features[kept], reference=reference).cut(width)
 
     def cut(self, width: int) -> Captions:
         """All rows, their first `width` tokens."""
@@ -79,14 +79,14 @@ def render(processor, question: str, caption: str | None = None) -> str:
     return text[: text.index(caption, len(prompt)) + len(caption)] + processor.tokenizer.eos_token
 
 
-def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str):
+def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str, device: torch.device | str = "cpu"):
     """Token ids with the image placeholder repeated once per image feature, padded on `side`; offsets count from each text's end."""
     texts = [text.replace(processor.image_token, processor.image_token * n_image_tokens, 1) for text in texts]
     add_bos = not (texts and processor.tokenizer.bos_token and texts[0].startswith(processor.tokenizer.bos_token))
     tokens = processor.tokenizer(texts, padding=True, padding_side=side, add_special_tokens=add_bos, return_tensors="pt",
                                  return_offsets_mapping=True)
     from_end = tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
-    return tokens["input_ids"], tokens["attention_mask"], from_end
+    return tokens["input_ids"].to(device), tokens["attention_mask"].to(device), from_end
 
 
 def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence[dict[str, list[tuple[int, int]]]] | None = None,
@@ -102,8 +102,7 @@ def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence
     questions = [question] * n if isinstance(question, str) else question
     image = torch.arange(n) if image is None else torch.as_tensor(image)
     if len({n, len(spans), len(questions), len(image)}) != 1 or (n and int(image.max()) >= len(features)):
-        raise ValueError(f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions and {len(image)} image indices into "
-                         f"{len(features)} features do not fit together: give one of each per caption.")
+        raise ValueError(f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)} features: give one each.")
     ids, attention, from_end = tokenize(processor, [render(processor, q, c) for q, c in zip(questions, captions, strict=True)],
                                         features.shape[1], side="right")
     eos = len(processor.tokenizer.eos_token)
@@ -123,10 +122,9 @@ def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence
 def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor) -> Tensor:
     """Input embeddings (B, T, H) with the projected image features (B, N, D) in place of the image tokens."""
     is_image = input_ids == model.config.image_token_id
-    wrong = (is_image.sum(1) != features.shape[1]).nonzero()
-    if len(wrong):
-        raise ValueError(f"row {int(wrong[0])} has {int(is_image[wrong[0]].sum())} image tokens but its image has {features.shape[1]} "
-                         "features: give each row one image placeholder and encode it with this model's own processor.")
+    for row, n in enumerate(is_image.sum(1).tolist()):
+        if n != features.shape[1]:
+            raise ValueError(f"row {row} has {n} image tokens but its image has {features.shape[1]} features: encode it by its processor.")
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -134,13 +132,23 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
 
 
 def token_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """NLL in nats of each token given all before it, (B, T); 0 up to the first token that any row counts."""
+    """NLL in nats of each token given all before it, (B, T); 0 up to the first token that any row counts. The first token has none."""
     model = base(model)
     counted = (batch.forget | batch.retain | batch.sentence).any(0).nonzero()
     if not len(counted):  # curation leaves captions between the thresholds without any
         return torch.zeros(batch.input_ids.shape, device=batch.input_ids.device)
-    first = int(counted.min())
-    logits = model(inputs_embeds=embed(model, batch.input_ids, batch.features), attention_mask=batch.attention_mask,
+    first = max(1, int(counted.min()))
+    logits = model(inputs_embeds=embed(model, batch.input_ids, batch.features[batch.image]), attention_mask=batch.attention_mask,
                    logits_to_keep=batch.input_ids.shape[1] - first + 1, use_cache=False).logits
     nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch.input_ids[:, first:], reduction="none")
     return F.pad(nll, (first, 0))
+
+
+def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
+    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack.
+
+    Raises ValueError if no token is marked: curated captions that hallucinate have forget masks and no sentence.
+    """
+    if not batch.sentence.any():
+        raise ValueError(f"none of {len(batch)} captions has a sentence token to train on: encode them without spans.")
+    return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

@@ -27,19 +27,15 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
         model, info = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
         processor = AutoProcessor.from_pretrained(path)
         blank = Image.new("RGB", (model.config.vision_config.image_size,) * 2)
-        expanded = processor(text=processor.image_token, images=blank, return_tensors="pt")["input_ids"]
+        ids = processor(text=processor.image_token, images=blank)["input_ids"][0]
     except Exception as error:  # each library below has its own; all mean the same to the reader
-        raise ValueError(f"{path}: no LLaVA checkpoint could be loaded ({type(error).__name__}: {error}). Give a directory written by "
-                         "sare_min.llava.save or save_pretrained, or a hub name such as llava-hf/llava-1.5-7b-hf.") from error
-    if info["missing_keys"] or info.get("mismatched_keys"):
-        first = sorted(info["missing_keys"] or info["mismatched_keys"])[0]
-        raise ValueError(f"{path}: no whole LLaVA checkpoint: {first} and maybe more is missing or misshapen. Fetch or save it again.")
+        raise ValueError(f"{path}: no LLaVA checkpoint ({type(error).__name__}: {error}). Give a hub name, or what save wrote.") from error
+    if lost := sorted(info["missing_keys"] or info.get("mismatched_keys", ())):
+        raise ValueError(f"{path}: no whole LLaVA checkpoint: {lost[0]} and maybe more is missing or misshapen. Fetch or save it again.")
     model.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device).eval().requires_grad_(False)
-    n_tokens = int((expanded == model.config.image_token_id).sum())
-    n_features = embed_images(model, processor, [blank]).shape[1]
+    n_tokens, n_features = list(ids).count(model.config.image_token_id), embed_images(model, processor, [blank]).shape[1]
     if n_tokens != n_features:
-        raise ValueError(f"{path}: the processor makes {n_tokens} image tokens but the vision tower gives {n_features} features an image. "
-                         "Mend patch_size, num_additional_image_tokens or vision_feature_select_strategy in processor_config.json.")
+        raise ValueError(f"{path}: the processor makes {n_tokens} image tokens but the vision tower gives {n_features} features: mend its patch_size.")
     return model, processor
 
 
@@ -116,23 +112,23 @@ def embed_images(model: nn.Module, processor, images: Sequence[Image.Image], bat
 
 
 @torch.no_grad()
-def generate(model: nn.Module, processor, features: Tensor, question: str | Sequence[str] = DESCRIBE, prefix: str = "", *,
-             max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False) -> list[str]:
+def generate(model: nn.Module, processor, features: Tensor, question: str | Sequence[str] = DESCRIBE,
+             prefix: str | Sequence[str] = "", *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, batch_size: int = 256,
+             progress: bool = False) -> list[str]:
     """Answer a question about each image: greedy at temperature 0, else sampled under `seed` (the global generator is given back).
 
-    features: (n, N, D) from embed_images. question: one for all images, or n. prefix: words put into the model's mouth (an attack).
+    features: (n, N, D) from embed_images. question and prefix (words put into the model's mouth, an attack): one for all images, or n.
     """
     model, answers = base(model), []
-    questions = [question] * len(features) if isinstance(question, str) else list(question)
-    if len(questions) != len(features):
-        raise ValueError(f"generate: {len(questions)} questions for {len(features)} images: give one, or one for each.")
+    questions, prefixes = ([text] * len(features) if isinstance(text, str) else list(text) for text in (question, prefix))
+    if not len(questions) == len(prefixes) == len(features):
+        raise ValueError(f"generate: {len(questions)} questions and {len(prefixes)} prefixes for {len(features)} images: one, or one each.")
+    prompts = [render(processor, q) + p for q, p in zip(questions, prefixes)]
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for start in tqdm(range(0, len(features), batch_size), desc="generate", disable=not progress):
-            texts = [render(processor, q) + prefix for q in questions[start : start + batch_size]]
-            ids, attention, _ = tokenize(processor, texts, features.shape[1], side="left")
-            ids, attention = ids.to(model.device), attention.to(model.device)
+            ids, attention, _ = tokenize(processor, prompts[start : start + batch_size], features.shape[1], "left", model.device)
             part = features[start : start + batch_size].to(model.device)
             # A sampled image placeholder would poison every later forward of the text, so it is never sampled.
             out = model.generate(inputs_embeds=embed(model, ids, part), attention_mask=attention, max_new_tokens=max_new_tokens,

@@ -3,7 +3,7 @@
 A caption is one row and its sub-sentences are masks over the same tokens (*packing*). In a causal model the NLL of a token does not
 depend on what follows, so this equals one row per sub-sentence, without repeating the image tokens for each.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class Method:
     lambda_sent: float = 1.0
     rho: float = 0.0  # L2 length of the ascent step, in weight units
     perturb: tuple[str, ...] = ("neg",)  # whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
+    turn: Callable[[list], list] | None = None  # controls: the gradient list -> another direction for the ascent step
+    schedule: Callable[[float], Mapping[str, float]] | None = None  # share of the run done -> settings that change on the way
 
 
 def counts(batch: Captions, per: str) -> dict[str, int]:
@@ -60,13 +62,3 @@ def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str
     if batch.sentence.any():
         found["sent"] = (nll * batch.sentence).sum() / n["sent"]
     return found
-
-
-def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack.
-
-    Raises ValueError if no token is marked: curated captions that hallucinate have forget masks and no sentence.
-    """
-    if not batch.sentence.any():
-        raise ValueError(f"none of {len(batch)} captions has a sentence token to train on: encode them without spans.")
-    return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

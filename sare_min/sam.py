@@ -10,12 +10,9 @@ target = every loss this is ordinary SAM (arXiv 2010.01412), with rho = 0 it is 
 """
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-
-Batch = TypeVar("Batch")
 
 
 @contextmanager
@@ -29,14 +26,13 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho:
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
-    given = {i: g for i, g in enumerate(direction) if g is not None}
-    norms = {i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for i, g in given.items()}
+    norms = {i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+             for i, g in enumerate(direction) if g is not None}
     bad = [i for i, norm in norms.items() if not norm.isfinite()]
     norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values())))) if norms else 0.0
     if bad or not norm:
-        raise ValueError(f"the ascent direction is {f'not finite in parameter {bad[0]} of {len(params)}' if bad else 'zero everywhere'}: "
-                         "check that the batch has forget tokens and that the loss is finite.")
-    given.clear()
+        what = f"not finite in parameter {bad[0]} of {len(params)}" if bad else "zero everywhere"
+        raise ValueError(f"the ascent direction is {what}: check that the batch has forget tokens and that the loss is finite.")
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
         with torch.no_grad():
@@ -52,13 +48,13 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho:
                 parameter.copy_(theta)
 
 
-def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence[Batch], again: Sequence[Batch],
-                 losses: Callable[[Batch], tuple[Tensor, Tensor]], rho: float) -> float:
+def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence, again: Sequence, losses: Callable[..., tuple[Tensor, Tensor]],
+                 rho: float, turn: Callable[[list], list] | None = None) -> float:
     """Leave g = grad target(theta + eps*) + grad rest(theta) in .grad; return ||grad target(theta)|| (nan at rho = 0).
 
     batches: micro-batches that make up the whole batch. again: those whose target loss the second pass needs. losses(batch): the pair
     (target, rest), each a scalar that requires grad, already divided by the *whole* batch's counts, so that the sum over micro-batches
-    is the loss: eps* comes from the whole batch's gradient, which is not m-SAM.
+    is the loss: eps* comes from the whole batch's gradient, which is not m-SAM. turn: a control's way to step in another direction.
     """
     for parameter in params:
         parameter.grad = None
@@ -72,7 +68,7 @@ def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence[Batch], again
         found = torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
         direction = [new if old is None else old if new is None else old + new for old, new in zip(direction, found)]
         rest.backward()  # at theta: the grounded text keeps its ordinary gradient
-    with perturbed(params, direction, rho) as norm:
+    with perturbed(params, turn(direction) if turn else direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()  # at theta + eps*, added to the same .grad
     return norm

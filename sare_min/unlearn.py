@@ -12,11 +12,21 @@ from .llava import trainable
 from .losses import Method, counts, method_losses, npo
 from .sam import targeted_sam
 
+
+def efuf_released(done: float) -> dict[str, float]:
+    """The weights of EFUF's released code, which fall during the run (starreeze/efuf finetune/loss.py)."""
+    return {"lambda_neg": 0.3 * min(1.0, (1 - done) / 0.6), "lambda_pos": 1 - done / 2}
+
+
 METHODS: dict[str, Method] = {
-    "EFUF": Method(),  # constant weights; the released code anneals them
-    "SARE": Method(rho=0.2),
-    "SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: everything is perturbed
+    "GA": Method(lambda_pos=0.0, lambda_sent=0.0),  # gradient ascent on the forget spans alone
+    "GradDiff": Method(lambda_sent=0.0),
+    "EFUF": Method(),  # constant weights
+    "EFUF released": Method(lambda_sent=0.36, schedule=efuf_released),  # the released code's ratio of whole captions to retain spans
+    "EFUF+SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: everything is perturbed
     "NPO": Method(npo, per="row"),
+    "NPO+Targeted-SAM": Method(npo, per="row", rho=0.2),
+    "SARE": Method(rho=0.2),
 }
 
 
@@ -44,7 +54,8 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
         raise ValueError(f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold or check the masks.")
-    n_forget = min(batch_size, max(1, round(batch_size * len(pools[0]) / len(has_forget))))
+    most = batch_size - (len(pools[1]) > 0)  # neither pool is left out, however small
+    n_forget = max(1, min(most, round(batch_size * len(pools[0]) / len(has_forget))))
     generator = torch.Generator().manual_seed(seed)
 
     def passes(pool: Tensor) -> Iterator[int]:
@@ -52,9 +63,8 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
             yield from pool[torch.randperm(len(pool), generator=generator)].tolist()
 
     forget, other = map(passes, pools)
-    n_other = batch_size - n_forget if len(pools[1]) else 0
     while True:
-        yield torch.tensor([next(forget) for _ in range(n_forget)] + [next(other) for _ in range(n_other)])
+        yield torch.tensor([next(forget) for _ in range(n_forget)] + [next(other) for _ in range(batch_size - n_forget)])
 
 
 def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64) -> dict[str, float]:
@@ -64,8 +74,7 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
     """
     n, rows_logged = counts(batch, method.per), []
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
-    is_targeted = method.perturb == ("neg",)
-    halves = batch.split_forget() if method.rho and is_targeted else (batch,)
+    halves = batch.split_forget() if method.rho and method.perturb == ("neg",) else (batch,)
     parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)]
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
@@ -75,10 +84,9 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
         nothing = torch.zeros((), requires_grad=True)  # a micro-batch may have no token for one of the losses
         return sum(target, nothing), sum(rest, nothing)
 
-    again = [part.until_forget() for part in parts if part.forget.any()] if is_targeted else parts
-    norm = targeted_sam(trainable(model), parts, again, losses, method.rho)
-    first_pass = rows_logged[: len(parts)]
-    log = {name: sum(row.get(name, 0.0) for row in first_pass) for name in weights}
+    again = [part.until_forget() for part in parts if part.forget.any()] if method.perturb == ("neg",) else parts
+    norm = targeted_sam(trainable(model), parts, again, losses, method.rho, method.turn)
+    log = {name: sum(row.get(name, 0.0) for row in rows_logged[: len(parts)]) for name in weights}  # of the first pass
     if not all(map(math.isfinite, log.values())):
         raise ValueError(f"a loss is not finite ({log}): check the image features and lower the learning rate; no step was taken.")
     return log | {"norm": norm}
@@ -87,9 +95,9 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
 @torch.no_grad()
 def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Captions:
     """The same captions with each row's forget NLL under this (base) model, which NPO compares with."""
-    rows = torch.arange(len(data)).split(batch_size)
     device = next(model.parameters()).device
-    nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in (data[r].to(device) for r in rows)]
+    parts = (data[rows].to(device) for rows in torch.arange(len(data)).split(batch_size))
+    nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in parts]
     return replace(data, reference=torch.cat(nll).to(data.input_ids.device))
 
 
@@ -98,19 +106,21 @@ def unlearn(model: nn.Module, data: Captions, method: Method, training: Training
     """Train the model's trainable parameters by one method; returns a log row per step.
 
     data: captions with forget, retain and sentence masks. stop(step): asked after each step; True starts the cool-down that ends
-    the run (a matched forget level). Raises ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
+    the run (a matched forget level). Asked again at its end: False, and the run goes on at full speed until a later cool-down holds.
+    Raises ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
     """
-    params, log, last = trainable(model), [], training.steps - 1
+    params, log, end = trainable(model), [], training.steps - 1
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
     optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay)
-    rows = draw_batches(data.forget.any(1), training.batch_size, seed)
+    rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
+        now = replace(method, **method.schedule(step / training.steps)) if method.schedule else method
         optimizer.param_groups[0]["lr"] = training.lr * min(1.0, (last - step + 1) / (training.cooldown + 1))
-        log.append(gradient(model, data[next(rows)].to(params[0].device), method, training.micro_batch))
+        log.append(gradient(model, data[next(rows)].to(params[0].device), now, training.micro_batch))
         optimizer.step()
-        if last == training.steps - 1 and stop and stop(step):
-            last = min(last, step + training.cooldown)
+        if stop and last in (end, step):  # not while it cools down
+            last = min(last, step + training.cooldown) if stop(step) else end
         if step == last:
             break
     return log

@@ -9,9 +9,8 @@ from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lab import microworld
-from sare_min.captions import encode, render, token_nll
+from sare_min.captions import encode, render, sentence_nll, token_nll
 from sare_min.llava import embed_images, generate, load, open_image, save, set_trainable, trainable
-from sare_min.losses import sentence_nll
 
 
 def test_save_load_caption_round_trip(saved, processor, scenes, features):
@@ -63,6 +62,8 @@ def test_a_tokenizer_without_bos_gets_none(processor, features):
 def test_a_prefix_is_put_into_the_models_mouth(model, processor, features):
     """Fails if the prefix is dropped: the first words change what follows."""
     free, led = (generate(model, processor, features, prefix=p, max_new_tokens=6) for p in ("", " a kitchen with a"))
+    mixed = generate(model, processor, features, prefix=[""] + [" a kitchen with a"] * (len(features) - 1), max_new_tokens=6)
+    assert mixed == free[:1] + led[1:]
     assert free != led
 
 
@@ -190,7 +191,7 @@ def test_bad_spans_are_named(processor, features):
 
 
 def test_questions_are_counted(model, processor, features):
-    with pytest.raises(ValueError, match="5 questions for 8 images"):
+    with pytest.raises(ValueError, match="5 questions and 8 prefixes for 8 images"):
         generate(model, processor, features, ["Is there a fork in the image?"] * 5)
 
 

@@ -106,3 +106,23 @@ def test_nll_does_not_depend_on_padding(model, data):
         one = data[torch.tensor([row])]
         mask = (one.forget | one.retain | one.sentence)[0]
         torch.testing.assert_close(token_nll(model, one)[0, mask], together[row, : len(mask)][mask], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_keep_each_image_once_and_their_own(model, data, processor, features, texts):
+    """Fails if rows that share an image copy its features, or if a row's tokens meet another row's image."""
+    image = [3, 3, 1, 3]
+    rows = encode(processor, features, [texts[0]] * 4, image=image)
+    some = rows[torch.tensor([0, 1, 3])]
+    assert len(some.features) == 1 and len(rows[torch.arange(4)].features) == 2
+    alone = encode(processor, features[3:4], [texts[0]])
+    torch.testing.assert_close(token_nll(model, some)[0], token_nll(model, alone)[0])
+    torch.testing.assert_close(token_nll(model, rows)[3], token_nll(model, alone)[0])  # unsliced rows, too
+    assert not torch.allclose(token_nll(model, rows)[2], token_nll(model, alone)[0])
+
+
+def test_the_first_token_has_no_nll(model, data):
+    """Fails if a mask over the whole row shifts every token's NLL by one: nothing comes before the first token."""
+    whole = replace(data, sentence=data.attention_mask.bool())
+    nll = token_nll(model, whole)
+    assert nll.shape == data.input_ids.shape and torch.equal(nll[:, 0], torch.zeros(len(data)))
+    torch.testing.assert_close(nll[:, -3:], token_nll(model, data)[:, -3:])

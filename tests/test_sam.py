@@ -263,7 +263,7 @@ def test_a_move_that_dies_half_way_is_undone():
 
 def test_perturbing_all_losses_is_sam(model, data):
     """Fails if `perturb` is ignored: untargeted SAM's gradient is the whole loss's at theta + eps, by brute force."""
-    method, n = get_method("SAM", rho=0.3), counts(data, "token")
+    method, n = get_method("EFUF+SAM", rho=0.3), counts(data, "token")
 
     def whole(net):
         parts = method_losses(net, data, method, n)

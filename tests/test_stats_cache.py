@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lab import cache, lenient, stats
+from lab import cache, experiments, stats
 
 
 def test_interval_covers_as_promised():
@@ -90,11 +90,11 @@ def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
 def test_a_lenient_judge_misses_its_share():
     """Fails if missed pieces vanish instead of being kept, or a caption with nothing left to forget is not kept whole."""
     spans = [{"forget": [(5, 9)], "retain": [(0, 5)], "sentence": []} for _ in range(400)]
-    found = lenient.missed(spans, ["a cup, fork"] * 400, 0.25, seed=0)
+    found = experiments.missed(spans, ["a cup, fork"] * 400, 0.25, seed=0)
     kept = [kinds for kinds in found if not kinds["forget"]]
     assert 70 < len(kept) < 130
     assert all(kinds == {"forget": [], "retain": [(0, 5), (5, 9)], "sentence": [(0, 11)]} for kinds in kept)
-    assert lenient.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
+    assert experiments.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
 
 
 def work(job):

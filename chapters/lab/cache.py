@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -87,21 +87,27 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@lru_cache
+def _pool(workers: int) -> ProcessPoolExecutor:
+    """One pool for the life of this process: starting a worker costs seconds, and a worker keeps the base models it has loaded."""
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread)
+
+
 def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None = None, progress: bool = True) -> list:
     """[work(job) for job in jobs], on all cores, in the order of `jobs`; the bar shows jobs done and the time left.
 
     A job that fails lets the others finish; then one RuntimeError names every failed job and its error.
     """
-    results, failed = {}, []
-    workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
-        futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
-        for future in tqdm(as_completed(futures), total=len(jobs), desc=label, disable=not progress):
-            error = future.exception()
-            if error is None:
-                results[futures[future]] = future.result()
-            else:
-                failed.append(f"{jobs[futures[future]]}: {type(error).__name__}: {error}")
+    results, failed, pool = {}, [], _pool(workers or os.cpu_count() or 1)
+    futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+    for future in tqdm(as_completed(futures), total=len(jobs), desc=label, disable=not progress):
+        error = future.exception()
+        if error is None:
+            results[futures[future]] = future.result()
+        else:
+            failed.append(f"{jobs[futures[future]]}: {type(error).__name__}: {error}")
+            if isinstance(error, BrokenExecutor):
+                _pool.cache_clear()  # a worker was killed: the next call starts a new pool
     if failed:
         raise RuntimeError(f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
     return [results[i] for i in range(len(jobs))]

@@ -1,6 +1,6 @@
 """The experiments that several chapters draw from: one kit a seed (base model and data), one run a seed and method.
 
-A run erases, measures, attacks, measures along the way, and lands in the cache as run.json (schema: `run`) with the erased weights.
+A run erases, measures, and lands in the cache as run.json (schema: `run`) with the erased weights; attacks.py goes on from there.
 """
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -18,10 +18,10 @@ from scipy.cluster.vq import kmeans2
 from transformers import CLIPModel
 from transformers.utils import logging
 
-from sare_min.attack import relearn
 from sare_min.captions import Captions, encode
 from sare_min.curate import Span, Thresholds, clip_scores, curate, mentions
 from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.losses import npo
 from sare_min.metrics import chair, span_nll
 from sare_min.unlearn import Training, get_method, unlearn, with_reference
 
@@ -29,8 +29,8 @@ from . import cache, microworld
 from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
-BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "sare_min/losses", "chapters/lab/microworld")
-RUN_SOURCES = (*BASE_SOURCES, "sare_min/sam", "sare_min/unlearn", "sare_min/attack", "sare_min/metrics", "sare_min/curate",
+BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "chapters/lab/microworld")
+RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlearn", "sare_min/metrics", "sare_min/curate",
                "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
@@ -142,26 +142,37 @@ class Kit:
         scores, thresholds = (self.scores, self.thresholds) if masks == "clip" else (self.truth(split), Thresholds(0.5, 0.5, 0.99))
         return curate(self.said[split], scores, SYNONYMS, thresholds)
 
+    def encode(self, split: str, rows: Sequence[int], spans: Sequence[dict[str, list[Span]]] | None = None) -> Captions:
+        """Some of the split's sampled captions; spans: of all its captions, or None: each whole."""
+        return encode(self.processor, self.features([self.scenes[split][i] for i in rows]), [self.said[split][i] for i in rows],
+                      spans and [spans[i] for i in rows])
+
     def data(self, split: str, masks: str = "oracle") -> Captions:
         """The split's sampled captions, encoded with masks."""
-        return encode(self.processor, self.features(self.scenes[split]), self.said[split], self.spans(split, masks))
+        return self.encode(split, range(len(self.said[split])), self.spans(split, masks))
 
     @cached_property
     def test_data(self) -> Captions:
         return self.data("test")
 
     @cached_property
+    def attack_rows(self) -> dict[str, list[int]]:
+        """Captions of scenes that no erasure saw: "stop" and "hallucinated" hold an object that is not there, "clean" none.
+
+        "stop": N_STOP of them, kept from the attacker and from every reported number; they say when to stop erasing.
+        """
+        spans = self.spans("attack")
+        wrong = [i for i, kinds in enumerate(spans) if kinds["forget"]]
+        return {"stop": wrong[:N_STOP], "hallucinated": wrong[N_STOP:], "clean": [i for i, kinds in enumerate(spans) if kinds["sentence"]]}
+
+    @cached_property
     def stop_data(self) -> Captions:
-        """N_STOP hallucinated captions, kept from the attacker and from every reported number: they say when to stop erasing."""
-        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]][:N_STOP]
-        spans, scenes = self.spans("attack"), [self.scenes["attack"][i] for i in rows]
-        return encode(self.processor, self.features(scenes), [self.said["attack"][i] for i in rows], [spans[i] for i in rows])
+        return self.encode("attack", self.attack_rows["stop"], self.spans("attack"))
 
     @cached_property
     def attack_data(self) -> Captions:
-        """Hallucinated captions of scenes that no erasure saw, whole: what a relearning attacker would fine-tune on."""
-        rows = [i for i, spans in enumerate(self.spans("attack")) if spans["forget"]][N_STOP:]
-        return encode(self.processor, self.features([self.scenes["attack"][i] for i in rows]), [self.said["attack"][i] for i in rows])
+        """The attacker's hallucinated captions, whole: what he fine-tunes on."""
+        return self.encode("attack", self.attack_rows["hallucinated"])
 
     def marked(self, row: int, text: str) -> dict:
         """A held-out scene with what was said of it, as figures.fig_scenes draws it: each object named and whether it is invented."""
@@ -169,15 +180,19 @@ class Kit:
         return {"place": scene.place, "objects": scene.objects, "cells": scene.cells,
                 "says": [[noun, noun not in scene.objects] for noun, _ in mentions(text, SYNONYMS)]}
 
-    def describe(self, model) -> list[str]:
-        """Greedy captions of the held-out scenes."""
-        return generate(model, self.processor, self.test_features, max_new_tokens=MAX_NEW_TOKENS)
+    def describe(self, model, **how) -> list[str]:
+        """Greedy captions of the held-out scenes; how: generate's question or prefix."""
+        return generate(model, self.processor, self.test_features, max_new_tokens=MAX_NEW_TOKENS, **how)
+
+    def chair(self, captions: Sequence[str], places: Sequence[str] = tuple(PLACES)) -> dict[str, float]:
+        """CHAIR and recall of captions of the held-out scenes, all or those in some places."""
+        chosen = [(scene, text) for scene, text in zip(self.test_scenes, captions, strict=True) if scene.place in places]
+        return chair([[noun for noun, _ in mentions(text, SYNONYMS)] for _, text in chosen], [scene.objects for scene, _ in chosen])
 
     def measure(self, model) -> dict[str, float]:
         """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token)."""
-        named = [[noun for noun, _ in mentions(text, SYNONYMS)] for text in self.describe(model)]
         nll = span_nll(model, self.test_data)
-        return chair(named, [s.objects for s in self.test_scenes]) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
+        return self.chair(self.describe(model)) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
 
     def yes_rates(self, model) -> dict[str, float]:
         """Share of "yes" to "Is there a ...?": about an object that is shown, one usual here but absent, one from another place."""
@@ -201,27 +216,46 @@ class Run:
     """One erasure."""
 
     seed: int
-    method: str  # a row of METHODS, or "base": no erasure
-    changes: tuple[tuple[str, float], ...] = ()  # settings of the row to change, e.g. (("rho", 0.2),)
+    method: str  # a row of METHODS; or no erasure: "base", or "honest", a model trained on true captions alone
+    changes: tuple[tuple[str, object], ...] = ()  # settings of the row to change, e.g. (("rho", 0.2),)
     masks: str = "clip"
     part: str = "all"
     training: Training = Training(steps=MAX_STEPS)
-    stop_nll: float | None = STOP_NLL
+    stop_nll: float | None = STOP_NLL  # None: train for training.steps
+    missed: float = 0.0  # share of the forget pieces that a lenient judge misses, and keeps as if they were true
+    without: str = ""  # a place whose captions the erasure never sees
+    turn: str = ""  # a key of TURNS: another direction for the ascent step
+    hold: bool = False  # train for training.steps, and forget only while below stop_nll
+    peak: float | None = None  # forget up to this NLL first, then only retain until stop_nll is reached from above
 
 
-@dataclass(frozen=True)
-class Attack:
-    """Relearning after an erasure."""
+def _random(gradient: list, generator: torch.Generator) -> list:
+    return [g if g is None else torch.randn(g.shape, generator=generator) for g in gradient]
 
-    run: Run
-    at: tuple[int, ...]  # relearning samples after which the attacked model is measured
-    lr: float = 1e-4
-    batch: int = 8
+
+TURNS: dict[str, Callable[[list, torch.Generator], list]] = {  # controls of the ascent step's direction; its length stays rho
+    "wrong sign": lambda gradient, _: [g if g is None else -g for g in gradient],
+    "random": _random,
+}
+
+
+def missed(spans: Sequence[dict[str, list[Span]]], captions: Sequence[str], share: float, seed: int) -> list[dict[str, list[Span]]]:
+    """The spans of a lenient judge: a share of the forget pieces are retained instead; a caption with none left is kept whole."""
+    rng, found = random.Random(seed), []
+    for kinds, caption in zip(spans, captions, strict=True):
+        lost = [piece for piece in kinds["forget"] if rng.random() < share]
+        forget = [piece for piece in kinds["forget"] if piece not in lost]
+        sentence = kinds["sentence"] if forget or not lost else [(0, len(caption))]
+        found.append({"forget": forget, "retain": kinds["retain"] + lost, "sentence": sentence})
+    return found
 
 
 def run(spec: Run) -> dict:
-    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": Kit.measure + {"yes": Kit.yes_rates,
-    "stop_level": the NLL, after the cool-down, of the captions that said when to stop}}."""
+    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": {...}}.
+
+    erased: Kit.measure, "yes" (Kit.yes_rates), "stop_level" (NLL, after the cool-down, of the captions that said when to stop),
+    "distance" (L2 from the base model) and, but for the base, "forget_share" (of its captions).
+    """
     return json.loads((_run_folder(spec) / "run.json").read_text())
 
 
@@ -241,38 +275,51 @@ def _run_folder(spec: Run) -> Path:
 
 def _do_run(path: Path, spec: Run) -> None:
     world = kit(spec.seed)
-    model, log = world.fresh(spec.part), []
-    if spec.method != "base":
-        data = world.data("erase", spec.masks)
-        if spec.method == "NPO":
-            data = with_reference(world.model, data)
-
-        def reached(step: int) -> bool:
-            return spec.stop_nll is not None and span_nll(model, world.stop_data)["forget"] >= spec.stop_nll
-
-        method = get_method(spec.method, **dict(spec.changes))
-        log = unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)
+    model = world.fresh(spec.part)
+    start = [p.detach().clone() for p in trainable(model)]
+    if spec.method == "honest":  # its vision tower is the base model's: CLIP never sees the captions
+        model = set_trainable(load(base_folder(spec.seed, World(noise=0.0)) / "llava", device="cpu")[0], spec.part)
+    log = [] if spec.method in ("base", "honest") else _erase(model, world, spec)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
-    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": span_nll(model, world.stop_data)["forget"]}
+    moved = torch.cat([(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)])
+    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": _level(model, world), "distance": float(moved.norm())}
+    if log:
+        measured["forget_share"] = float(erasure_data(world, spec).forget.any(1).float().mean())
     cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": measured})
 
 
-def attack(spec: Attack) -> dict:
-    """Attack one erasure, or read it from the cache: the run's result plus {"curve": [{"samples", **Kit.measure}]}."""
-    path = cache.folder("attack", spec, RUN_SOURCES, lambda path: _do_attack(path, spec))
-    return run(spec.run) | {"curve": json.loads((path / "curve.json").read_text())}
+def _level(model, world: Kit) -> float:
+    return span_nll(model, world.stop_data)["forget"]
 
 
-def _do_attack(path: Path, spec: Attack) -> None:
-    world, model = kit(spec.run.seed), erased(spec.run)
-    steps = relearn(model, world.attack_data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False)
-    cache.write_json(path / "curve.json", [{"samples": n} | world.measure(model) for n in steps])
+def erasure_data(world: Kit, spec: Run) -> Captions:
+    """The captions and masks that a run trains on."""
+    rows = [i for i, scene in enumerate(world.scenes["erase"]) if scene.place != spec.without]
+    return world.encode("erase", rows, missed(world.spans("erase", spec.masks), world.said["erase"], spec.missed, spec.seed))
 
 
-def attack_all(attacks: dict[str, list[Attack]], progress: bool = True) -> dict[str, list[dict]]:
-    """The results under the names of `attacks`, in order: first the missing base models, then erasures and attacks, side by side."""
-    specs = [spec for row in attacks.values() for spec in row]
-    cache.side_by_side(prepare, sorted({spec.run.seed for spec in specs}), "base models", progress=progress)
-    by_seed = sorted(set(specs), key=lambda spec: (spec.run.seed, repr(spec)))  # a worker then loads each seed's kit once
-    results = dict(zip(by_seed, cache.side_by_side(attack, by_seed, "erase and attack", progress=progress), strict=True))
-    return {name: [results[spec] for spec in row] for name, row in attacks.items()}
+def _erase(model, world: Kit, spec: Run) -> list[dict[str, float]]:
+    """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls' other ways to end there."""
+    method, data, has_peaked = get_method(spec.method, **dict(spec.changes)), erasure_data(world, spec), False
+    if method.forget_loss is npo:
+        data = with_reference(world.model, data)
+    if spec.turn:
+        generator = torch.Generator().manual_seed(spec.seed)
+        method = replace(method, turn=lambda gradient: TURNS[spec.turn](gradient, generator))
+
+    def reached(step: int) -> bool:
+        return spec.stop_nll is not None and _level(model, world) >= spec.stop_nll
+
+    def weights(done: float) -> dict[str, float]:
+        nonlocal has_peaked
+        level = _level(model, world)
+        has_peaked = has_peaked or (spec.peak is not None and level >= spec.peak)
+        is_off = has_peaked or (spec.hold and level >= spec.stop_nll)
+        return {"lambda_neg": 0.0 if is_off else method.lambda_neg}
+
+    if spec.hold:
+        return unlearn(model, data, replace(method, schedule=weights), spec.training, spec.seed, progress=False)
+    if spec.peak is not None:
+        return unlearn(model, data, replace(method, schedule=weights), spec.training, spec.seed, progress=False,
+                       stop=lambda step: has_peaked and _level(model, world) <= spec.stop_nll)
+    return unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)

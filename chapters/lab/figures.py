@@ -22,21 +22,30 @@ from .stats import band, interval
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
 
-STYLE = {  # method -> (colour, marker, dash)
+STYLE = {  # method, control or direction -> (colour, marker, dash)
     "base": ("#949494", "o", (1, 1)),
+    "honest": ("#949494", "X", (6, 2)),
     "EFUF": ("#de8f05", "s", (4, 2)),
     "SARE": ("#0173b2", "D", ()),
     "EFUF oracle": ("#fbafe4", "s", (1, 1.5)),
     "SARE oracle": ("#56b4e9", "D", (1, 1.5)),
+    "GA": ("#d55e00", "<", (1, 2)),
+    "GradDiff": ("#ca9161", ">", (6, 2, 1, 2)),
+    "EFUF released": ("#ece133", "p", (1, 1)),
+    "EFUF+SAM": ("#029e73", "^", (6, 2, 1, 2)),
+    "NPO": ("#cc78bc", "v", (2, 2)),
+    "SimNPO": ("#fbafe4", "h", (3, 1)),
+    "NPO+Targeted-SAM": ("#56b4e9", "P", (6, 1)),
     "relapse": ("#de8f05", "s", (4, 2)),  # directions in weight space, from the same seaborn palette
     "attack": ("#ca9161", "P", (6, 2, 1, 2)),
     "random": ("#949494", "o", (1, 1)),
-    "SAM": ("#029e73", "^", (6, 2, 1, 2)),
-    "NPO": ("#cc78bc", "v", (2, 2)),
+    "fp32": ("#0173b2", "D", ()),
+    "bf16": ("#de8f05", "s", (4, 2)),
 }
 METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
     "chair_s": ("CHAIR_s, %, lower is better", 100, (0, 100)),
     "recall": ("recall, %, higher is better", 100, (0, 100)),
+    "cosine": ("cosine of taken and intended step", 1, (-1, 1)),
     "nll_forget": ("NLL of the forgotten span,\nnats a token, higher is forgotten", 1, (0, float("inf"))),
     "nll_retain": ("NLL of grounded text,\nnats a token, lower is better", 1, (0, float("inf"))),
 }
@@ -104,20 +113,25 @@ def fig_scenes(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -
     return axes[0].figure
 
 
-def fig_rates(results: Mapping[str, Sequence[float]], labels: Mapping[str, str], ax: Axes | None = None) -> Figure:
-    """Shares in %, a dot a seed, mean and 95 % interval. results: {key: [a share per seed]}; labels: {key: text}."""
+def fig_dots(results: Mapping[str, Sequence[float]], xlabel: str, labels: Mapping[str, str] | None = None, factor: float = 1,
+             bounds: tuple[float, float] = (-np.inf, np.inf), ax: Axes | None = None) -> Figure:
+    """One row of values each: a dot a seed, mean and 95 % interval. results: {key: [a value per seed]}; labels: {key: text}."""
+    labels = labels or {name: name for name in results}
     if ax is None:
-        _, ax = plt.subplots(figsize=(7.2, 0.55 * len(labels) + 1.2))
+        _, ax = plt.subplots(figsize=(7.2, 0.45 * len(labels) + 1.2))
     for row, name in enumerate(labels):
-        values = 100 * np.asarray(results[name])
+        values = factor * np.asarray(results[name])
         mean, low, high = interval(values)
         ax.plot(values, np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)), "o", color="#949494", alpha=0.6, markersize=4)
-        if len(values) > 1:
-            ax.plot([max(0, low), min(100, high)], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
+        if len(values) > 2:
+            ax.plot(np.clip([low, high], *bounds), [row, row], color="#0173b2", linewidth=4, alpha=0.35)
         ax.plot(mean, row, "D", color="#0173b2")
-        ax.text(103, row, f"{mean:.1f}", va="center", color="#0173b2", fontweight="bold")
-    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), xlim=(-2, 102), ylim=(len(labels) - 0.5, -0.5),
-           xlabel="% (one dot a seed; diamond: mean; bar: 95 % interval)")
+        ax.text(1.02, row, f"{mean:.3g}", transform=ax.get_yaxis_transform(), va="center", color="#0173b2", fontweight="bold")
+    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), ylim=(len(labels) - 0.5, -0.5),
+           xlabel=f"{xlabel}\n(dot: a seed; diamond: mean; bar: 95 % interval)")
+    if np.isfinite(bounds).all():
+        margin = 0.02 * (bounds[1] - bounds[0])
+        ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
     return ax.figure
 
 
@@ -178,18 +192,19 @@ def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure
     return axes[0].figure
 
 
-def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"), axes: Sequence[Axes] | None = None) -> Figure:
-    """Metrics against relearning samples. results: {"samples": [...], "lines": {label: {"method", metric: [a curve per seed]}}}."""
+def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"), axes: Sequence[Axes] | None = None,
+                xlabel: str = "relearning samples") -> Figure:
+    """Metrics against an attack's strength. results: {"at": [...], "lines": {label: {"method", metric: [a curve per seed]}}}."""
     if axes is None:
         _, axes = plt.subplots(1, len(keys), figsize=(4.8 * len(keys), 3.8), squeeze=False, gridspec_kw={"wspace": 0.55})
         axes = axes[0]
     for ax, key in zip(axes, keys, strict=True):
         label, factor, bounds = METRICS[key]
-        ax.set(xlabel="relearning samples", ylabel=label)
+        ax.set(xlabel=xlabel, ylabel=label)
         if bounds[1] == 100:
             ax.set_ylim(-3, 103)
         lines = {name: (line["method"], factor * np.asarray(line[key])) for name, line in results["lines"].items()}
-        _curves(ax, results["samples"], lines, bounds)
+        _curves(ax, results["at"], lines, bounds)
     return axes[0].figure
 
 
@@ -228,3 +243,95 @@ def fig_paired(results: Mapping[str, Mapping], xlabel: str, ax: Axes | None = No
         ax.plot(line["diff"], row, "D", color="#0173b2")
     ax.set(yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5), xlabel=xlabel)
     return ax.figure
+
+
+def fig_front(results: Sequence[Mapping], axes: np.ndarray | None = None) -> Figure:
+    """The front of lambda_neg x rho. results: [{"lambda_neg", "rho", metric: [a value per seed]}]; a point is a mean."""
+    across = {"recall": ("recall, %", 100), "nll_retain": ("NLL of grounded text, nats", 1), "stop_level": ("forget level, nats", 1)}
+    up = {"relapse": "samples until CHAIR_s\npasses 50 %, higher is better", "area": "mean CHAIR_s over the\nattack, %, lower is better"}
+    if axes is None:
+        _, axes = plt.subplots(len(up), len(across), figsize=(11, 6), sharex="col", sharey="row")
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len({point["rho"] for point in results})))
+    colours = dict(zip(sorted({point["rho"] for point in results}), shades, strict=True))
+    markers = dict(zip(sorted({point["lambda_neg"] for point in results}), "o^sDv"))
+    for i, y in enumerate(up):
+        for j, (x, (label, factor)) in enumerate(across.items()):
+            for point in results:
+                (at, *_), (mean, low, high) = interval(factor * np.asarray(point[x])), interval(point[y])
+                n = len(point[y])
+                axes[i][j].errorbar(at, mean, [[mean - low], [high - mean]] if n > 2 else None, alpha=0.9, color=colours[point["rho"]],
+                                    marker=markers[point["lambda_neg"]], elinewidth=0.8, markersize=7)
+            axes[i][j].set(xlabel=label if i == len(up) - 1 else "", ylabel=up[y] if j == 0 else "")
+    handles = [plt.Line2D([], [], color=c, marker="o", linestyle="", label=f"rho {rho:g}") for rho, c in colours.items()]
+    handles += [plt.Line2D([], [], color="#111827", marker=m, linestyle="", label=f"lambda_neg {x:g}") for x, m in markers.items()]
+    axes[0][-1].legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
+    return axes[0][0].figure
+
+
+def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
+    """Gauges of flatness against robustness, a dot a run.
+
+    results: {"robustness": [one a run], "group": [a label a run], "gauges": {name: {"values": [one a run], "text": str}}}.
+    """
+    n = len(results["gauges"])
+    if axes is None:
+        columns = min(4, n)
+        _, grid = plt.subplots(-(-n // columns), columns, figsize=(3 * columns, 2.9 * -(-n // columns)), sharey=True, squeeze=False,
+                               gridspec_kw={"hspace": 0.55})
+        axes = list(grid.flat)
+    groups = sorted(set(results["group"]))
+    colours = dict(zip(groups, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(groups))), strict=True))
+    for ax, (name, gauge) in zip(axes, results["gauges"].items(), strict=False):
+        for group in groups:
+            chosen = [i for i, g in enumerate(results["group"]) if g == group]
+            ax.plot([gauge["values"][i] for i in chosen], [results["robustness"][i] for i in chosen], "o", color=colours[group], alpha=0.7,
+                    markersize=4, label=group)
+        ax.set(xlabel=name)
+        ax.set_title(gauge["text"], fontsize=8)
+    for ax in list(axes)[n:]:
+        ax.set_visible(False)
+    first = list(axes)[0]
+    first.set_ylabel("samples until relapse")
+    first.legend(fontsize=7)
+    return first.figure
+
+
+def fig_plane(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
+    """Forget NLL in a plane of weight space. results: {label: {"x", "y": distances, "values": 2-D, "names": [x axis, y axis]}}."""
+    if axes is None:
+        _, axes = plt.subplots(1, len(results), figsize=(4.8 * len(results), 4), squeeze=False, gridspec_kw={"wspace": 0.35})
+        axes = axes[0]
+    levels = np.linspace(0, max(np.max(plane["values"]) for plane in results.values()), 15)
+    for ax, (label, plane) in zip(axes, results.items(), strict=True):
+        contour = ax.contourf(plane["x"], plane["y"], np.asarray(plane["values"]), levels=levels, cmap="Blues_r")
+        ax.plot(0, 0, "o", color="#d55e00")
+        ax.set(xlabel=f"{plane['names'][0]}, L2", ylabel=f"{plane['names'][1]}, L2", title=label)
+        ax.grid(False)
+    axes[0].figure.colorbar(contour, ax=list(axes), label="NLL of the forgotten span (dark: it is back)")
+    return axes[0].figure
+
+
+def fig_attacks(results: Mapping[str, Mapping], keys: Mapping[str, str], units: Mapping[str, str],
+                axes: Sequence[Axes] | None = None) -> Figure:
+    """One panel an attack, CHAIR_s over its strength. results: {attack: what fig_relapse takes}; keys, units: {attack: metric, x label}."""
+    if axes is None:
+        columns = min(4, len(results))
+        rows = -(-len(results) // columns)
+        _, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 3 * rows), squeeze=False, sharey=True, gridspec_kw={"hspace": 0.6})
+        axes = list(grid.flat)
+    for ax, (name, drawn) in zip(axes, results.items(), strict=False):
+        for label, line in drawn["lines"].items():
+            colour, marker, dash = STYLE[line["method"]]
+            curves = 100 * np.asarray(line[keys[name]])
+            mean, low, high = band(curves, (0, 100))
+            ax.plot(drawn["at"], mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None), label=label)
+            if len(curves) > 2:
+                ax.fill_between(drawn["at"], low, high, color=colour, alpha=0.12, linewidth=0)
+        ax.set(title=name, xlabel=units.get(name, "samples"), ylim=(-3, 103))
+        if drawn["at"][0] > drawn["at"][-1]:
+            ax.invert_xaxis()
+    for ax in list(axes)[len(results):]:
+        ax.set_visible(False)
+    axes[0].set_ylabel("CHAIR_s, %, lower is better")
+    axes[0].legend(fontsize=7)
+    return axes[0].figure

@@ -18,7 +18,8 @@ from sare_min.unlearn import METHODS
 from . import cache
 from .experiments import RUN_SOURCES, Run, erased, kit
 
-cache.remember(("chapters/lab/landscape",))
+SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/landscape")
+cache.remember(SOURCES)
 DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
 DIRECTIONS = ("relapse", "attack", "random")
 
@@ -50,7 +51,7 @@ def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequ
 
 def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
     """{direction: [Kit.measure at each distance]} plus {"attack_distance": how far the attack travelled (L2)}; cached."""
-    path = cache.folder("slices", spec, (*RUN_SOURCES, "chapters/lab/landscape"), lambda path: _measure_slices(path, spec))
+    path = cache.folder("slices", spec, SOURCES, lambda path: _measure_slices(path, spec))
     return json.loads((path / "slices.json").read_text())
 
 

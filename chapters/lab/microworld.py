@@ -34,9 +34,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sare_min.captions import DESCRIBE, encode
+from sare_min.captions import DESCRIBE, encode, sentence_nll
 from sare_min.llava import embed_images, set_trainable, trainable
-from sare_min.losses import sentence_nll
 
 PLACES = {
     "kitchen": ("fork", "cup", "bowl", "banana", "bottle"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .experiments import Attack, Run
+from sare_min.unlearn import METHODS, Training
+
+from .attacks import Attack
+from .experiments import Run
 
 
 @dataclass(frozen=True)
@@ -13,18 +16,57 @@ class Preset:
 
     seeds: tuple[int, ...]
     at: tuple[int, ...]  # relearning samples after which the attacked model is measured
+    coarse: tuple[int, ...]  # the same where many attacks are compared
     noise: tuple[float, ...]  # caption noise of the control models (chapter 00)
     n_noise_seeds: int
+    lambdas: tuple[float, ...]  # the front's lambda_neg
+    rhos: tuple[float, ...]  # and rho
+    n_side_seeds: int  # seeds of comparisons that are no headline
+    rivals: tuple[str, ...]  # baselines beside EFUF (chapter 02)
+    controls: tuple[str, ...]  # of CONTROLS (chapter 04)
+    attackers: tuple[tuple[float, int], ...]  # relearning: learning rate, batch size
+    kinds: tuple[str, ...]  # other attacks: of STRENGTHS
+    attacked: tuple[str, ...]  # the methods that meet them
+    compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
+    map_points: int  # a side of the map of chapter 01; odd
+    gauges: tuple[str, ...] = ("gradient_norm", "top_eigenvalue", "trace", "worst_ball_0.5", "relapse_radius_worst", "random_loss",
+                               "distance", "steps")  # drawn in chapter 03
 
     def few(self) -> Preset:
-        """The first five seeds, for comparisons that are no headline."""
-        return replace(self, seeds=self.seeds[:5])
+        """The first seeds, for comparisons that are no headline."""
+        return replace(self, seeds=self.seeds[: self.n_side_seeds])
+
+
+CONTROLS = ("EFUF, SARE's level", "EFUF, SARE's level and compute", "EFUF, from above", "SARE, random step", "SARE, wrong sign",
+            "SARE, step on retain")
+STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's fields
+    "LoRA": {"kind": "LoRA", "at": (0, 64, 128, 256, 512), "lr": 1e-3},
+    "projector": {"kind": "projector", "at": (0, 64, 128, 256, 512), "lr": 1e-3},
+    "one place": {"place": "kitchen", "at": (0, 64, 128, 192)},
+    "clean captions": {"kind": "clean captions", "at": (0, 128, 256, 384)},
+    "answers": {"kind": "answers", "at": (0, 128, 256, 512)},
+    "noise": {"kind": "noise", "at": (0, 0.1, 0.2, 0.3, 0.5)},
+    "rounding": {"kind": "rounding", "at": (16, 8, 6, 5, 4, 3)},
+    "pruning": {"kind": "pruning", "at": (0, 0.1, 0.2, 0.3, 0.5)},
+    "prefilled": {"kind": "prefilled", "at": (0, 1, 2, 3)},
+    "leading": {"kind": "leading", "at": (0, 1, 2)},
+}
+UNITS = {"noise": "noise, standard deviations", "rounding": "bits a weight", "pruning": "share of weights", "prefilled": "words put in",
+         "leading": "questions before"}  # else: samples
 
 
 PRESETS = {
-    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1),
-    "full": Preset(seeds=(21, 22, 23, 24, 25, 26), at=(*range(0, 256, 32), *range(256, 641, 64)), noise=(0.0, 0.35, 0.65),
-                   n_noise_seeds=2),
+    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1,
+                   lambdas=(0.1,), rhos=(0.0, 0.2), n_side_seeds=1, rivals=("NPO",),
+                   controls=CONTROLS[3:4], attackers=((3e-4, 8),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
+                   compared=("EFUF", "SARE"), map_points=9),
+    "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 256, 32), *range(256, 641, 64)),
+                   coarse=(0, 64, 128, 192, 256, 384, 512, 640), noise=(0.0, 0.35, 0.65), n_noise_seeds=2,
+                   lambdas=(0.03, 0.1, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
+                   rivals=("GA", "GradDiff", "EFUF released", "NPO"),
+                   controls=CONTROLS, attackers=((3e-5, 8), (3e-4, 8), (1e-4, 32), (3e-4, 32)), kinds=tuple(STRENGTHS),
+                   attacked=("EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
+                   compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21),
 }
 
 
@@ -38,10 +80,51 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
     return replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
 
 
-def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
-    """The named rows of the book's comparison, one attack a seed: "base", or a method, alone (CLIP masks) or followed by " oracle".
+def book_run(name: str, seed: int, **changes) -> Run:
+    """One erasure of the book: "base", or a row of METHODS with CLIP's masks or, followed by " oracle", with those of the truth.
 
-    All end at the same forget level, STOP_NLL, on the same data in the same order, and meet the same attack; changes: Attack's fields.
+    All stop at the same forget level, STOP_NLL, on the same data in the same order. The released schedule of EFUF ends by itself,
+    after as many steps as a run has by default, where it ends.
     """
-    return {name: [Attack(Run(seed, name.split()[0], masks="oracle" if "oracle" in name else "clip"), **{"at": preset.at} | changes)
-                   for seed in preset.seeds] for name in names}
+    method = name.removesuffix(" oracle")
+    if method in METHODS and METHODS[method].schedule:
+        changes = {"training": Training(), "stop_nll": None} | changes
+    return Run(seed, method, masks="oracle" if name.endswith(" oracle") else "clip", **changes)
+
+
+def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
+    """The named rows of the book's comparison (book_run), one attack a seed; changes: Attack's fields."""
+    return {name: [Attack(book_run(name, seed), **{"at": preset.at} | changes) for seed in preset.seeds] for name in names}
+
+
+def attacks_on(runs: dict[str, Sequence[Run]], preset: Preset, **changes) -> dict[str, list[Attack]]:
+    """Attacks on the given runs; changes: Attack's fields."""
+    return {name: [Attack(run, **{"at": preset.coarse} | changes) for run in row] for name, row in runs.items()}
+
+
+def front(preset: Preset) -> dict[tuple[float, float], list[Run]]:
+    """lambda_neg x rho: SARE at every pair, a run a seed; at rho = 0 it is EFUF. The book's own two settings are the same runs."""
+    def spec(seed: int, lambda_neg: float, rho: float) -> Run:
+        method = "SARE" if rho else "EFUF"
+        wanted = (("lambda_neg", lambda_neg), ("rho", rho))
+        return Run(seed, method, changes=tuple((k, v) for k, v in wanted if getattr(METHODS[method], k) != v))
+
+    return {(x, y): [spec(seed, x, y) for seed in preset.seeds] for x in preset.lambdas for y in preset.rhos}
+
+
+def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
+    """What else could make SARE robust? One row a rival cause. sare: SARE's results, one a seed, whose level and compute they get.
+
+    A row without forget tokens costs 3 units (one forward, one backward of two), one with them 8 (two forwards, three backwards);
+    EFUF's cost 3 each: so EFUF gets (3 + 5 f) / 3 as many steps, f being the share of forget rows.
+    """
+    rows: dict[str, list[Run]] = {name: [] for name in CONTROLS}
+    for seed, result in zip(preset.seeds, sare, strict=True):
+        level, share = result["erased"]["stop_level"], result["erased"]["forget_share"]
+        steps = round(len(result["log"]) * (3 + 5 * share) / 3)
+        matched = (Run(seed, "EFUF", stop_nll=level), Run(seed, "EFUF", stop_nll=level, hold=True, training=Training(steps=steps)),
+                   Run(seed, "EFUF", stop_nll=level, peak=level + 1.5), Run(seed, "SARE", turn="random"),
+                   Run(seed, "SARE", turn="wrong sign"), Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)))
+        for row, spec in zip(rows.values(), matched, strict=True):
+            row.append(spec)
+    return rows

@@ -8,21 +8,21 @@ from .stats import area, relapse_samples
 
 
 def curves(results: dict[str, list[dict]], *names: str) -> dict:
-    """The named rows as figures.fig_relapse draws them: {"samples", "lines": {name: {"method", metric: [a curve per seed]}}}."""
+    """The named rows as figures.fig_relapse draws them: {"at", "lines": {name: {"method", metric: [a curve per seed]}}}."""
     points = {name: [r["curve"] for r in results[name]] for name in names}
-    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("samples", "n")]
+    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("at", "n")]
     lines = {name: {"method": name} | {key: [[p[key] for p in curve] for curve in row] for key in metrics} for name, row in points.items()}
-    return {"samples": [p["samples"] for p in next(iter(points.values()))[0]], "lines": lines}
+    return {"at": [p["at"] for p in next(iter(points.values()))[0]], "lines": lines}
 
 
 def relapses(drawn: dict) -> dict[str, list[float]]:
     """Of curves(): per name, samples until CHAIR_s passes 50 %, one a seed."""
-    return {name: [relapse_samples(drawn["samples"], c) for c in line["chair_s"]] for name, line in drawn["lines"].items()}
+    return {name: [relapse_samples(drawn["at"], c) for c in line["chair_s"]] for name, line in drawn["lines"].items()}
 
 
-def areas(drawn: dict) -> dict[str, list[float]]:
-    """Of curves(): per name, the mean CHAIR_s over the attack in %, one a seed."""
-    return {name: [100 * area(drawn["samples"], c) for c in line["chair_s"]] for name, line in drawn["lines"].items()}
+def areas(drawn: dict, key: str = "chair_s") -> dict[str, list[float]]:
+    """Of curves(): per name, the mean CHAIR_s over the attack in %, one a seed; key: another share."""
+    return {name: [100 * area(drawn["at"], c) for c in line[key]] for name, line in drawn["lines"].items()}
 
 
 def after(results: dict[str, list[dict]], name: str, metric: str, factor: float = 1) -> list[float]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import spearmanr
 from scipy.stats import t as student
 
 
@@ -58,6 +59,25 @@ def relapse_samples(samples: Sequence[float], chair_s: Sequence[float], level: f
 def area(samples: Sequence[float], chair_s: Sequence[float]) -> float:
     """Mean CHAIR_s over the attack: the area under the relapse curve divided by its length (trapezoids)."""
     return float(np.trapezoid(chair_s, samples) / (samples[-1] - samples[0]))
+
+
+def rank_correlation(gauge: Sequence[float], outcome: Sequence[float], seeds: Sequence[int]) -> dict:
+    """Does a gauge predict an outcome? Spearman's rank correlation over all runs, and within seeds, where every run shares its data.
+
+    {"all": over all runs, "within": one a seed with at least three runs, "mean", "ci95": interval of the mean of "within" over seeds}.
+    A seed whose values are all equal counts as 0: nothing is predicted there. Raises ValueError if the lists differ in length.
+    """
+    if not len(gauge) == len(outcome) == len(seeds):
+        raise ValueError(f"rank_correlation: {len(gauge)}, {len(outcome)} and {len(seeds)} values: give one of each a run.")
+
+    def rank(rows: Sequence[int]) -> float:
+        x, y = ([values[i] for i in rows] for values in (gauge, outcome))
+        return float(spearmanr(x, y).statistic) if len(set(x)) > 1 and len(set(y)) > 1 else 0.0
+
+    groups = [[i for i, s in enumerate(seeds) if s == seed] for seed in sorted(set(seeds))]
+    within = [rank(rows) for rows in groups if len(rows) > 2]
+    mean, low, high = interval(within) if within else (0.0, -math.inf, math.inf)
+    return {"all": rank(range(len(seeds))), "within": within, "mean": mean, "ci95": [low, high]}
 
 
 def spell(values: Sequence[float], digits: int = 1) -> str:
