@@ -158,7 +158,7 @@ def test_processor_that_disagrees_with_the_tower_is_named(tmp_path, saved):
     config = json.loads((tmp_path / "odd/processor_config.json").read_text())
     config["patch_size"] = 8
     (tmp_path / "odd/processor_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="36 image tokens but the vision tower gives 9 features.*patch_size"):
+    with pytest.raises(ValueError, match="36 image tokens, the vision tower 9 features.*patch_size"):
         load(tmp_path / "odd", device="cpu")
 
 
