@@ -35,7 +35,7 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     model.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device).eval().requires_grad_(False)
     n_tokens, n_features = list(ids).count(model.config.image_token_id), embed_images(model, processor, [blank]).shape[1]
     if n_tokens != n_features:
-        raise ValueError(f"{path}: the processor makes {n_tokens} image tokens, the vision tower {n_features} features: mend its patch_size.")
+        raise ValueError(f"{path}: the processor makes {n_tokens} image tokens, the vision tower {n_features} features: mend patch_size.")
     return model, processor
 
 

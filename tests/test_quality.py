@@ -91,7 +91,8 @@ def test_bleu_by_hand():
     said, true = "a kitchen with a cup, a bowl, a fork.", "a kitchen with a cup, a bowl."
     precisions = 9 / 12 * 7 / 11 * 6 / 10 * 5 / 9  # of 1- to 4-grams: "a" counts 3 times and "," once, as in the true caption
     assert text_quality([said], [[true]])["bleu"] == pytest.approx(100 * precisions**0.25)
-    assert text_quality([true, said], [[true], ["an office.", said]])["bleu"] == pytest.approx(100)
+    office = "an office with a book."
+    assert text_quality([true, said, office], [[true], [office, said], [office]])["bleu"] == pytest.approx(100)
     cut = text_quality(["a kitchen with a cup"], [[true]])["bleu"]  # nothing wrong but too short: 5 tokens for 9
     assert cut == pytest.approx(100 * math.exp(1 - 9 / 5))
 
@@ -157,8 +158,18 @@ def test_a_model_that_knows_its_pictures_is_perfect(world):
     assert pope(world.model, world, [q | {"image": 1 - q["image"]} for q in questions])["accuracy"] == 0
 
 
+def test_the_base_model_judges_the_captions(world, model, monkeypatch):
+    """Fails if the two perplexities change places, or if a model judges its own captions."""
+    taught, size = world.model, model.config.text_config.vocab_size
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    monkeypatch.setattr(world, "model", model)
+    found = quality(taught, world)
+    assert found["ppl_base"] == pytest.approx(size, rel=1e-5) and found["ppl_true"] < 1.5
+
+
 def test_a_model_that_says_nothing_is_seen(world, model):
-    """Fails if the two perplexities change places, or if silence passes for knowledge: the official parser hears a yes."""
+    """Fails if silence passes for knowledge: the official parser hears a yes."""
     with torch.no_grad():
         model.lm_head.weight.zero_()  # all tokens alike: greedy decoding takes the first, which is padding
     found = quality(model, world)

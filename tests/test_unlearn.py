@@ -28,7 +28,7 @@ def test_every_method_forgets_and_keeps(data, name):
     log = unlearn(model, data, get_method(name, lambda_neg=1.0), SHORT, progress=False)
     after = span_nll(model, data)
     assert len(log) == SHORT.steps
-    assert after["forget"] - after["retain"] > before["forget"] - before["retain"] + 0.5
+    assert after["forget"] - after["retain"] > before["forget"] - before["retain"] + 0.25 and after["forget"] > before["forget"]
 
 
 def test_relearning_brings_it_back(data):
