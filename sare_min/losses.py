@@ -30,6 +30,14 @@ def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) 
     return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
 
 
+def simnpo(nll: Tensor, mask: Tensor, reference: Tensor | None = None, beta: float = 4.5) -> Tensor:
+    """-(2 / beta) log sigmoid(beta * NLL / number of forget tokens), (B,): NPO by the token, without a reference.
+
+    Source: SimNPO (arXiv 2410.07163); open-unlearning's simnpo.py, delta 0.
+    """
+    return -(2 / beta) * F.logsigmoid(beta * (nll * mask).sum(1) / mask.sum(1).clamp_min(1))
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of METHODS. A loss is minimised: L = lambda_neg * L_neg + lambda_pos * L_pos + lambda_sent * L_sent."""

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from .captions import Captions, token_nll
 from .llava import trainable
-from .losses import Method, counts, method_losses, npo
+from .losses import Method, counts, method_losses, npo, simnpo
 from .sam import targeted_sam
 
 
@@ -25,6 +25,7 @@ METHODS: dict[str, Method] = {
     "EFUF released": Method(lambda_sent=0.36, schedule=efuf_released),  # the released code's ratio of whole captions to retain spans
     "EFUF+SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: everything is perturbed
     "NPO": Method(npo, per="row"),
+    "SimNPO": Method(simnpo, per="row", lambda_neg=0.125),  # published beta and weight
     "NPO+Targeted-SAM": Method(npo, per="row", rho=0.2),
     "SARE": Method(rho=0.2),
 }

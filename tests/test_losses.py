@@ -7,7 +7,7 @@ import torch
 
 from sare_min.captions import embed, encode, token_nll
 from sare_min.llava import trainable
-from sare_min.losses import counts, erasure, method_losses, npo
+from sare_min.losses import counts, erasure, method_losses, npo, simnpo
 from sare_min.unlearn import METHODS, gradient
 
 
@@ -60,6 +60,18 @@ def test_npo_identities():
     torch.testing.assert_close(tiny, torch.tensor([[-1.0, -1.0]]), rtol=1e-4, atol=0)  # beta -> 0 tends to gradient ascent
     with pytest.raises(ValueError, match="reference"):
         npo(nll, mask, None)
+
+
+def test_simnpo_identities():
+    """Fails if SimNPO is not by the token, or lets go at another place."""
+    nll, mask = torch.tensor([[9.0, 0.2, 0.4]], requires_grad=True), torch.tensor([[False, True, True]])
+    value = simnpo(nll, mask)
+    assert value.item() == pytest.approx(-(2 / 4.5) * math.log(1 / (1 + math.exp(-4.5 * 0.3))))
+    slope = torch.autograd.grad(value, nll)[0]
+    weight = 2 * (1 - 1 / (1 + math.exp(-4.5 * 0.3)))
+    torch.testing.assert_close(slope, torch.tensor([[0.0, -weight / 2, -weight / 2]]))  # half each of two tokens
+    doubled = simnpo(nll[:, [0, 1, 2, 1, 2]], mask[:, [0, 1, 2, 1, 2]])
+    torch.testing.assert_close(doubled, value)  # a longer span of the same NLL a token weighs the same
 
 
 def test_a_batch_without_forget_tokens_is_named(model, data):
