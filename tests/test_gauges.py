@@ -215,6 +215,8 @@ def test_distances_to_the_relapse():
     lowest, radius = worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4, 0.8, 1.6), n_steps=4)
     assert radius == pytest.approx(0.5) and seen == pytest.approx([0.0, 0.2, 0.4, 0.8])  # and no further
     assert lowest == pytest.approx([-2.2, -4.4, -8.8, -17.6])
+    lowest, _ = worst_at(lambda: (joined(params) - 0.1).square().sum(), params, measure, (0.15, 10.0), n_steps=1)
+    assert lowest[1] <= lowest[0] < 0.01  # a wide search that overshoots keeps what a narrow one has found
     assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4))[1] == 0.4
 
 

@@ -103,11 +103,11 @@ def moving(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None]]:
 
 
 def worst_in_ball(loss: Loss, params: Sequence[Tensor], radius: float, order: float = 2.0, n_steps: int = 8, restarts: int = 1,
-                  seed: int = 0) -> tuple[float, Tensor]:
+                  seed: int = 0, start: Tensor | None = None) -> tuple[float, Tensor]:
     """(lowest loss found, perturbation (n,)) within `radius` of the weights, which come back bit for bit, also after an exception.
 
-    Projected normalised descent of the CE, that is ascent of the erasure loss: once from the weights themselves, then from `restarts`
-    random points. order: 2 is an L2 ball, infinity a box with sign steps (as AdamW's first ones are). The true worst case may be lower.
+    Projected normalised descent of the CE, that is ascent of the erasure loss: once from `start` (n,), by default the weights themselves,
+    then from `restarts` random points. order: 2 is an L2 ball, infinity a box with sign steps (as AdamW's first ones are). The true worst case may be lower.
     Raises ValueError on another order, a radius that is not positive, or a loss that is finite nowhere. Source: PGD (arXiv 1706.06083).
     """
     if order not in (2, math.inf) or not radius > 0:
@@ -120,11 +120,11 @@ def worst_in_ball(loss: Loss, params: Sequence[Tensor], radius: float, order: fl
     def inside(v: Tensor) -> Tensor:
         return v.clamp(-radius, radius) if order == math.inf else v * (radius / max(radius, float(torch.linalg.vector_norm(v))))
 
-    home = torch.zeros_like(parameters_to_vector(params))
-    best, found = math.inf, home
+    start = torch.zeros_like(parameters_to_vector(params)) if start is None else start
+    best, found = math.inf, start
     with moving(params) as move:
         for restart in range(restarts + 1):
-            delta = inside(torch.randn(len(home), generator=generator).to(home) * 2 * radius) if restart else home
+            delta = inside(torch.randn(len(start), generator=generator).to(start) * 2 * radius) if restart else start
             for step in range(n_steps + 1):
                 move(delta)
                 value = loss()
@@ -139,16 +139,16 @@ def worst_in_ball(loss: Loss, params: Sequence[Tensor], radius: float, order: fl
 
 def worst_at(loss: Loss, params: Sequence[Tensor], measure: Callable[[], float], radii: Sequence[float], order: float = 2.0,
              **how) -> tuple[list[float], float]:
-    """(lowest loss in each of the rising radii; the relapse radius at the perturbations found). how: settings of worst_in_ball.
+    """(lowest loss in each of the rising radii, each search going on from the one before; the relapse radius at what they found).
 
-    measure: CHAIR_s, a share; not called again once it has passed one half.
+    measure: CHAIR_s, a share; not called again once it has passed one half. how: settings of worst_in_ball.
     """
-    lowest, shares = [], [measure()]
+    lowest, shares, delta = [], [measure()], None
     for radius in radii:
-        value, delta = worst_in_ball(loss, params, radius, order, **how)
+        value, delta = worst_in_ball(loss, params, radius, order, start=delta, **how)
         lowest.append(value)
-        with moving(params) as move:
-            if shares[-1] <= 0.5:
+        if shares[-1] <= 0.5:
+            with moving(params) as move:
                 move(delta)
                 shares.append(measure())
     return lowest, relapse_samples([0.0, *radii][:len(shares)], shares)
@@ -192,9 +192,9 @@ class Gauges:
     n_probes: int = 6  # Rademacher vectors
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
     box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: eight AdamW steps of 1e-4 reach the first
-    n_steps: int = 5
+    n_steps: int = 4  # at each radius, on from the one before: as deep as eight from the weights themselves
     restarts: int = 0  # random directions are so flat that a random start ends where the first did
-    distances: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)  # along the gradient
+    distances: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0, 1.5)  # along the gradient
     random: float = 4.0  # L2 distance in random directions
 
 

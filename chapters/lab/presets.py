@@ -63,7 +63,7 @@ PRESETS = {
     "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 256, 32), *range(256, 641, 64)),
                    coarse=(0, 64, 128, 192, 256, 384, 512, 640), noise=(0.0, 0.35, 0.65), n_noise_seeds=2,
                    lambdas=(0.03, 0.1, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
-                   rivals=("GA", "GradDiff", "EFUF released", "NPO"),
+                   rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
                    controls=CONTROLS, attackers=((3e-5, 8), (3e-4, 8), (1e-4, 32), (3e-4, 32)), kinds=tuple(STRENGTHS),
                    attacked=("EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
                    compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21),
