@@ -35,9 +35,9 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlea
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
 JUDGE = World(clip_steps=500)
-STOP_NLL = 6.5  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
+STOP_NLL = 7.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
 N_STOP = 64  # captions that this is measured on, at every step
-MAX_STEPS = 240
+TRAINING = Training(steps=240, batch_size=32)  # steps: the limit; a run ends before, at STOP_NLL
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)
 cache.one_thread()
@@ -99,6 +99,7 @@ class Kit:
         self.said: dict[str, list[str]] = {split: [said[split][i] for i in chosen] for split, chosen in rows.items()}
         self.scenes: dict[str, list[Scene]] = {split: [scenes[split][i] for i in chosen] for split, chosen in rows.items()}
         self.test_scenes: list[Scene] = scenes["test"]
+        self._features: dict[str, torch.Tensor] = {}
 
     def fresh(self, part: str = "all"):
         """A copy of the base model, ready to train."""
@@ -144,8 +145,10 @@ class Kit:
 
     def encode(self, split: str, rows: Sequence[int], spans: Sequence[dict[str, list[Span]]] | None = None) -> Captions:
         """Some of the split's sampled captions; spans: of all its captions, or None: each whole."""
-        return encode(self.processor, self.features([self.scenes[split][i] for i in rows]), [self.said[split][i] for i in rows],
-                      spans and [spans[i] for i in rows])
+        if split not in self._features:  # pictures are drawn and seen once, then shared by all runs of this seed
+            self._features[split] = self.features(self.scenes[split])
+        return encode(self.processor, self._features[split], [self.said[split][i] for i in rows], spans and [spans[i] for i in rows],
+                      image=rows)
 
     def data(self, split: str, masks: str = "oracle") -> Captions:
         """The split's sampled captions, encoded with masks."""
@@ -206,7 +209,7 @@ class Kit:
         return rates
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def kit(seed: int) -> Kit:
     return Kit(seed)
 
@@ -220,7 +223,7 @@ class Run:
     changes: tuple[tuple[str, object], ...] = ()  # settings of the row to change, e.g. (("rho", 0.2),)
     masks: str = "clip"
     part: str = "all"
-    training: Training = Training(steps=MAX_STEPS)
+    training: Training = TRAINING
     stop_nll: float | None = STOP_NLL  # None: train for training.steps
     missed: float = 0.0  # share of the forget pieces that a lenient judge misses, and keeps as if they were true
     without: str = ""  # a place whose captions the erasure never sees
@@ -254,7 +257,7 @@ def run(spec: Run) -> dict:
     """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": {...}}.
 
     erased: Kit.measure, "yes" (Kit.yes_rates), "stop_level" (NLL, after the cool-down, of the captions that said when to stop),
-    "distance" (L2 from the base model) and, but for the base, "forget_share" (of its captions).
+    "distance" (L2 from the base model) and "forget_share" (of the erasure's captions).
     """
     return json.loads((_run_folder(spec) / "run.json").read_text())
 
@@ -279,12 +282,12 @@ def _do_run(path: Path, spec: Run) -> None:
     start = [p.detach().clone() for p in trainable(model)]
     if spec.method == "honest":  # its vision tower is the base model's: CLIP never sees the captions
         model = set_trainable(load(base_folder(spec.seed, World(noise=0.0)) / "llava", device="cpu")[0], spec.part)
-    log = [] if spec.method in ("base", "honest") else _erase(model, world, spec)
+    data = erasure_data(world, spec)
+    log = [] if spec.method in ("base", "honest") else _erase(model, world, spec, data)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
     moved = torch.cat([(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)])
-    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": _level(model, world), "distance": float(moved.norm())}
-    if log:
-        measured["forget_share"] = float(erasure_data(world, spec).forget.any(1).float().mean())
+    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": _level(model, world), "distance": float(moved.norm()),
+                                      "forget_share": float(data.forget.any(1).float().mean())}
     cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": measured})
 
 
@@ -298,9 +301,9 @@ def erasure_data(world: Kit, spec: Run) -> Captions:
     return world.encode("erase", rows, missed(world.spans("erase", spec.masks), world.said["erase"], spec.missed, spec.seed))
 
 
-def _erase(model, world: Kit, spec: Run) -> list[dict[str, float]]:
+def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
     """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls' other ways to end there."""
-    method, data, has_peaked = get_method(spec.method, **dict(spec.changes)), erasure_data(world, spec), False
+    method, has_peaked, look_again = get_method(spec.method, **dict(spec.changes)), False, 0
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
     if spec.turn:
@@ -308,7 +311,12 @@ def _erase(model, world: Kit, spec: Run) -> list[dict[str, float]]:
         method = replace(method, turn=lambda gradient: TURNS[spec.turn](gradient, generator))
 
     def reached(step: int) -> bool:
-        return spec.stop_nll is not None and _level(model, world) >= spec.stop_nll
+        nonlocal look_again
+        if spec.stop_nll is None or step < look_again:
+            return False
+        missing = spec.stop_nll - _level(model, world)
+        look_again = step + int(missing)  # a step adds less than a nat: no need to look again before
+        return missing <= 0
 
     def weights(done: float) -> dict[str, float]:
         nonlocal has_peaked

@@ -51,12 +51,12 @@ def gradient_norm(loss: Loss, params: Sequence[Tensor], order: float = 2.0) -> f
 
 
 def hessian(loss: Loss, params: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
-    """v -> H v, both (n,), by double backward (Pearlmutter 1994); one forward serves all products."""
+    """v -> H v, both (n,), by double backward (Pearlmutter 1994). One forward serves all products: the weights must stay till then."""
     slope = gradient(loss(), params, create_graph=True)
     return lambda v: gradient(slope, params, v, retain_graph=True)
 
 
-def extreme_eigenvalues(product: Callable[[Tensor], Tensor], n: int, n_vectors: int = 10, tol: float = 0.05,
+def extreme_eigenvalues(product: Callable[[Tensor], Tensor], n: int, n_vectors: int = 8, tol: float = 0.1,
                         seed: int = 0) -> tuple[float, float]:
     """(largest, smallest: the most negative) eigenvalue of the Hessian, by restarted Lanczos (ARPACK), mostly in n_vectors + 1 products.
 
@@ -107,8 +107,9 @@ def worst_in_ball(loss: Loss, params: Sequence[Tensor], radius: float, order: fl
     """(lowest loss found, perturbation (n,)) within `radius` of the weights, which come back bit for bit, also after an exception.
 
     Projected normalised descent of the CE, that is ascent of the erasure loss: once from `start` (n,), by default the weights themselves,
-    then from `restarts` random points. order: 2 is an L2 ball, infinity a box with sign steps (as AdamW's first ones are). The true worst case may be lower.
-    Raises ValueError on another order, a radius that is not positive, or a loss that is finite nowhere. Source: PGD (arXiv 1706.06083).
+    then from `restarts` random points. order: 2 is an L2 ball, infinity a box with sign steps (as AdamW's first ones are). The true worst
+    case may be lower. Raises ValueError on another order, a radius that is not positive, or a loss that is finite nowhere.
+    Source: PGD (arXiv 1706.06083).
     """
     if order not in (2, math.inf) or not radius > 0:
         raise ValueError(f"worst_in_ball: order={order}, radius={radius}: give order 2 or infinity and a radius above zero.")
@@ -188,11 +189,11 @@ class Gauges:
     """What to measure around a run's erased weights: CE of the captions that said when to stop, CHAIR of the held-out scenes."""
 
     run: Run
-    n_vectors: int = 10  # Lanczos basis; a Hessian product takes twice as long as a gradient
+    n_vectors: int = 8  # Lanczos basis; a Hessian product takes twice as long as a gradient
     n_probes: int = 6  # Rademacher vectors
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
     box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: eight AdamW steps of 1e-4 reach the first
-    n_steps: int = 4  # at each radius, on from the one before: as deep as eight from the weights themselves
+    n_steps: int = 4  # at each radius, on from the one before; five from the weights themselves end higher
     restarts: int = 0  # random directions are so flat that a random start ends where the first did
     distances: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0, 1.5)  # along the gradient
     random: float = 4.0  # L2 distance in random directions
@@ -204,6 +205,7 @@ def measure(spec: Gauges) -> dict[str, float]:
     ce (nats, at the erased weights); gradient_norm, gradient_norm_1; top_eigenvalue, bottom_eigenvalue; trace, trace_se; nats lost:
     worst_ball_R, worst_box_R, random_loss (mean of three directions); distances at which half of the captions hallucinate:
     relapse_radius_worst and relapse_radius_box (at the worst cases in ball and box), relapse_radius_gradient (straight downhill).
+    All are taken in the weights that the run trained, so those of a LoRA compare with LoRAs only.
     """
     return json.loads((cache.folder("gauges", spec, SOURCES, lambda path: _measure(path, spec)) / "gauges.json").read_text())
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sare_min.unlearn import METHODS, Training
+from sare_min.unlearn import METHODS
 
 from .attacks import Attack
-from .experiments import Run
+from .experiments import TRAINING, Run
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
 def book_run(name: str, seed: int, **changes) -> Run:
     """One erasure of the book: "base", or a row of METHODS with CLIP's masks or, followed by " oracle", with those of the truth.
 
-    All stop at the same forget level, STOP_NLL, on the same data in the same order. The released schedule of EFUF ends by itself,
-    after as many steps as a run has by default, where it ends.
+    All stop at the same forget level, STOP_NLL, on the same data in the same order. The released schedule of EFUF, two passes over the
+    captions long, ends by itself, where it ends.
     """
     method = name.removesuffix(" oracle")
     if method in METHODS and METHODS[method].schedule:
-        changes = {"training": Training(), "stop_nll": None} | changes
+        changes = {"training": replace(TRAINING, steps=96), "stop_nll": None} | changes
     return Run(seed, method, masks="oracle" if name.endswith(" oracle") else "clip", **changes)
 
 
@@ -122,7 +122,7 @@ def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
     for seed, result in zip(preset.seeds, sare, strict=True):
         level, share = result["erased"]["stop_level"], result["erased"]["forget_share"]
         steps = round(len(result["log"]) * (3 + 5 * share) / 3)
-        matched = (Run(seed, "EFUF", stop_nll=level), Run(seed, "EFUF", stop_nll=level, hold=True, training=Training(steps=steps)),
+        matched = (Run(seed, "EFUF", stop_nll=level), Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
                    Run(seed, "EFUF", stop_nll=level, peak=level + 1.5), Run(seed, "SARE", turn="random"),
                    Run(seed, "SARE", turn="wrong sign"), Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)))
         for row, spec in zip(rows.values(), matched, strict=True):
