@@ -144,8 +144,8 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
                  f"{n} seeds (faint), mean, 95 % interval.")
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL of 6.5
-# nats a token is one in 700). The lower a line goes, the more they are back.
+# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL of 7
+# nats a token is one in 1,100). The lower a line goes, the more they are back.
 #
 # The random line hardly moves at any distance shown. In half a million dimensions a random vector is almost
 # perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights

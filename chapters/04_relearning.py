@@ -259,7 +259,8 @@ _ = ledger.record(claims, preset, setting.seeds)
 # different levels measures this, whatever it says it measures.
 
 # %%
-levels = {f"EFUF, stopped at {level:g} nats": [presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds] for level in (4.0, experiments.STOP_NLL, 10.0)}
+levels = {f"EFUF, stopped at {level:g} nats": [presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds]
+          for level in (4.0, experiments.STOP_NLL, 10.0)}
 itself = readings.relapses(readings.curves(attacks.attack_all(presets.attacks_on(levels, few)), *levels))
 _ = figures.save(figures.fig_dots(itself, "relearning samples until CHAIR_s passes 50 %"), "04_levels", itself, preset, few.seeds,
                  f"One method, three forget levels, the same attack, {len(few.seeds)} seeds.")
