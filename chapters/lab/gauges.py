@@ -194,7 +194,7 @@ class Gauges:
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
     box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: eight AdamW steps of 1e-4 reach the first
     n_steps: int = 4  # at each radius, on from the one before; five from the weights themselves end higher
-    restarts: int = 0  # random directions are so flat that a random start ends where the first did
+    restarts: int = 0  # no random start ended lower in the runs tried
     distances: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0, 1.5)  # along the gradient
     random: float = 4.0  # L2 distance in random directions
 
