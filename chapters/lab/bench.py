@@ -1,0 +1,241 @@
+"""How fast: packing, SARE against EFUF, cached features, batched generation, and two peers. `make bench` writes figures/bench.*.
+
+Speed is a ratio taken in one run: the cases take turns (A B A B), each round gives one ratio, and the median and the quartiles of the
+rounds are reported. Seconds belong to one machine, ratios travel better. The model is a LLaVA with random weights and the image tokens
+of LLaVA-1.5 (576): time and memory do not depend on what the weights have learnt. All but the vision tower trains.
+"""
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pytorch_optimizer import SAM
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from tqdm.auto import tqdm
+from transformers import LlavaForConditionalGeneration
+
+from sare_min.attack import relearn
+from sare_min.captions import DESCRIBE, Captions, encode, render
+from sare_min.curate import Span, Thresholds, curate
+from sare_min.llava import embed_images, generate, set_trainable, trainable
+from sare_min.losses import Method, counts, method_losses
+from sare_min.metrics import span_nll
+from sare_min.unlearn import METHODS, gradient
+
+from . import cache, figures, microworld
+from .microworld import OBJECTS, World, a
+
+SYNONYMS = {noun: noun for noun in OBJECTS}
+BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
+FORGET_SHARE = 0.62  # of the microworld's sampled captions, the share that names an object that is not there
+LOSSES = {"neg": "lambda_neg", "pos": "lambda_pos", "sent": "lambda_sent"}
+Step = Callable[[], object]
+RATIOS = {  # name -> (case above, case below, what it is called in the figure)
+    "rows_over_packed_4": ("one row each, 4", "packed, 4", "one row each / packed, 4 sub-sentences"),
+    "rows_over_packed": ("one row each, 8", "packed, 8", "one row each / packed, 8 sub-sentences"),
+    "rows_over_packed_12": ("one row each, 12", "packed, 12", "one row each / packed, 12 sub-sentences"),
+    "sare_over_efuf": ("SARE", "EFUF", "SARE / EFUF, both packed"),
+    "sare_over_released": ("SARE", "EFUF, one row each", "SARE packed / EFUF one row each"),
+    "sam_over_sare": ("EFUF+SAM", "SARE", "untargeted SAM / SARE"),
+    "wrapper_over_sam": ("SAM of pytorch_optimizer", "EFUF+SAM", "SAM of pytorch_optimizer / ours"),
+    "wrapper_over_sare": ("SAM of pytorch_optimizer", "SARE", "SAM of pytorch_optimizer / SARE"),
+    "four_copies_over_sare": ("four copies", "SARE", "two-backward recipe, four copies / SARE"),
+    "features_over_efuf": ("image features", "EFUF", "vision tower / EFUF step from cached features"),
+    "one_by_one_over_batched": ("generate, one by one", "generate, batched", "generate, one by one / batched"),
+}
+TARGETS = {"rows_over_packed": 5.0, "memory_rows_over_packed": 5.0, "sare_over_efuf": 2.3, "sare_over_released": 0.6,
+           "memory_sare_over_efuf": 1.15}  # the first two at least, the others at most
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured; the defaults take a few minutes on one core."""
+
+    side: int = 336  # pixels of a picture
+    patch: int = 14  # pixels of a vision patch: (side / patch)^2 = 576 image tokens
+    width: int = 128
+    layers: int = 4
+    sub_sentences: tuple[int, ...] = (4, 8, 12)  # of one caption, packed or one row each, in one forward
+    captions: int = 16  # of a batch, for the methods
+    micro_batch: int = 8  # rows in one forward, the same for all methods
+    pictures: int = 8  # described by generation
+    new_tokens: int = 24
+    rounds: int = 5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the cases share. features: (size.captions, N, D), the frozen tower's output for `pictures`."""
+
+    size: Size
+    model: LlavaForConditionalGeneration
+    processor: object
+    scenes: list
+    pictures: list
+    features: Tensor
+
+
+def build(size: Size, device: str = "cpu") -> Bench:
+    """A LLaVA with random weights, its processor, and as many pictures as a batch has captions."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = microworld.build_llava(World(width=size.width, layers=size.layers)).config
+        config.vision_config.image_size, config.vision_config.patch_size = size.side, size.patch
+        config.text_config.max_position_embeddings = (size.side // size.patch) ** 2 + 256
+        model = set_trainable(LlavaForConditionalGeneration(config).eval().to(device), "all")
+    processor = microworld.build_processor()
+    processor.patch_size = size.patch
+    processor.image_processor.size = {"shortest_edge": size.side}
+    processor.image_processor.crop_size = {"height": size.side, "width": size.side}
+    scenes = microworld.split_scenes(0, some=max(size.captions, size.pictures))["some"]
+    pictures = [microworld.draw(scene, size.side) for scene in scenes]
+    return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
+
+
+def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
+    """One caption of n sub-sentences, in turn kept and forgotten, with its spans."""
+    text = f"a kitchen with {', '.join(map(a, OBJECTS[:n]))}."
+    return [text], curate([text], [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}], SYNONYMS, BY_TRUTH)
+
+
+def sampled(scenes: Sequence[microworld.Scene]) -> tuple[list[str], list[dict[str, list[Span]]]]:
+    """Captions with the shape of sampled ones (2 or 3 objects, FORGET_SHARE of them with one more that is not there), with spans."""
+    n_forget = round(FORGET_SHARE * len(scenes))
+    texts = [microworld.caption(scene, microworld.absent(scene)[:1] if i < n_forget else ()) for i, scene in enumerate(scenes)]
+    return texts, curate(texts, [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes], SYNONYMS, BY_TRUTH)
+
+
+def one_row_each(texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]) -> tuple[list[str], list[dict[str, list[Span]]], list[int]]:
+    """The layout of EFUF's released code: a row per marked sub-sentence, the caption cut at its end; texts, spans, each row's caption."""
+    rows = [(text[:end], {kind: [(start, end)]}, i) for i, (text, kinds) in enumerate(zip(texts, spans, strict=True))
+            for kind, pieces in kinds.items() for start, end in pieces]
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+def both_layouts(bench: Bench, texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]) -> tuple[Captions, Captions]:
+    """The same captions packed and one row each."""
+    texts_each, spans_each, image = one_row_each(texts, spans)
+    packed = encode(bench.processor, bench.features, texts, spans, image=range(len(texts)))
+    each = encode(bench.processor, bench.features, texts_each, spans_each, image=image)
+    return packed[:].to(bench.model.device), each[:].to(bench.model.device)
+
+
+def backward(model: nn.Module, batch: Captions, method: Method, n: Mapping[str, int], names: Sequence[str], micro_batch: int) -> None:
+    """Leave the gradient of the named losses' weighted sum in .grad; n: the whole batch's counts."""
+    model.zero_grad()
+    for rows in torch.arange(len(batch)).split(micro_batch):
+        found = method_losses(model, batch[rows], method, n)
+        loss = sum(getattr(method, LOSSES[name]) * found[name] for name in names if name in found)
+        if torch.is_tensor(loss):
+            loss.backward()
+
+
+def wrapped_sam(model: nn.Module, batch: Captions, method: Method, micro_batch: int) -> None:
+    """Ordinary SAM on the whole loss by the wrapper of the pytorch_optimizer package, around SGD at a learning rate of 0.
+
+    Leaves the gradient at theta + eps in .grad, as `gradient` does for METHODS["EFUF+SAM"].
+    """
+    n, optimizer = counts(batch, method.per), SAM(trainable(model), torch.optim.SGD, rho=method.rho, lr=0.0)
+
+    def closure() -> None:
+        backward(model, batch, method, n, tuple(LOSSES), micro_batch)
+
+    closure()
+    optimizer.step(closure)
+
+
+def four_copies(model: nn.Module, batch: Captions, method: Method, micro_batch: int) -> None:
+    """Targeted-SAM by the public two-backward recipe: each stage's gradient is kept, and eps is subtracted again.
+
+    Leaves the same gradient as `gradient` in .grad up to rounding. Written from a description of Unlearn-Smooth's SAM trainer, which
+    keeps perturb, eps, forget and retain; forget rows and all rows are separate forwards there.
+    """
+    params, n, hallucinated = trainable(model), counts(batch, method.per), batch.split_forget()[0]
+
+    def kept(rows: Captions, *names: str) -> list[Tensor]:
+        backward(model, rows, method, n, names, micro_batch)
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in params]
+
+    perturb = kept(hallucinated, "neg")
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in perturb]))
+    eps = [method.rho * g / norm for g in perturb]
+    with torch.no_grad():
+        torch._foreach_add_(params, eps)
+    forget = kept(hallucinated, "neg")
+    with torch.no_grad():
+        torch._foreach_sub_(params, eps)
+    retain = kept(batch, "pos", "sent")
+    for p, g_forget, g_retain in zip(params, forget, retain, strict=True):
+        p.grad = g_forget + g_retain
+
+
+def packing_cases(bench: Bench) -> dict[str, Step]:
+    """EFUF's gradient on one caption, packed and one row each, all rows in one forward."""
+    cases = {}
+    for n in bench.size.sub_sentences:
+        for layout, batch in zip(("packed", "one row each"), both_layouts(bench, *alternating(n)), strict=True):
+            cases[f"{layout}, {n}"] = lambda batch=batch: gradient(bench.model, batch, METHODS["EFUF"], len(batch))
+    return cases
+
+
+def method_cases(bench: Bench) -> dict[str, Step]:
+    """One batch's gradient by each method and peer; all forwards have size.micro_batch rows at most."""
+    model, micro = bench.model, bench.size.micro_batch
+    packed, each = both_layouts(bench, *sampled(bench.scenes[: bench.size.captions]))
+    ours = {name: lambda name=name: gradient(model, packed, METHODS[name], micro) for name in ("EFUF", "SARE", "EFUF+SAM")}
+    return ours | {
+        "EFUF, one row each": lambda: gradient(model, each, METHODS["EFUF"], micro),
+        "SAM of pytorch_optimizer": lambda: wrapped_sam(model, packed, METHODS["EFUF+SAM"], micro),
+        "four copies": lambda: four_copies(model, packed, METHODS["SARE"], micro),
+        "image features": lambda: embed_images(model, bench.processor, bench.pictures[: bench.size.captions]),
+    }
+
+
+def generation_cases(bench: Bench) -> dict[str, Step]:
+    """Describing pictures, from pixels: features and one batch of ours, against transformers' generate called picture by picture."""
+    model, processor, pictures, new = bench.model, bench.processor, bench.pictures[: bench.size.pictures], bench.size.new_tokens
+
+    @torch.no_grad()
+    def one_by_one() -> list[str]:
+        answers = []
+        for picture in pictures:
+            inputs = processor(text=render(processor, DESCRIBE), images=picture, add_special_tokens=True, return_tensors="pt").to(model.device)
+            out = model.generate(**inputs, max_new_tokens=new, do_sample=False, suppress_tokens=[model.config.image_token_id],
+                                 pad_token_id=processor.tokenizer.pad_token_id)
+            answers.append(processor.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+        return answers
+
+    return {"generate, batched": lambda: generate(model, processor, embed_images(model, processor, pictures), max_new_tokens=new),
+            "generate, one by one": one_by_one}
+
+
+def tower_calls(bench: Bench) -> dict[str, int]:
+    """How often the vision tower runs in an erasure step, in relearning and in evaluation, all from cached features."""
+    calls, model, data = [], bench.model, both_layouts(bench, *sampled(bench.scenes[: bench.size.captions]))[0]
+    whole = encode(bench.processor, bench.features, sampled(bench.scenes)[0])
+    works = {
+        "erasure step": lambda: gradient(model, data, METHODS["SARE"], bench.size.micro_batch),
+        "relearning": lambda: list(relearn(model, whole, [2], lr=0.0, batch_size=2, progress=False)),
+        "evaluation": lambda: (span_nll(model, data), generate(model, bench.processor, bench.features[:2], max_new_tokens=2)),
+    }
+    hook, found = model.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append(1)), {}
+    try:
+        for name, work in works.items():
+            calls.clear()
+            work()
+            found[name] = len(calls)
+    finally:
+        hook.remove()
+    return found
