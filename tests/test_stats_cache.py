@@ -87,6 +87,17 @@ def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
     assert cache.key("a", ()) != cache.key("b", ())
 
 
+def test_rank_correlation_is_taken_within_seeds():
+    """Fails if seeds are pooled: here each seed orders its runs perfectly, and the seeds' own levels hide it."""
+    gauge, outcome, seeds = [1, 2, 3, 11, 12, 13], [30, 20, 10, 90, 80, 70], [1, 1, 1, 2, 2, 2]
+    found = stats.rank_correlation(gauge, outcome, seeds)
+    assert found["within"] == [pytest.approx(-1)] * 2 and found["mean"] == pytest.approx(-1) and found["all"] > 0.4
+    assert stats.rank_correlation([5, 5, 5], [1, 2, 3], [1, 1, 1])["within"] == [0.0]  # a gauge that never moves predicts nothing
+    assert stats.rank_correlation([1, 2], [1, 2], [1, 2])["within"] == []
+    with pytest.raises(ValueError, match="2, 2 and 1 values"):
+        stats.rank_correlation([1, 2], [1, 2], [1])
+
+
 def test_a_lenient_judge_misses_its_share():
     """Fails if missed pieces vanish instead of being kept, or a caption with nothing left to forget is not kept whole."""
     spans = [{"forget": [(5, 9)], "retain": [(0, 5)], "sentence": []} for _ in range(400)]

@@ -1,0 +1,178 @@
+"""The attacks, the controls and what they are made from, on a kit of random weights and eight captions."""
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import tiny_llava
+
+from lab import attacks, cache, experiments, presets
+from lab.attacks import Attack
+from lab.experiments import Kit, Run
+from lab.microworld import OBJECTS, PLACES, absent
+from sare_min.captions import DESCRIBE
+from sare_min.llava import trainable
+from sare_min.metrics import span_nll
+from sare_min.unlearn import Training
+
+SPEC = Attack(Run(0, "EFUF"), at=(0, 2), batch=2, lr=1e-2)
+
+
+@pytest.fixture
+def world(monkeypatch, processor, scenes, texts):
+    monkeypatch.setattr(experiments, "N_STOP", 2)
+    found = Kit.__new__(Kit)
+    found.seed, found.model, found.processor, found._features = 0, tiny_llava(), processor, {}
+    found.said, found.scenes = ({split: rows for split in ("erase", "attack", "test")} for rows in (texts, scenes))
+    found.test_scenes = scenes
+    return found
+
+
+def test_stop_captions_are_kept_from_the_attacker(world):
+    """Fails if the captions that say when to stop are also attacked with, or a clean one passes for hallucinated."""
+    assert world.attack_rows == {"stop": [0, 1], "hallucinated": [2, 3, 4, 5], "clean": [6, 7]}
+    assert len(world.attack_data) == 4 and not world.attack_data.forget.any() and world.stop_data.forget.any(1).all()
+
+
+def test_captions_of_one_place_are_of_that_place(world, scenes):
+    place = scenes[3].place
+    assert len(attacks.hallucinated(world, place)) == sum(scenes[i].place == place for i in (2, 3, 4, 5))
+    assert len(attacks.hallucinated(world)) == 4
+
+
+def test_honest_answers_are_true(world, scenes):
+    """Fails if the benign task lies, or asks about usual absent objects, which would be a cure and not another task."""
+    data = attacks.honest_answers(world)
+    words = world.processor.tokenizer.convert_ids_to_tokens
+    for row in range(len(data)):
+        text = words(data.input_ids[row])
+        noun = next(word for word in text if word in OBJECTS)
+        scene = scenes[int(data.image[row])]
+        answer = [word for word, counted in zip(text, data.sentence[row].tolist(), strict=True) if counted][0]
+        assert answer == ("yes" if noun in scene.objects else "no") and noun not in absent(scene)
+
+
+@pytest.mark.parametrize("kind, moves", [("relearn", "language_model"), ("projector", "multi_modal_projector"), ("LoRA", "lora_")])
+def test_fine_tuning_moves_only_its_part(world, kind, moves):
+    """Fails if an attack trains other weights than it says, or does not train."""
+    model = tiny_llava()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    curve = list(attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=(0, 4))))
+    assert [at for at, _ in curve] == [0, 4] and curve[0][1] != curve[1][1]
+    moved = [name for name, p in model.named_parameters() if name not in before or not torch.equal(p, before[name])]
+    if kind == "LoRA":  # the adapter is new, the weights under it stay
+        assert all("lora_" in name or "base_layer" in name for name in moved)
+        changed = {name.replace(".base_layer", ""): p for name, p in model.named_parameters() if "lora_" not in name}
+        assert all(torch.equal(p, before[name]) for name, p in changed.items())
+    else:
+        assert any(moves in name for name in moved) and not any("vision_tower" in name for name in moved)
+        assert kind == "relearn" or all(moves in name for name in moved)
+
+
+def test_elsewhere_leaves_out_the_attacked_place(world, scenes):
+    """Fails if the relapse is counted in the place that was attacked."""
+    place = scenes[2].place
+    (_, found), *_ = attacks.tune(world, tiny_llava(), replace(SPEC, place=place, at=(0,)), world.attack_data)
+    others = [p for p in PLACES if p != place]
+    expected = world.chair(world.describe(tiny_llava()), others)
+    assert found["chair_s elsewhere"] == expected["chair_s"] and expected["n"] == sum(scene.place != place for scene in scenes)
+
+
+@pytest.mark.parametrize("kind, strengths", [("noise", (0.0, 5.0)), ("rounding", (16, 2)), ("pruning", (0.0, 0.9))])
+def test_hurting_weights_hurts_a_copy(world, kind, strengths):
+    """Fails if one strength is added to the last, or the erased model itself is hurt."""
+    model = tiny_llava()
+    before = [p.detach().clone() for p in trainable(model)]
+    (_, mild), (_, strong) = attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=strengths))
+    assert mild["nll_forget"] == pytest.approx(world.measure(model)["nll_forget"], rel=1e-3)
+    assert abs(strong["nll_forget"] - mild["nll_forget"]) > 0.01
+    assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))
+
+
+def test_prefilled_words_count_and_are_the_truth(world):
+    """Fails if the words put in are not scored with what follows, or name something that is not there."""
+    curve = dict(attacks.prefilled(world, tiny_llava(), replace(SPEC, at=(0, 1, 3))))
+    assert curve[0] == world.chair(world.describe(tiny_llava()))
+    assert curve[1]["recall"] == curve[3]["recall"] == 1
+
+
+def test_leading_questions_name_an_absent_object(world, monkeypatch, scenes):
+    asked = []
+    monkeypatch.setattr(world, "describe", lambda model, question: asked.append(question) or [""] * len(scenes))
+    list(attacks.leading(world, None, replace(SPEC, at=(0, 2))))
+    assert asked[0] == [DESCRIBE] * len(scenes)
+    for scene, text in zip(scenes, asked[1], strict=True):
+        assert text.endswith(DESCRIBE) and sum(text.count(f" {noun} ") for noun in absent(scene)) == 2
+
+
+def test_an_unknown_attack_is_named():
+    with pytest.raises(ValueError, match="unknown attack 'charm'.*relearn"):
+        attacks.attack(replace(SPEC, kind="charm"))
+
+
+def test_results_come_back_under_their_names(monkeypatch):
+    """Fails if sorting the jobs by seed, or doing a shared run once, mixes up whose result is whose."""
+    done = []
+    monkeypatch.setattr(cache, "side_by_side", lambda work, jobs, label, **_: [done.append(job) or job for job in jobs])
+    rows = {name: [Attack(Run(seed, name), at=(0,)) for seed in (7, 3)] for name in ("SARE", "EFUF")} | {"again": [SPEC, SPEC]}
+    assert attacks.attack_all(rows, progress=False) == rows
+    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and [job for job in done if isinstance(job, int)] == [0, 3, 7]
+
+
+def erase(data, **settings):
+    spec = Run(0, "EFUF", changes=(("lambda_neg", 1.0),), training=Training(steps=60, batch_size=4, lr=1e-3, cooldown=3), **settings)
+    model = tiny_llava()
+    world = SimpleNamespace(model=model, stop_data=data[torch.arange(6)])
+    log = experiments._erase(model, world, spec, data)
+    return log, span_nll(model, world.stop_data)["forget"]
+
+
+def test_a_run_ends_at_its_level(data):
+    """Fails if looking less often at the level passes it by far, or never looks."""
+    log, level = erase(data, stop_nll=6.0)
+    free, far = erase(data, stop_nll=None)
+    assert len(log) < len(free) == 60 and 6.0 <= level < 8.0 < far
+
+
+def test_hold_spends_the_steps_and_keeps_the_level(data):
+    """Fails if the compute control stops early, or forgets on past the level that it is to be compared at."""
+    log, level = erase(data, stop_nll=6.0, hold=True)
+    assert len(log) == 60 and 5.0 < level < 7.5
+
+
+def test_peak_comes_to_the_level_from_above(data):
+    """Fails if the control from the other side never goes above, or stops there."""
+    log, level = erase(data, stop_nll=4.6, peak=5.0)
+    assert max(-row["neg"] for row in log) > 5.0 and level <= 4.6 and len(log) < 60
+
+
+@pytest.mark.parametrize("turn", list(experiments.TURNS))
+def test_turned_steps_keep_their_length_and_lose_their_way(turn):
+    """Fails if "random" is the gradient, if "wrong sign" is not its negative, or if a missing gradient gets a step."""
+    gradient = [torch.ones(50, 50), None]
+    turned, nothing = experiments.TURNS[turn](gradient, torch.Generator().manual_seed(0))
+    cosine = float(torch.cosine_similarity(turned.reshape(-1), gradient[0].reshape(-1), 0))
+    assert nothing is None and (cosine == pytest.approx(-1) if turn == "wrong sign" else abs(cosine) < 0.1)
+
+
+def test_erasure_without_a_place_never_sees_it(world, scenes):
+    data = experiments.erasure_data(world, Run(0, "EFUF", masks="oracle", without=scenes[0].place))
+    assert len(data) == sum(scene.place != scenes[0].place for scene in scenes) < len(scenes)
+
+
+def test_the_front_holds_the_books_own_settings():
+    """Fails if the front runs EFUF and SARE a second time under another name."""
+    front = presets.front(presets.get_preset("full", ["5"]))
+    assert len(front) == 15 and front[0.1, 0.0] == [presets.book_run("EFUF", 5)] and front[0.1, 0.2] == [presets.book_run("SARE", 5)]
+    assert dict(front[0.3, 0.05][0].changes) == {"lambda_neg": 0.3, "rho": 0.05}
+
+
+def test_controls_get_sares_level_and_compute():
+    """Fails if the compute control gets fewer passes than SARE had."""
+    result = {"erased": {"stop_level": 7.2, "forget_share": 0.6}, "log": [{}] * 100}
+    rows = presets.controls(presets.get_preset("full", ["5"]), [result])
+    assert tuple(rows) == presets.CONTROLS
+    level, compute, above, random, wrong, retain = (row[0] for row in rows.values())
+    assert level.stop_nll == compute.stop_nll == above.stop_nll == 7.2 and above.peak > 7.2
+    assert compute.hold and compute.training.steps == 200  # (3 + 5 * .6) / 3 = twice as many
+    assert (random.turn, wrong.turn, retain.changes) == ("random", "wrong sign", (("perturb", ("pos", "sent")),))
