@@ -15,11 +15,11 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute test unit nbval sync clean
+.PHONY: help setup execute test unit nbval sync bench clean
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables      PRESET=full|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12'
+	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12'
 
 setup: $(STAMP)  ## create .venv from requirements.txt (done by the others when missing)
 
@@ -47,6 +47,9 @@ nbval: $(STAMP)  ## the notebooks alone, against their stored outputs
 
 sync: $(STAMP)  ## rebuild the notebooks from their .py and store the fast preset's outputs in them
 	cd chapters && $(PY) -m lab.execute --store
+
+bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
+	cd chapters && $(PY) -m lab.bench
 
 clean:  ## remove caches and build products (not .venv)
 	rm -rf build chapters/.cache .pytest_cache .ruff_cache

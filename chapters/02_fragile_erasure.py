@@ -259,7 +259,7 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 # would do:
 
 # %%
-shares = (0.0, 0.2, 0.4)
+shares = setting.missed
 runs = {share: [presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds] for share in shares}
 found = attacks.run_all({str(share): row for share, row in runs.items()})
 chair = [[found[str(share)][i]["erased"]["chair_s"] for share in shares] for i in range(len(few.seeds))]

@@ -260,10 +260,10 @@ _ = ledger.record(claims, preset, setting.seeds)
 
 # %%
 levels = {f"EFUF, stopped at {level:g} nats": [presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds]
-          for level in (4.0, experiments.STOP_NLL, 10.0)}
+          for level in setting.levels}
 itself = readings.relapses(readings.curves(attacks.attack_all(presets.attacks_on(levels, few)), *levels))
 _ = figures.save(figures.fig_dots(itself, "relearning samples until CHAIR_s passes 50 %"), "04_levels", itself, preset, few.seeds,
-                 f"One method, three forget levels, the same attack, {len(few.seeds)} seeds.")
+                 f"One method, unequal forget levels, the same attack, {len(few.seeds)} seeds.")
 
 # %% [markdown]
 # ## What we learned

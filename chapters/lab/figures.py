@@ -65,7 +65,7 @@ def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequenc
     """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal results are equal bytes)."""
     where = folder(preset, seeds)
     where.mkdir(parents=True, exist_ok=True)
-    stamp = "" if preset == "full" else f"fast preset: {len(seeds)} seeds, a coarse grid. "
+    stamp = "" if preset == "full" else f"{preset} preset, {len(seeds)} seeds. "
     text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
     figure.canvas.draw()
     below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sare_min.unlearn import METHODS
 
 from .attacks import Attack
-from .experiments import TRAINING, Run
+from .experiments import STOP_NLL, TRAINING, Run
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Preset:
     attacked: tuple[str, ...]  # the methods that meet them
     compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
     map_points: int  # a side of the map of chapter 01; odd
+    missed: tuple[float, ...]  # shares of the hallucinated pieces that a lenient judge misses (chapter 02)
+    levels: tuple[float, ...]  # unequal forget levels (chapter 04)
     gauges: tuple[str, ...] = ("gradient_norm", "top_eigenvalue", "trace", "worst_ball_0.5", "relapse_radius_worst", "random_loss",
                                "distance", "steps")  # drawn in chapter 03
 
@@ -59,15 +61,19 @@ PRESETS = {
     "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=(0.0, 0.65), n_noise_seeds=1,
                    lambdas=(0.1,), rhos=(0.0, 0.2), n_side_seeds=1, rivals=("NPO",),
                    controls=CONTROLS[3:4], attackers=((3e-4, 8),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
-                   compared=("EFUF", "SARE"), map_points=9),
+                   compared=("EFUF", "SARE"), map_points=9, missed=(0.0, 0.4), levels=(4.0, STOP_NLL)),
     "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 256, 32), *range(256, 641, 64)),
                    coarse=(0, 64, 128, 192, 256, 384, 512, 640), noise=(0.0, 0.35, 0.65), n_noise_seeds=2,
                    lambdas=(0.03, 0.1, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
                    rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
                    controls=CONTROLS, attackers=((3e-5, 8), (3e-4, 8), (1e-4, 32), (3e-4, 32)), kinds=tuple(STRENGTHS),
                    attacked=("EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
-                   compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21),
+                   compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21,
+                   missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 10.0)),
 }
+# The full preset's headline and its attackers alone, at a third of the time: do the claims C1 to C6 hold on other seeds?
+PRESETS["headline"] = replace(PRESETS["full"], noise=(0.0, 0.65), n_noise_seeds=1, lambdas=(0.1,), rhos=(0.0, 0.2), rivals=(), controls=(),
+                              kinds=("noise",), attacked=("EFUF", "SARE"), compared=("EFUF", "SARE"), missed=(0.0, 0.4), levels=(STOP_NLL,))
 
 
 def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
