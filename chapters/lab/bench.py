@@ -11,7 +11,8 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,18 +22,17 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_optimizer import SAM
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
-from sare_min.attack import relearn
 from sare_min.captions import DESCRIBE, Captions, encode, render
 from sare_min.curate import Span, Thresholds, curate
 from sare_min.llava import embed_images, generate, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
-from sare_min.metrics import span_nll
 from sare_min.unlearn import METHODS, gradient
 
 from . import cache, figures, microworld
@@ -43,6 +43,7 @@ BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
 FORGET_SHARE = 0.62  # of the microworld's sampled captions, the share that names an object that is not there
 LOSSES = {"neg": "lambda_neg", "pos": "lambda_pos", "sent": "lambda_sent"}
 Step = Callable[[], object]
+TIME, MEMORY = (figures.STYLE[name][0] for name in ("SARE", "EFUF"))  # the book's blue and orange
 RATIOS = {  # name -> (case above, case below)
     "rows_over_packed_4": ("one row each, 4", "packed, 4"),
     "rows_over_packed": ("one row each, 8", "packed, 8"),
@@ -56,8 +57,8 @@ RATIOS = {  # name -> (case above, case below)
     "features_over_efuf": ("image features", "EFUF"),
     "one_by_one_over_batched": ("generate, one by one", "generate, batched"),
 }
-AT_LEAST = {"rows_over_packed": 5.0, "memory_rows_over_packed": 5.0}
-AT_MOST = {"sare_over_efuf": 2.3, "sare_over_released": 0.6, "memory_sare_over_efuf": 1.15}
+AIMS = {"rows_over_packed": ("at least", 5.0), "memory_rows_over_packed": ("at least", 5.0), "sare_over_efuf": ("at most", 2.3),
+        "sare_over_released": ("at most", 0.6), "memory_sare_over_efuf": ("at most", 1.15)}
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the cases share. features: (size.captions, N, D), the frozen tower's output for `pictures`."""
+    """What the cases share. features: (n pictures, N, D), the frozen tower's output."""
 
     size: Size
     model: LlavaForConditionalGeneration
-    processor: object
-    scenes: list
-    pictures: list
+    processor: ProcessorMixin
+    scenes: list[microworld.Scene]
+    pictures: list[Image.Image]
     features: Tensor
 
 
@@ -100,7 +101,10 @@ def build(size: Size, device: str = "cpu") -> Bench:
     processor.patch_size = size.patch
     processor.image_processor.size = {"shortest_edge": size.side}
     processor.image_processor.crop_size = {"height": size.side, "width": size.side}
-    scenes = microworld.split_scenes(0, some=max(size.captions, size.pictures))["some"]
+    n = max(size.captions, size.pictures)
+    scenes = microworld.split_scenes(0, some=100 + 20 * n)["some"]
+    few, many = ([scene for scene in scenes if len(scene.objects) == k] for k in (2, 3))
+    scenes = [(many if i % 4 else few)[i] for i in range(n)]  # lengths that vary: padding brings a mask, which costs time and memory
     pictures = [microworld.draw(scene, size.side) for scene in scenes]
     return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
 
@@ -205,14 +209,14 @@ def method_cases(bench: Bench) -> dict[str, Step]:
 
 
 def generation_cases(bench: Bench) -> dict[str, Step]:
-    """Describing pictures, from pixels: features and one batch of ours, against transformers' generate called picture by picture."""
+    """Describing pictures, from pixels on: our features and one batch, against transformers' generate called picture by picture."""
     model, processor, pictures, new = bench.model, bench.processor, bench.pictures[: bench.size.pictures], bench.size.new_tokens
 
     @torch.no_grad()
     def one_by_one() -> list[str]:
         answers = []
         for picture in pictures:
-            inputs = processor(text=render(processor, DESCRIBE), images=picture, add_special_tokens=True, return_tensors="pt").to(model.device)
+            inputs = processor(text=render(processor, DESCRIBE), images=picture, return_tensors="pt").to(model.device)
             out = model.generate(**inputs, max_new_tokens=new, do_sample=False, suppress_tokens=[model.config.image_token_id],
                                  pad_token_id=processor.tokenizer.pad_token_id)
             answers.append(processor.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
@@ -222,24 +226,15 @@ def generation_cases(bench: Bench) -> dict[str, Step]:
             "generate, one by one": one_by_one}
 
 
-def tower_calls(bench: Bench) -> dict[str, int]:
-    """How often the vision tower runs in an erasure step, in relearning and in evaluation, all from cached features."""
-    calls, model, data = [], bench.model, both_layouts(bench, *sampled(bench.scenes[: bench.size.captions]))[0]
-    whole = encode(bench.processor, bench.features, sampled(bench.scenes)[0])
-    works = {
-        "erasure step": lambda: gradient(model, data, METHODS["SARE"], bench.size.micro_batch),
-        "relearning": lambda: list(relearn(model, whole, [2], lr=0.0, batch_size=2, progress=False)),
-        "evaluation": lambda: (span_nll(model, data), generate(model, bench.processor, bench.features[:2], max_new_tokens=2)),
-    }
-    hook, found = model.model.vision_tower.register_forward_pre_hook(lambda *_: calls.append(1)), {}
+@contextmanager
+def only_new(model: nn.Module) -> Iterator[None]:
+    """No gradients at first, and nothing that was there before is collected as garbage or shows up in gc.get_objects."""
+    model.zero_grad()
+    gc.freeze()
     try:
-        for name, work in works.items():
-            calls.clear()
-            work()
-            found[name] = len(calls)
+        yield
     finally:
-        hook.remove()
-    return found
+        gc.unfreeze()
 
 
 def peak_memory(model: nn.Module, step: Step) -> float:
@@ -248,14 +243,13 @@ def peak_memory(model: nn.Module, step: Step) -> float:
     On a CPU this is torch's own record of each allocation and release, so it is the same in every run; scratch space that a library
     takes from the system behind torch's back is not in it. On CUDA it is the caching allocator's peak.
     """
-    model.zero_grad()
-    gc.collect()
     if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
+        with only_new(model):
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+    with only_new(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         step()
     with tempfile.TemporaryDirectory() as folder:
         recorded.export_chrome_trace(f"{folder}/trace.json")
@@ -268,23 +262,20 @@ def on_weights(model: nn.Module, step: Step) -> dict[str, float]:
     """What a step that only computes a gradient leaves and needs: {"restore_error", "extra_copies"}.
 
     restore_error: the largest |difference| of a weight before and after. extra_copies: tensors in the shape of trained weights, beside
-    these and their .grad, that live when a forward begins (1.0: one for every weight), at most.
+    these and their .grad, that live when a forward begins (1.0: one for every weight), at most. A copy made after the last forward, as
+    the fourth of `four_copies`, is not among them.
     """
     params, shapes, alive = trainable(model), {p.shape for p in trainable(model)}, []
 
-    def copies() -> dict[int, int]:
-        return {t.data_ptr(): t.numel() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.shape in shapes}
-
     def count(*_) -> None:
-        known = before | {p.grad.data_ptr() for p in params if p.grad is not None}
-        alive.append(sum(size for at, size in copies().items() if at not in known))
+        ours = {p.grad.data_ptr() for p in params if p.grad is not None}
+        found = {t.data_ptr(): t.numel() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.shape in shapes}
+        alive.append(sum(size for at, size in found.items() if at not in ours))
 
-    model.zero_grad()
-    gc.collect()
-    theta, before = nn.utils.parameters_to_vector(params).detach().clone(), set(copies())
-    hook = model.register_forward_pre_hook(count)
+    theta, hook = nn.utils.parameters_to_vector(params).detach().clone(), model.register_forward_pre_hook(count)
     try:
-        step()
+        with only_new(model):
+            step()
     finally:
         hook.remove()
     error = (nn.utils.parameters_to_vector(params).detach() - theta).abs().max()
@@ -313,7 +304,7 @@ def compare(cases: Mapping[str, Step], rounds: int, pairs: Mapping[str, tuple[st
 
 
 def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
-    """All cases on one device: {"cases", "ratio", "ratio_spread", "tower_calls", "size"}."""
+    """All cases on one device: {"cases", "ratio", "ratio_spread", "size"}."""
 
     def clock() -> float:
         if device == "cuda":
@@ -324,7 +315,10 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
     for make in tqdm((packing_cases, method_cases, generation_cases), desc=f"bench on {device}", disable=not progress):
         steps = make(bench)
         for name, step in steps.items():  # also warms up
-            cases[name] = on_weights(bench.model, step) | {"memory_mb": peak_memory(bench.model, step)}
+            step()
+            cases[name] = {"memory_mb": peak_memory(bench.model, step)}
+            if make is method_cases and name != "image features":
+                cases[name] |= on_weights(bench.model, step)
         seconds, ratios = compare(steps, size.rounds, clock=clock)
         for name, found in seconds.items():
             cases[name] = {"seconds": found["median"], "spread": found["spread"]} | cases[name]
@@ -334,7 +328,7 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
         if {over, under} <= set(cases):
             ratio[f"memory_{name}"] = cases[over]["memory_mb"] / cases[under]["memory_mb"]
     ratio["features_share"] = ratio["features_over_efuf"] / (1 + ratio["features_over_efuf"])  # of a step that does not keep them
-    return {"cases": cases, "ratio": ratio, "ratio_spread": spread, "tower_calls": tower_calls(bench), "size": asdict(size)}
+    return {"cases": cases, "ratio": ratio, "ratio_spread": spread, "size": asdict(size)}
 
 
 def where() -> dict[str, object]:
@@ -351,22 +345,22 @@ def fig_bench(results: Mapping, ax: Axes | None = None) -> Figure:
     if ax is None:
         _, ax = plt.subplots(figsize=(9, 0.45 * len(names) + 1))
     for y, name in enumerate(names):
-        ax.plot(results["ratio_spread"][name], [y, y], color="#0173b2")
-        ax.plot(results["ratio"][name], y, "o", color="#0173b2", label="time" if y == 0 else None)
-        ax.plot(results["ratio"][f"memory_{name}"], y - 0.25, "s", color="#de8f05", markersize=5, label="peak memory" if y == 0 else None)
-        for key, at, colour in ((name, y, "#0173b2"), (f"memory_{name}", y - 0.25, "#de8f05")):
-            bound = AT_LEAST.get(key, AT_MOST.get(key))
-            if bound is not None:
-                ax.plot(bound, at, ">" if key in AT_LEAST else "<", color=colour, markerfacecolor="white", markersize=9, zorder=1)
+        ax.plot(results["ratio_spread"][name], [y, y], color=TIME)
+        for key, at, colour, marker, label in ((name, y, TIME, "o", "time"), (f"memory_{name}", y - 0.25, MEMORY, "s", "peak memory")):
+            ax.plot(results["ratio"][key], at, marker, color=colour, markersize=5, label=label if y == 0 else None)
+            if key in AIMS:
+                side, bound = AIMS[key]
+                ax.plot(bound, at, ">" if side == "at least" else "<", color=colour, markerfacecolor="none", markersize=9)
     ax.axvline(1, color="#949494", linewidth=1)
-    ax.set_xscale("log")
-    ax.set(yticks=range(len(names)), yticklabels=[" / ".join(RATIOS[name]) for name in names], xlabel="ratio")
-    ax.set_title("open triangle: aimed at, or beyond it where it points", fontsize=8)
-    ax.legend(fontsize=8)
+    ax.set(xscale="log", yticks=range(len(names)), yticklabels=[" / ".join(RATIOS[name]) for name in names], xlabel="ratio")
+    ax.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    ax.set_xticks([], minor=True)
+    ax.set_title("time: median and quartiles of the rounds; open triangle: the aim, and the side that meets it", fontsize=8)
+    ax.legend(fontsize=8, loc="lower right")
     return ax.figure
 
 
-def main(folder: Path = cache.ROOT / "figures", size: Size = Size()) -> None:
+def main(size: Size, folder: Path) -> None:
     """Measure, and write bench.json and bench.png to the folder."""
     cache.one_thread()
     results = measure(size, progress=True) | {"where": where(), "gpu": "not measured"}
@@ -375,9 +369,11 @@ def main(folder: Path = cache.ROOT / "figures", size: Size = Size()) -> None:
     cache.write_json(folder / "bench.json", results)
     fig_bench(results).savefig(folder / "bench.png", metadata={"Software": None})
     for name, ratio in results["ratio"].items():
-        aim = f"at least {AT_LEAST[name]}" if name in AT_LEAST else f"at most {AT_MOST[name]}" if name in AT_MOST else ""
-        print(f"{name:32} {ratio:8.3f}  {aim}")
+        print(f"{name:32} {ratio:8.3f}", *AIMS.get(name, ()))
+    for name, case in results["cases"].items():
+        if "extra_copies" in case:
+            print(f"{name:32} {case['extra_copies']:8.3f} extra weight copies, restore error {case['restore_error']:.1e}")
 
 
 if __name__ == "__main__":
-    main()
+    main(Size(), cache.ROOT / "figures")

@@ -21,7 +21,7 @@ from sare_min.curate import clip_scores, mentions
 from sare_min.llava import load, save
 
 from . import cache, experiments, microworld, score
-from .microworld import GRID, OBJECTS, PATCH, PLACES, SIDE, Scene, draw
+from .microworld import GRID, OBJECTS, PLACES, SIDE, Scene, draw
 from .photos import SEPARATORS, prompt
 from .quality import POPE_KINDS, SOURCES, pope_questions
 
@@ -41,7 +41,7 @@ def export(folder: str | Path, scenes: Mapping[str, Sequence[Scene]], clip: CLIP
     """
     folder, part, old = (Path(f"{folder}{end}") for end in ("", ".part", ".old"))
     if set(scenes) != {"train", "val"} or len(captions) != len(scenes["train"]):
-        raise ValueError(f"export: {len(captions)} captions for {len(scenes.get('train', ()))} train scenes: give one each, and val scenes.")
+        raise ValueError(f"export: {len(captions)} captions, scenes for {', '.join(scenes)}: give train and val, a caption a train scene.")
     for place in (folder, part, old):
         if place.exists() and any(place.iterdir()) and not (place / MARK).exists():
             raise ValueError(f"{place}: holds something that was not exported (no {MARK}): choose another folder, or empty it.")

@@ -97,33 +97,38 @@ def stream(path: str | Path, parts: Mapping[str, Mapping[str, type]] = PARTS) ->
 
     Raises ValueError naming file, part and row if the JSON is broken or cut off, a list is missing, or a field is missing or mistyped.
     """
-    text, seen, part, row = coco.read_text(path), set(), "top level,", 0
+    text, seen, part, row = coco.read_text(path), set(), "top level", 0
 
-    def skip(at: int) -> int:
-        return SPACE.match(text, at).end()
+    def peek(at: int) -> tuple[str, int]:
+        at = SPACE.match(text, at).end()
+        return text[at : at + 1], at
 
     def take(at: int, wanted: str) -> tuple[str, int]:
-        if text[skip(at) : skip(at) + 1] not in [*wanted]:
-            raise json.JSONDecodeError(f"no {' or '.join(wanted)}", text, skip(at))
-        return text[skip(at)], skip(at) + 1
+        mark, at = peek(at)
+        if mark not in [*wanted]:
+            raise json.JSONDecodeError(f"no {' or '.join(wanted)}", text, at)
+        return mark, at + 1
 
     try:
         mark, at = take(0, "{")
         while mark != "}":
-            row, (part, at) = 0, DECODER.raw_decode(text, skip(at))
-            _, at = take(at, ":")
-            is_list = part in parts and text[skip(at) : skip(at) + 1] == "["
-            seen |= {part} if is_list else set()
-            if not is_list or text[skip(skip(at) + 1) : skip(skip(at) + 1) + 1] == "]":
-                _, at = DECODER.raw_decode(text, skip(at))
+            part, at = DECODER.raw_decode(text, take(at, '"')[1] - 1)
+            mark, at = peek(take(at, ":")[1])
+            if part not in parts or mark != "[":
+                _, at = DECODER.raw_decode(text, at)
             else:
-                mark, at = take(at, "[")
+                seen.add(part)
+                mark, at = take(at + 1, "]") if peek(at + 1)[0] == "]" else ("[", at + 1)
                 while mark != "]":
-                    row, (found, at) = row + 1, DECODER.raw_decode(text, skip(at))
+                    row += 1
+                    found, at = DECODER.raw_decode(text, peek(at)[1])
                     yield part, row, _checked(f"{path}, {part} row {row}", found, parts[part])
                     mark, at = take(at, ",]")
+                row = 0
             mark, at = take(at, ",}")
-    except json.JSONDecodeError as error:
+        if peek(at)[0]:
+            raise json.JSONDecodeError("more after the end", text, at)
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path}, {part} row {row}: broken JSON ({error}). The file may be cut off: fetch it again.") from error
     if lost := [name for name in parts if name not in seen]:
         raise ValueError(f"{path}: no list {lost[0]!r}; a COCO file of this kind has {', '.join(parts)}.")
@@ -164,11 +169,15 @@ def read_images(instances: str | Path, folder: str | Path, limit: int | None = N
 
 def _inside(folder: Path, name: str, row: str) -> Path:
     path = folder / name
-    if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):  # resolved: a link may lead out as well
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())  # resolved: a link may lead out as well
+        what = "" if path.is_file() and path.stat().st_size else "holds no bytes" if path.is_file() else "is missing"
+    except (OSError, ValueError, RuntimeError) as error:  # no name for a file: a zero byte in it, too long, links in a circle
+        is_inside, what = True, f"cannot be opened ({error})"
+    if not is_inside:
         raise ValueError(f"{row}: file_name {name!r} leaves the folder {folder}, so it is not read: put the file there and name it so.")
-    if not path.is_file() or not path.stat().st_size:
-        what = "holds no bytes" if path.is_file() else "is missing"
-        raise ValueError(f"{row}: the image {path} {what}. Fetch it again, or drop its row.")
+    if what:
+        raise ValueError(f"{row}: the image {str(path)[:200]!r} {what}. Fetch it again, or drop its row.")
     return path
 
 
@@ -209,7 +218,7 @@ def read_efuf(pos_neg: str | Path, sentences: str | Path, thresholds: Thresholds
     pos_neg has an entry an object: {image, sentence: the caption up to the END of the object's clause, position: where the clause starts,
     score}. An image's entries are packed into the longest text that they begin. As in sare_min.curate, a span starts at the separator
     before the clause (EFUF: after it), is forgotten if one of its scores is below and retained if all are above; a caption with min above
-    forget_below and mean above sentence_above is kept whole, unless it has something to forget. EFUF trains on every entry by itself.
+    forget_below (nothing to forget) and mean above sentence_above is kept whole. EFUF trains on every entry by itself.
     Raises ValueError naming file and row of a bad entry. Source: starreeze/efuf finetune/format_data.py, finetune/data.py.
     """
     entries = coco.read_rows(pos_neg, {"image": str, "sentence": str, "position": int, "score": (float, int)})
@@ -241,7 +250,7 @@ def _home(sentence: str, texts: Sequence[str]) -> str:
 def _spans(worst: Mapping[Span, float], whole: list[Span] | bool, thresholds: Thresholds) -> dict[str, list[Span]]:
     forget = sorted(span for span, value in worst.items() if value < thresholds.forget_below)
     retain = sorted(span for span, value in worst.items() if value > thresholds.retain_above)
-    return {"forget": forget, "retain": retain, "sentence": whole if whole and not forget else []}
+    return {"forget": forget, "retain": retain, "sentence": whole or []}
 
 
 def load_clip(path: str | Path = CLIP):
