@@ -204,7 +204,9 @@ both = {name: [presets.book_run(name, s) for s in few.seeds] for name in ("hones
 ends = attacks.run_all(both)
 found = {name: cache.side_by_side(gauges.measure, [gauges.Gauges(run) for run in row], f"gauges {name}") for name, row in both.items()}
 claims = []
-for letter, gauge in zip("abc", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue")):
+for row in (*found["honest"], *found["EFUF"]):
+    row["share lost"] = row["worst_ball_0.5"] / row["ce"]
+for letter, gauge in zip("abcd", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")):
     honest, efuf = ([f[gauge] for f in found[name]] for name in ("honest", "EFUF"))
     claims.append(ledger.row(f"C2{letter}", "ch. 01", f"{gauge}, a model that never hallucinated against EFUF", honest, efuf, want=1))
     print(f"C2{letter} {gauge:15s} honest {stats.spell(honest)}   EFUF {stats.spell(efuf)}   -> {claims[-1]['verdict']}")
@@ -213,8 +215,9 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 
 # %% [markdown]
 # Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to lose.
-# The comparison says what the claim's words say, that the place is steep; it does not say that steepness is the
-# reason for anything that follows.
+# That is why a fourth row was added when the first three had been seen: the *share* of the NLL that is lost at the
+# worst point. Where the rows disagree, the claim depends on the gauge, and nobody who names only one has shown it. And
+# whatever they say, steepness is not yet the reason for anything that follows.
 #
 # ## What we learned
 #
