@@ -253,6 +253,11 @@ def _spans(worst: Mapping[Span, float], whole: list[Span] | bool, thresholds: Th
     return {"forget": forget, "retain": retain, "sentence": whole or []}
 
 
+def clip_path(data: str | Path) -> Path | str:
+    """The CLIP that judges: DATA/clip where the data bring their own, else openai/clip-vit-base-patch32, EFUF's."""
+    return Path(data, "clip") if Path(data, "clip").is_dir() else CLIP
+
+
 def load_clip(path: str | Path = CLIP):
     """(CLIP, its processor) from a folder or the hub, on CUDA where there is one; raises ValueError naming the path."""
     try:

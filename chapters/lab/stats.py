@@ -81,8 +81,10 @@ def rank_correlation(gauge: Sequence[float], outcome: Sequence[float], seeds: Se
 
 
 def spell(values: Sequence[float], digits: int = 1) -> str:
-    """ "12.3 [10.1, 14.5] (n = 8)": mean, 95 % interval, seeds."""
+    """ "12.3 [10.1, 14.5] (n = 8)": mean, 95 % interval, seeds; "12.3 (one seed)"."""
     mean, low, high = interval(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f} (one seed)"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] (n = {len(values)})"
 
 
@@ -90,6 +92,8 @@ def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) 
     """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds": the paired difference one - other."""
     found = paired(one, other)
     low, high = found["ci95"]
+    if found["n_seeds"] == 1:
+        return f"{found['diff']:+.{digits}f} (one seed)"
     sign = f"sign in {found['seeds_agreeing']} of {found['n_seeds']} seeds"
     return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {sign}"
 
