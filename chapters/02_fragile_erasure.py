@@ -232,6 +232,39 @@ print("C1b, erased relapses before the honest one learns, EFUF - honest:", stats
 # still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how close to the
 # edge we were.
 #
+# ## Other ways to erase
+#
+# EFUF is one row of a table. The others differ in the loss on the forget pieces, or in what is kept beside it:
+#
+# * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff** keeps the retain pieces, but no whole
+#   captions.
+# * **NPO**, negative preference optimisation, weighs each caption by how far it still is from the base model: once a
+#   piece is unlikely it is left in peace. **SimNPO** does the same without a base model, by the NLL a token, with its
+#   published settings.
+# * **EFUF released** is EFUF with the weights of the released code, which shrink during the run. It has its own end,
+#   two passes over the captions, and stops where it stops.
+#
+# Same data, same order, same optimiser, same attack. Look at the forget level first: where it differs, so does
+# everything that follows, and the last column must not be read as a ranking.
+
+# %%
+names = ("EFUF", *setting.rivals)
+others = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
+late = readings.relapses(readings.curves(others, *names))
+for name in names:
+    level, recall, chair = (stats.spell(readings.after(others, name, *what)) for what in
+                            (("stop_level",), ("recall", 100), ("chair_s", 100)))
+    print(f"{name:14s} level {level}   recall {recall} %   CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}")
+
+# %%
+_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "02_methods", late, preset, few.seeds,
+                 f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
+                 "differ for the rows that end by themselves.")
+
+# %% [markdown]
+# A method that never brought CHAIR_s under one half "relapses" at zero samples; one that forgot far more than the
+# others starts further from the edge; and one that has lost its recall has not erased hallucinations but captions.
+#
 # ## What does the curation cost?
 #
 # The same erasure with masks from the truth (an *oracle*, which no real data has), stopped at the same level, under

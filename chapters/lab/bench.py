@@ -322,6 +322,8 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
         seconds, ratios = compare(steps, size.rounds, clock=clock)
         for name, found in seconds.items():
             cases[name] = {"seconds": found["median"], "spread": found["spread"]} | cases[name]
+            if make is generation_cases:
+                cases[name]["captions_per_second"] = size.pictures / found["median"]
         ratio |= {name: found["median"] for name, found in ratios.items()}
         spread |= {name: found["spread"] for name, found in ratios.items()}
     for name, (over, under) in RATIOS.items():
