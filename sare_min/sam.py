@@ -37,10 +37,10 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho:
     try:
         with torch.no_grad():
             for parameter in params:
-                gradient = queue.pop(0)
-                if gradient is not None:
+                if (gradient := queue.pop(0)) is not None:
                     saved.append((parameter, parameter.clone()))
                     parameter.add_(gradient.to(parameter.dtype), alpha=rho / norm)
+                del gradient  # the last one, too, is freed before the body runs
         yield norm
     finally:  # from the copy, not by subtracting eps: p + e - e is not p in floating point
         with torch.no_grad():
@@ -65,9 +65,10 @@ def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence, again: Seque
     direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
-        found = torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
-        direction = [new if old is None else old if new is None else old + new for old, new in zip(direction, found)]
+        direction = [new if old is None else old if new is None else old + new for old, new in
+                     zip(direction, torch.autograd.grad(target, params, retain_graph=True, allow_unused=True))]
         rest.backward()  # at theta: the grounded text keeps its ordinary gradient
+        del target, rest  # or the graph lives on while the next one is built
     with perturbed(params, turn(direction) if turn else direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()  # at theta + eps*, added to the same .grad

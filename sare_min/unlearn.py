@@ -96,8 +96,7 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
 @torch.no_grad()
 def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Captions:
     """The same captions with each row's forget NLL under this (base) model, which NPO compares with."""
-    device = next(model.parameters()).device
-    parts = (data[rows].to(device) for rows in torch.arange(len(data)).split(batch_size))
+    parts = (data[rows].to(next(model.parameters()).device) for rows in torch.arange(len(data)).split(batch_size))
     nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in parts]
     return replace(data, reference=torch.cat(nll).to(data.input_ids.device))
 
