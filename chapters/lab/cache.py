@@ -61,7 +61,9 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
             part = Path(f"{path}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            build(part)
+            with torch.random.fork_rng(devices=[]):  # a fresh LoRA draws from the global generator: the same draw in every build
+                torch.manual_seed(0)
+                build(part)
             part.replace(path)
     return path
 

@@ -1,7 +1,7 @@
 """Pictures from disk: COCO's instances with their image files, EFUF's curated captions, POPE's questions; and CLIP's scores, kept on disk.
 
 The released data and the microworld's export (export.py) go through the same functions. Every error is a ValueError that names the file,
-the row (1 is the first) and the mend. Of an annotation file only the text is held in memory: its rows are decoded and let go one by one.
+the row (1 is the first) and the mend. Of an instances file only the text is held in memory: its rows are decoded and let go one by one.
 """
 from __future__ import annotations
 

@@ -1,0 +1,378 @@
+# ---
+# jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags,-all
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: kernelspec,jupytext,-jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · The real thing
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/05_real_thing.ipynb)
+#
+# **The question.** Chapters 00 to 04 held the world in memory and trained every weight. What does the same erasure
+# look like where it is meant for: a checkpoint on disk, COCO's annotation files, image files, an adapter that somebody
+# else loads?
+#
+# **What you will see.** The whole road, from files to figure, in one chapter: curation by CLIP, erasure by LoRA, the
+# adapter saved and loaded back by stock `peft` in a new process, CHAIR and POPE from files by the field's scorers, the
+# relearning attack on what was loaded. By default the files are the microworld's own, exported in COCO's, POPE's and
+# EFUF's formats; with `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` the same cells, without a
+# branch, run on the real ones.
+#
+# **Time.** About a minute on two CPU cores after chapter 00, which trains the world. A 7B model we have not run: see
+# *What we did not show*.
+
+# %% tags=["parameters"]
+preset = "fast"  # "fast": a coarse attack; "full": a finer one
+seeds = ""  # a seed of the book's worlds, e.g. "23"; empty: the preset's first
+checkpoint = ""  # a LLaVA on disk or on the hub; empty: the exported microworld's
+data = ""  # a folder with COCO's annotations and images, POPE's questions, EFUF's json; empty: the exported microworld
+
+# %% [markdown]
+# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+
+# %%
+import subprocess
+import sys
+from pathlib import Path
+
+if "google.colab" in sys.modules and not Path("sare-min").exists():
+    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
+root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+sys.path[:0] = [str(root), str(root / "chapters")]
+
+# %%
+import torch
+from peft import PeftModel
+
+from lab import coco, export, figures, photos, presets, readings, score
+from sare_min import metrics
+from sare_min.attack import relearn
+from sare_min.captions import encode
+from sare_min.curate import Thresholds, curate, mentions
+from sare_min.llava import embed_images, generate, load, save, set_trainable
+from sare_min.unlearn import METHODS, Training, unlearn
+
+setting = presets.get_preset(preset, seeds.split())
+seed = setting.seeds[0]
+out = root / f"build/05_real_thing/{preset}-{seed}"  # adapters, captions, answers and CLIP scores stay there
+
+# %% [markdown]
+# ## The files
+#
+# `data` is one folder. COCO's archives unpack into it as they are (`annotations/`, `train2014/`, `val2014/`); POPE's
+# three files and EFUF's two lie anywhere below; a `clip/` of its own is optional. Nothing is copied or converted. The
+# exported microworld looks the same from outside, and that is its point: continuous integration walks the very road
+# that a reader with a GPU takes.
+
+# %%
+folder = Path(data) if data else export.book(seed)
+checkpoint = checkpoint or folder / "llava"
+KINDS = ("random", "popular", "adversarial")
+patterns = {"train": "instances_train*.json", "val": "instances_val*.json", "human train": "captions_train*.json",
+            "human val": "captions_val*.json", "pos_neg": "pos_neg.json", "sentences": "sentences.json"}
+patterns |= {kind: f"coco_pope_{kind}.json" for kind in KINDS}
+files = {name: photos.find(folder, pattern) for name, pattern in patterns.items()}
+
+# %% tags=["nbval-check-output"]
+for name, path in files.items():
+    print(f"{name:12s} {path.relative_to(folder)}")
+
+# %% [markdown]
+# POPE says which validation images are asked about; those are our test images. Of the training images we take the
+# first two thousand or so: the erasure sees one part, the attacker the other. Every row of an annotation file is
+# checked while it is read, yet only the images that we use need be on disk, and a picture is opened only when a batch
+# asks for it.
+
+# %%
+val = photos.read_images(files["val"], photos.images_folder(files["val"]),
+                         names={q["image"] for kind in KINDS for q in coco.read_questions(files[kind])})
+train = photos.read_images(files["train"], photos.images_folder(files["train"]), limit=2224)
+parts = {"erase": train[:1024], "attack": train[1024:], "val": val}
+asked = {kind: photos.read_pope(files[kind], val) for kind in KINDS}
+
+# %% tags=["nbval-check-output"]
+print({part: len(row) for part, row in parts.items()}, {kind: len(questions) for kind, (questions, _) in asked.items()})
+print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
+
+# %% [markdown]
+# Files from elsewhere break, and some are made to. A reader that skips what it cannot read turns a truncated download
+# into a smaller data set and a better score; one that trusts a file name reads what it should not. So every bad row
+# stops the run and is named. Here are two: a file cut in the middle, and an image that is listed outside its folder.
+
+# %% tags=["nbval-check-output"]
+bad = out / "instances_bad.json"
+bad.parent.mkdir(parents=True, exist_ok=True)
+outside = '{"images": [{"id": 1, "file_name": "../../secret.png"}], "annotations": [], "categories": []}'
+for text in (files["val"].read_text()[:200], outside):
+    bad.write_text(text)
+    try:
+        photos.read_images(bad, photos.images_folder(files["val"]))
+    except ValueError as error:
+        print(str(error).removeprefix(f"{out}/")[:80], "...")
+
+# %% [markdown]
+# ## What does it say?
+#
+# The checkpoint is loaded as it is, frozen, in bf16 on a GPU. Then it captions the test images and answers POPE's
+# questions; what it says is written to files, and the field's scorers read those files (`python -m lab.score` is the
+# same code). We score CHAIR by EFUF's convention, because the official script cannot see a bus: its singular of *bus*
+# is *bu*. And we count the answers that are neither yes nor no: POPE's official parser takes all of them for a yes.
+
+# %%
+dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+model, processor = load(checkpoint, dtype=dtype)
+fits = max(2, min(64, int(3e10 / sum(p.numel() for p in model.parameters()))))  # rows in one forward: 64 here, 4 at 7B
+features = {part: embed_images(model, processor, photos.Pictures(row), batch_size=fits) for part, row in parts.items()}
+photos.speak(model, processor, features["val"], val, asked, out / "base", batch_size=fits)
+
+
+# %%
+def measure(name: str, kinds=KINDS) -> dict:
+    """CHAIR and POPE of what was written under a name."""
+    chair = score.score_chair(out / name / "captions.jsonl", [files["val"]], [files["human val"]], name="efuf")
+    return {"chair": chair} | {kind: score.score_pope(files[kind], out / name / f"{kind}.jsonl") for kind in kinds}
+
+
+def spell(name: str) -> str:
+    found = measure(name)
+    shares = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")} | {f"POPE {k}": found[k]["accuracy"] for k in KINDS}
+    answers = [row["answer"].lower() for kind in KINDS for row in coco.read_rows(out / name / f"{kind}.jsonl", {"answer": str})]
+    shares["neither yes nor no"] = sum(not answer.startswith(("yes", "no")) for answer in answers) / len(answers)
+    return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items())
+
+
+base = measure("base")
+print("base:", spell("base"))
+
+# %% [markdown]
+# ## Curation on files
+#
+# As in chapter 02: sample captions from the model itself, find the objects that they name (by the synonyms table of
+# CHAIR, plurals included), let CLIP score each object with its picture, and mark clauses by thresholds. The scores are
+# kept on disk by the image's *content*, the text and CLIP's weights, so a second run computes nothing, and a replaced
+# image is scored anew.
+#
+# What should the thresholds be? EFUF's (23, 32, 27.5) belong to ViT-B/32 and its sliding window. Any other CLIP has
+# another scale. We ask for a *share* instead: if one mention in five is wrong, forget the fifth that scores lowest.
+# What that share is, annotations of *other* images tell us (the attacker's part, which the erasure never sees): how
+# many mentions are wrong, not which.
+
+# %%
+table = photos.nouns()
+objects = sorted(set(table.values()))
+said, named, true, rows = {}, {}, {}, {}
+for part in ("erase", "attack"):
+    texts = generate(model, processor, features[part], temperature=1.0, seed=seed, batch_size=fits)
+    rows[part] = [i for i, text in enumerate(texts) if mentions(text, table)]  # without an object there is nothing to curate
+    said[part] = [texts[i] for i in rows[part]]
+    named[part] = [[noun for noun, _ in mentions(text, table)] for text in said[part]]
+    truths = photos.truths(parts[part], files["human train"], table)
+    true[part] = [truths[i] for i in rows[part]]
+print(said["erase"][0], "|", sorted(true["erase"][0]))
+
+# %%
+clip, clip_processor = photos.load_clip(photos.clip_path(folder))
+scores = photos.scores(clip, clip_processor, parts["erase"], [photos.prompt(noun) for noun in objects], out / "clip_scores.db")
+scored = [dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]]
+share = metrics.chair(named["attack"], true["attack"])["chair_i"]
+mentioned = [score_of[noun] for score_of, nouns in zip(scored, named["erase"], strict=True) for noun in nouns]
+limits = photos.thresholds(mentioned, (share, 2 * share, 2 * share))
+spans = curate(said["erase"], scored, table, limits)
+print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
+
+# %% [markdown]
+# Annotations of the erasure's own images were not used. Now they may judge the judge. Predict first: which is worse
+# for the erasure, a true clause that is forgotten, or a wrong one that is kept?
+
+# %%
+judged = [(score_of[noun] < limits.forget_below, noun not in truth)
+          for score_of, nouns, truth in zip(scored, named["erase"], true["erase"], strict=True) for noun in nouns]
+n_both, (n_forget, n_wrong) = sum(map(all, judged)), map(sum, zip(*judged, strict=True))
+print(f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wrong; "
+      f"of {n_wrong} wrong ones, {100 * n_both / n_wrong:.0f} % are found")
+
+# %% [markdown]
+# **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole image: a window of 4 x 4 patches slides
+# over the image, a patch's score is the mean over the windows that cover it, an object's the mean of its four best
+# patches. The pictures of the microworld are smaller than one window, so here it must give the whole image's score;
+# on COCO it does not.
+
+# %% tags=["nbval-check-output"]
+some, texts = parts["erase"][:32], [photos.prompt(noun) for noun in objects]
+by_window = photos.scores(clip, clip_processor, some, texts, out / "clip_scores.db", window=photos.Window())
+print(f"largest difference from the whole image's score: {(by_window - scores[:32]).abs().max():.2f}")
+
+# %% [markdown]
+# **EFUF's files.** The released `pos_neg.json` has one entry an object: the caption up to the *end* of its clause, and
+# the position where the clause starts. Several entries share a caption; `read_efuf` packs them back into one row a
+# caption, for one forward each (chapter 03). They carry scores, so the thresholds are ours to choose; the released
+# ones, put to the microworld's little CLIP, show what "absolute" means.
+
+# %%
+for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
+    curated = photos.read_efuf(files["pos_neg"], files["sentences"], chosen)
+    count = {kind: sum(bool(row.spans[kind]) for row in curated) for kind in ("forget", "retain", "sentence")}
+    print(f"{name:18s} {len(curated)} captions, of which with clauses to forget, to retain, kept whole: {count}")
+
+# %% [markdown]
+# ## Erasure by LoRA
+#
+# At 7B nobody trains all weights to forget a few objects. An adapter of rank 16 on the language model is a fraction of
+# them, and leaves the checkpoint alone. Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
+# taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
+#
+# Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
+# annotations mark their wrong clauses. We stop at four nats, not at the seven of the other chapters. On trial seeds an
+# adapter that was pushed to seven had perfect CHAIR and recall, and answered POPE's questions with "bottle bottle
+# bottle bottle". Exercise 4 shows it.
+
+# %%
+truth_scores = [{noun: float(noun in truth) for noun in objects} for truth in true["attack"]]
+exact = curate(said["attack"], truth_scores, table, Thresholds(0.5, 0.5, 0.99))
+wrong = [i for i, kinds in enumerate(exact) if kinds["forget"]]
+
+
+def encoded(part: str, chosen: list[int], marks=None):
+    return encode(processor, features[part], [said[part][i] for i in chosen], marks and [marks[i] for i in chosen],
+                  image=[rows[part][i] for i in chosen])
+
+
+erase_data = encoded("erase", range(len(said["erase"])), spans)
+stop_data, attack_data = encoded("attack", wrong[:32], exact).to(model.device), encoded("attack", wrong[32:])
+print(len(erase_data), "captions to erase with,", len(attack_data), "hallucinated ones to attack with")
+
+# %%
+training, stop_nll = Training(steps=240, batch_size=32, micro_batch=fits, lr=1e-3), 4.0  # nats a token
+names = ("EFUF", "SARE")
+for name in names:
+    torch.manual_seed(seed)
+    model = set_trainable(load(checkpoint, dtype=dtype)[0], "lora")
+    log = unlearn(model, erase_data, METHODS[name], training, seed, progress=False,
+                  stop=lambda _, m=model: metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll)
+    level = metrics.span_nll(model, stop_data, fits)["forget"]
+    save(model, processor, out / name / "adapter")
+    photos.speak(model, processor, features["val"], val, asked, out / name, batch_size=fits)
+    print(f"{name}: {len(log)} steps, forget level {level:.1f} nats; {spell(name)}")
+
+# %% [markdown]
+# ## Somebody else loads it
+#
+# An adapter is worth something if it works without us: in a new process, by stock `transformers` and `peft`, from the
+# two folders. That process captions and answers again. A model that was saved in a wrong dtype, without its scaling or
+# with a layer left out would still speak, a little differently; so we ask for *equal* CHAIR and POPE, on equal words.
+
+# %%
+script = """
+import sys
+checkpoint, adapter, instances, out, dtype, fits, *pope, chapters = sys.argv[1:]
+sys.path[:0] = [chapters, chapters + "/.."]
+import torch
+from peft import PeftModel
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+from lab import coco, photos
+from sare_min.llava import embed_images
+base = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
+model = PeftModel.from_pretrained(base.to("cuda" if torch.cuda.is_available() else "cpu"), adapter).eval()
+processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
+val = photos.read_images(instances, photos.images_folder(instances), names=names)
+asked = {path.split("_")[-1].removesuffix(".json"): photos.read_pope(path, val) for path in pope}
+features = embed_images(model, processor, photos.Pictures(val), batch_size=int(fits))
+photos.speak(model, processor, features, val, asked, out, int(fits))
+"""
+for name in names:
+    given = [checkpoint, out / name / "adapter", files["val"], out / f"{name} again", str(dtype).removeprefix("torch."), fits]
+    subprocess.run([sys.executable, "-c", script, *map(str, [*given, *(files[kind] for kind in KINDS), root / "chapters"])], check=True)
+
+# %% tags=["nbval-check-output"]
+for name in names:
+    words = [[(out / where / f"{what}.jsonl").read_bytes() for what in ("captions", *KINDS)] for where in (name, f"{name} again")]
+    print(f"{name}: same words {words[0] == words[1]}; same CHAIR and POPE {measure(name) == measure(f'{name} again')}; "
+          f"and not the base model's {measure(name) != base}")
+
+# %% [markdown]
+# ## The attack
+#
+# The attacker takes what he would get: the checkpoint and the adapter from disk, merged. He trains an adapter of his
+# own on hallucinated captions of images that the erasure never saw. Left, CHAIR_s; right, recall, which says whether
+# the model still describes what *is* there.
+
+# %%
+at, results = [n for n in setting.coarse if n <= len(attack_data)], {name: [] for name in names}
+for name in names:
+    erased = PeftModel.from_pretrained(load(checkpoint, dtype=dtype)[0], out / name / "adapter").merge_and_unload()
+    torch.manual_seed(seed)
+    model, curve = set_trainable(erased, "lora"), []
+    for n in relearn(model, attack_data, at, lr=1e-3, seed=seed, progress=False):
+        photos.speak(model, processor, features["val"], val, {}, out / f"{name} attacked", batch_size=fits)
+        curve.append({"at": n} | {k: v for k, v in measure(f"{name} attacked", ())["chair"].items() if k in ("chair_s", "recall")})
+    results[name].append({"curve": curve})
+    print(name, {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve})
+
+# %%
+curves = readings.curves(results, *names)
+figure = figures.fig_relapse(curves, keys=("chair_s", "recall"))
+_ = figures.save(figure, "05_real_thing", curves, preset, [seed],
+                 f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
+                 f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed.")
+
+# %% [markdown]
+# One seed, two lines: this figure shows that the road goes through, not which method is better. Chapter 04 says how
+# many seeds such a sentence takes. The adapter's space is not the space of all weights: the same `rho` is another step
+# in it, and so is the attacker's learning rate.
+#
+# ## What we learned
+#
+# * The microworld's erasure needs nothing that COCO's files and a LLaVA checkpoint do not give: images, annotations, a
+#   CLIP. Two strings change.
+# * CHAIR and recall can be perfect where the model has stopped answering questions; score what was *not* trained, too.
+# * Thresholds do not travel from CLIP to CLIP, shares do. The share must come from somewhere: here, from annotations of
+#   other images.
+# * An adapter that is saved, loaded by others and scored from files is the only result that somebody else can check.
+#
+# ## What we did not show
+#
+# **A 7B model.** Neither the weights of LLaVA-1.5 nor COCO's images were at hand: what was run at full size is nothing,
+# what was run from the same formats is the microworld. Learning rates, `rho` and the stop level of four nats are the
+# microworld's, and will need choosing again; rows a forward at 7B were estimated, not measured; the attacker's batch of
+# eight is one forward. The synonyms table is a compact one: give CHAIR's own list for published numbers (`lab.score
+# --synonyms`). Curation judges whether an object is there, never how many, what colour, or what it does.
+#
+# ## Exercises
+#
+# 1. *(easy)* An entry of EFUF's file reads `{"sentence": "a kitchen with a cup, a fork", "position": 21, ...}`. Which
+#    text is to be forgotten if its score is low? Put it into the next cell, as EFUF cuts it.
+# 2. *(easy)* Score the erasure's images by `photos.Window(patch=16, side=2, top=1)`: a patch is a cell of the grid then.
+#    Does curation find more of the wrong mentions, or fewer? This CLIP has never seen a part of a picture.
+# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error of the judge costs more, measured by CHAIR
+#    and by recall?
+# 4. *(harder)* Set `stop_nll = 7.0` and erase again. Which of the printed numbers would a paper report, and which says
+#    what happened? Read `random.jsonl` in the method's folder.
+
+# %% tags=["exercise", "nbval-check-output"]
+my_target = None  # a string
+entry = {"sentence": "a kitchen with a cup, a fork", "position": 21}
+print("right" if my_target == entry["sentence"][entry["position"]:] else "not yet")
+
+# %% tags=["solution", "nbval-check-output"]
+my_target = " a fork"
+print("right" if my_target == entry["sentence"][entry["position"]:] else "not yet")
+
+# %% [markdown]
+# ## Sources
+#
+# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and the files of RUCAIBox/POPE. CHAIR: Rohrbach
+#   et al., arXiv 1809.02156.
+# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code of starreeze/efuf. LoRA: arXiv 2106.09685.
+# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE: arXiv 2601.16527.
