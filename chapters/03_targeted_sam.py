@@ -386,8 +386,8 @@ for point in front:
 
 # %% [markdown]
 # The book's own settings, `lambda_neg` 0.1 with `rho` 0 (EFUF) and 0.2 (SARE), were chosen before, on other seeds; on
-# this front they need not be the best. Untargeted SAM and NPO with Targeted-SAM are rows of `METHODS`, and chapter 04
-# attacks them with the others.
+# this front they need not be the best. Untargeted SAM and NPO with Targeted-SAM are rows of `METHODS`; chapter 04
+# attacks them, too.
 #
 # ## Which gauge predicts the relapse?
 #

@@ -145,6 +145,25 @@ for seed, before, then in zip(setting.seeds, relapse["EFUF"], relapse["SARE"], s
     print(f"seed {seed}: “SARE resists {then / max(before, 1):.1f} times as many relearning samples as EFUF”")
 
 # %% [markdown]
+# ## The other methods
+#
+# The same attack on every method whose text quality chapter 03 measured: untargeted SAM, which disturbs everything
+# instead of the hallucinations alone; NPO, with and without Targeted-SAM; and GradDiff. Is it the *targeted* step that
+# counts, and does it help another forget loss as well?
+
+# %%
+few = setting.few()
+everyone = attacks.attack_all(presets.book_attacks(few, *setting.compared, at=few.coarse))
+late = readings.relapses(readings.curves(everyone, *setting.compared))
+_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "04_methods", late, preset, few.seeds,
+                 f"All methods under the same attack, {len(few.seeds)} seeds; 0 means that CHAIR_s was above 50 % before it.")
+
+# %%
+for one, other in (("SARE", "EFUF"), ("SARE", "EFUF+SAM"), ("NPO+Targeted-SAM", "NPO"), ("SARE", "NPO")):
+    if {one, other} <= set(late):
+        print(f"samples until relapse, {one} - {other}: {stats.spell_paired(late[one], late[other], 0)}")
+
+# %% [markdown]
 # ## What else could it be? (claim C8)
 #
 # Where SARE does relapse later, is *flatness* the cause? SARE also takes more steps, each with more work, and may end
@@ -164,7 +183,6 @@ for seed, before, then in zip(setting.seeds, relapse["EFUF"], relapse["SARE"], s
 # If flatness around the hallucination is the cause, SARE must beat all of them. Predict which is hardest to beat.
 
 # %%
-few = setting.few()
 chosen = {name: row for name, row in presets.controls(few, results["SARE"][: len(few.seeds)]).items() if name in setting.controls}
 rivals = attacks.attack_all({"EFUF": presets.book_attacks(few, "EFUF")["EFUF"], "SARE": presets.book_attacks(few, "SARE")["SARE"]}
                             | presets.attacks_on(chosen, few, at=few.at))
