@@ -35,7 +35,7 @@
 # `chapters/.cache/`).
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]

@@ -34,7 +34,7 @@
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models, else about four.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]

@@ -29,7 +29,7 @@
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": six seeds (five in side comparisons), as in the book's figures
+preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
 seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -311,14 +311,16 @@ for share, values in zip(shares, zip(*chair, strict=True), strict=True):
 # * Erasure needs no human labels: CLIP's scores give pieces to forget and pieces to retain, with measurable precision
 #   and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price that captions alone do not show.
-#   Whether a light fine-tuning brings them back is claim C1, and the ledger's row above answers it.
+#   Whether a light fine-tuning brings them back is claim C1a, and the ledger's row above answers it.
+# * A relapse is not yet a *return*. The same captions teach a model that never hallucinated, and only the comparison
+#   with it (C1b) says whether anything was left to come back to. Look who is sooner before you call an erasure
+#   superficial.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
 # That *sharpness* is why it breaks. Nor that every attack works so well: ours knows the domain. The released EFUF
-# code differs from ours in details that we list in `sare_min/losses.py` and `sare_min/unlearn.py` (weights that
-# change during training; the projector alone is trained).
+# code differs from ours in more than its weights: it trains the projector alone, and keeps human captions whole.
 #
 # ## Exercises
 #
