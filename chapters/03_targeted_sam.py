@@ -452,6 +452,9 @@ _ = ledger.record(claims, preset, setting.seeds)
 # * Targeted-SAM is four lines that do something; its sign is the whole story, and a look at three numbers checks it.
 # * It differs from SAM in *whose* loss is perturbed: only that of the hallucinations. The same loop with
 #   `perturb=("neg", "pos", "sent")` is SAM.
+# * Sharpness is not one thing. In the book's run (figure 03_gauges) slope, curvature and trace at
+#   the erased weights tell next to nothing about the relapse; how *far* the edge is, the relapse radius at the worst
+#   point found, tells most. Compare with your own seeds before you believe it.
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do the same with two loss terms for text.
 #   SARE adds the CLIP-curated sub-sentences and a third term.
 #
