@@ -56,7 +56,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab import coco, export, figures, photos, presets, readings, score
+from lab import coco, export, figures, judge, photos, presets, readings, score
 from sare_min import metrics
 from sare_min.attack import relearn
 from sare_min.captions import encode
@@ -183,12 +183,12 @@ for part in ("erase", "attack"):
 print(said["erase"][0], "|", sorted(true["erase"][0]))
 
 # %%
-clip, clip_processor = photos.load_clip(photos.clip_path(folder))
-scores = photos.scores(clip, clip_processor, parts["erase"], [photos.prompt(noun) for noun in objects], out / "clip_scores.db")
+clip, clip_processor = judge.load_clip(judge.clip_path(folder))
+scores = judge.scores(clip, clip_processor, parts["erase"], [judge.prompt(noun) for noun in objects], out / "clip_scores.db")
 scored = [dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]]
 share = metrics.chair(named["attack"], true["attack"])["chair_i"]
 mentioned = [score_of[noun] for score_of, nouns in zip(scored, named["erase"], strict=True) for noun in nouns]
-limits = photos.thresholds(mentioned, (share, 2 * share, 2 * share))
+limits = judge.thresholds(mentioned, (share, 2 * share, 2 * share))
 spans = curate(said["erase"], scored, table, limits)
 print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 
@@ -210,8 +210,8 @@ print(f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wr
 # on COCO it does not.
 
 # %% tags=["nbval-check-output"]
-some, texts = parts["erase"][:32], [photos.prompt(noun) for noun in objects]
-by_window = photos.scores(clip, clip_processor, some, texts, out / "clip_scores.db", window=photos.Window())
+some, texts = parts["erase"][:32], [judge.prompt(noun) for noun in objects]
+by_window = judge.scores(clip, clip_processor, some, texts, out / "clip_scores.db", window=judge.Window())
 print(f"largest difference from the whole image's score: {(by_window - scores[:32]).abs().max():.2f}")
 
 # %% [markdown]
@@ -353,7 +353,7 @@ _ = figures.save(figure, "05_real_thing", curves, preset, [seed],
 #
 # 1. *(easy)* An entry of EFUF's file reads `{"sentence": "a kitchen with a cup, a fork", "position": 21, ...}`. Which
 #    text is to be forgotten if its score is low? Put it into the next cell, as EFUF cuts it.
-# 2. *(easy)* Score the erasure's images by `photos.Window(patch=16, side=2, top=1)`: a patch is a cell of the grid then.
+# 2. *(easy)* Score the erasure's images by `judge.Window(patch=16, side=2, top=1)`: a patch is a cell of the grid then.
 #    Does curation find more of the wrong mentions, or fewer? This CLIP has never seen a part of a picture.
 # 3. *(harder)* Take half of `share`, then twice, and erase again. Which error of the judge costs more, measured by CHAIR
 #    and by recall?

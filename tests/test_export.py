@@ -9,7 +9,7 @@ from conftest import SYNONYMS, tiny_llava
 from PIL import Image
 from transformers import AutoProcessor
 
-from lab import coco, microworld, photos, score
+from lab import coco, judge, microworld, photos, score
 from lab.export import IDS, MARK, efuf, export, score_scenes
 from sare_min.curate import Thresholds, curate, sub_sentences
 from sare_min.llava import embed_images, generate, load
@@ -130,7 +130,7 @@ def test_efuf_entries_are_efufs(scenes):
 def test_efuf_entries_pack_back_into_curations_spans(folder, clip, world, said, quantiles):
     """Fails if entries read back from the files give other captions, images or spans than sare_min.curate gives at once."""
     scores = score_scenes(clip, world["train"])[:-1]  # the last caption names nothing and has no entry
-    limits = photos.thresholds([value for row in scores for value in row.values()], quantiles)
+    limits = judge.thresholds([value for row in scores for value in row.values()], quantiles)
     found = photos.read_efuf(folder / "efuf/pos_neg.json", folder / "efuf/sentences.json", limits)
     assert [row.spans for row in found] == curate(said[:-1], scores, SYNONYMS, limits)
     assert [row.caption for row in found] == said[:-1]
@@ -162,11 +162,11 @@ def test_checkpoints_load(folder, clip, processor, world):
     expected = embed_images(tiny_llava(), processor, [microworld.draw(scene) for scene in world["val"]])
     assert torch.equal(features, expected)
     assert generate(model, again, features, max_new_tokens=4) == generate(tiny_llava(), processor, expected, max_new_tokens=4)
-    loaded, clip_processor = photos.load_clip(photos.clip_path(folder))
-    assert photos.clip_path(folder / "pope") == photos.CLIP == "openai/clip-vit-base-patch32"
+    loaded, clip_processor = judge.load_clip(judge.clip_path(folder))
+    assert judge.clip_path(folder / "pope") == judge.CLIP == "openai/clip-vit-base-patch32"
     assert type(AutoProcessor.from_pretrained(folder / "clip")).__name__ == "CLIPProcessor"
-    words = [photos.prompt(noun) for noun in microworld.OBJECTS]
-    table = photos.scores(loaded, clip_processor, read(folder, "train"), words, folder.parent / "cache.db")
+    words = [judge.prompt(noun) for noun in microworld.OBJECTS]
+    table = judge.scores(loaded, clip_processor, read(folder, "train"), words, folder.parent / "cache.db")
     assert torch.allclose(table, torch.tensor([list(row.values()) for row in score_scenes(clip, world["train"])]), atol=1e-4)
 
 

@@ -8,8 +8,8 @@ from conftest import SYNONYMS
 from PIL import Image
 from torch import nn
 
-from lab import microworld, photos
-from lab.photos import Window
+from lab import judge, microworld, photos
+from lab.judge import Window
 from sare_min.curate import Thresholds, mentions
 
 ESCAPE = "../annotations/instances_val2014.json"
@@ -271,7 +271,7 @@ def looks():
     return CLIPProcessor(microworld.image_processor(), microworld.build_tokenizer(for_clip=True))
 
 
-TEXTS = [photos.prompt("cup"), photos.prompt("umbrella")]
+TEXTS = [judge.prompt("cup"), judge.prompt("umbrella")]
 
 
 def test_sliding_window_by_hand(looks):
@@ -284,7 +284,7 @@ def test_sliding_window_by_hand(looks):
     # Window scores: 25 in the upper left, else 0. Patches: 25 (1 window), 12.5 twice (2 windows), 6.25 (4 windows), else 0.
     for top, expected in ((1, 25.0), (2, 37.5 / 2), (4, 56.25 / 4), (100, 56.25 / 12)):
         clip = BrightClip()
-        found = photos.window_scores(clip, looks, image, TEXTS, Window(patch=10, side=2, top=top))
+        found = judge.window_scores(clip, looks, image, TEXTS, Window(patch=10, side=2, top=top))
         assert found.tolist() == pytest.approx([expected, 2 * expected], abs=0.2) and clip.n_seen == 6
 
 
@@ -292,13 +292,13 @@ def test_windows_at_the_edges(looks):
     """Fails if the cut patches at the right and lower edge are lost or padded with black, or a small image is left without a window."""
     white = Image.new("RGB", (45, 25), "white")  # 5 x 3 patches, of which the last are halves
     clip = BrightClip()
-    assert photos.window_scores(clip, looks, white, TEXTS, Window(patch=10, side=2, top=4)).tolist() == pytest.approx([100, 200], abs=0.2)
+    assert judge.window_scores(clip, looks, white, TEXTS, Window(patch=10, side=2, top=4)).tolist() == pytest.approx([100, 200], abs=0.2)
     assert clip.n_seen == 4 * 2
     white.paste("black", (0, 0, 40, 25))
-    assert photos.window_scores(clip, looks, white, TEXTS, Window(10, 2, 1))[0] > 25
+    assert judge.window_scores(clip, looks, white, TEXTS, Window(10, 2, 1))[0] > 25
     small, clip = Image.new("RGB", (48, 48), "white"), BrightClip()
     small.paste("black", (0, 0, 24, 48))
-    assert photos.window_scores(clip, looks, small, TEXTS).tolist() == pytest.approx([50, 100], abs=1) and clip.n_seen == 1
+    assert judge.window_scores(clip, looks, small, TEXTS).tolist() == pytest.approx([50, 100], abs=1) and clip.n_seen == 1
 
 
 @pytest.mark.parametrize("window", [None, Window(patch=4, side=1, top=1)])
@@ -308,7 +308,7 @@ def test_scores_are_computed_once(data, looks, window):
     each = 4 if window else 1
 
     def score(clip=clip, texts=TEXTS, how=window):
-        return photos.scores(clip, looks, found, texts, cache, how, batch_size=2)
+        return judge.scores(clip, looks, found, texts, cache, how, batch_size=2)
 
     first = score()
     assert first.shape == (3, 2) and clip.n_seen == 3 * each
@@ -318,7 +318,7 @@ def test_scores_are_computed_once(data, looks, window):
     Image.new("RGB", (8, 8), "white").save(found[1].path)
     second = score()
     assert clip.n_seen == 4 * each and second[1, 0] > 99 and torch.equal(second[[0, 2]], first[[0, 2]])
-    assert score(texts=[*TEXTS, photos.prompt("car")]).shape == (3, 3) and clip.n_seen == 7 * each
+    assert score(texts=[*TEXTS, judge.prompt("car")]).shape == (3, 3) and clip.n_seen == 7 * each
     assert torch.allclose(score(BrightClip(0.5)), second / 2) and torch.equal(score(), second)
     seen = clip.n_seen
     score(how=None if window else Window(patch=4, side=1, top=1))
@@ -337,22 +337,22 @@ def test_an_interrupted_run_goes_on(data, looks, monkeypatch):
     monkeypatch.setattr(photos.Photo, "open", stop)
     clip = BrightClip()
     with pytest.raises(KeyboardInterrupt):
-        photos.scores(clip, looks, found, TEXTS, cache, batch_size=2)
+        judge.scores(clip, looks, found, TEXTS, cache, batch_size=2)
     monkeypatch.undo()
     assert clip.n_seen == 2
-    table = photos.scores(clip, looks, found, TEXTS, cache, batch_size=2)
-    assert clip.n_seen == 3 and torch.equal(table, photos.scores(BrightClip(), looks, found, TEXTS, data / "other.db"))
+    table = judge.scores(clip, looks, found, TEXTS, cache, batch_size=2)
+    assert clip.n_seen == 3 and torch.equal(table, judge.scores(BrightClip(), looks, found, TEXTS, data / "other.db"))
 
 
 @pytest.mark.parametrize("content", [b"{}" * 600, "cut"])
 def test_a_damaged_cache_is_named(data, looks, content):
     """Fails if a file that is no cache is overwritten, or a damaged one gives wrong scores."""
     cache = data / "clip.db"
-    photos.scores(BrightClip(), looks, read(data), TEXTS, cache)
+    judge.scores(BrightClip(), looks, read(data), TEXTS, cache)
     content = cache.read_bytes()[:5000] if content == "cut" else content
     cache.write_bytes(content)
     with pytest.raises(ValueError, match="clip.db: no file of CLIP scores, or a damaged one .*Delete it"):
-        photos.scores(BrightClip(), looks, read(data), TEXTS, cache)
+        judge.scores(BrightClip(), looks, read(data), TEXTS, cache)
     assert cache.read_bytes() == content
 
 
@@ -360,19 +360,19 @@ def test_clip_that_is_none_is_named(tmp_path, saved):
     """Fails if another checkpoint, or an empty folder, is taken for a CLIP."""
     for path in (tmp_path, saved):
         with pytest.raises(ValueError, match=f"{path}: no (whole )?CLIP checkpoint"):
-            photos.load_clip(path)
+            judge.load_clip(path)
 
 
 def test_thresholds_at_quantiles():
     """Fails if another share than asked for lies below, or nonsense passes."""
     values = torch.arange(101.0).flip(0)
-    assert photos.thresholds(values, (0.2, 0.5, 0.4)) == Thresholds(20.0, 50.0, 40.0)
+    assert judge.thresholds(values, (0.2, 0.5, 0.4)) == Thresholds(20.0, 50.0, 40.0)
     for quantiles in ((0.5, 0.2, 0.3), (-0.1, 0.5, 0.5), (0.1, 0.5, 1.5)):
         with pytest.raises(ValueError, match="quantiles .*: give shares in 0..1"):
-            photos.thresholds(values, quantiles)
+            judge.thresholds(values, quantiles)
     for wrong in ([], [1.0, float("nan")]):
         with pytest.raises(ValueError, match="thresholds of . scores: give one finite score per mention"):
-            photos.thresholds(wrong, (0.1, 0.5, 0.5))
+            judge.thresholds(wrong, (0.1, 0.5, 0.5))
 
 
 def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, features):

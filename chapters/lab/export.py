@@ -21,8 +21,9 @@ from sare_min.curate import clip_scores, mentions
 from sare_min.llava import load, save
 
 from . import cache, experiments, microworld, score
+from .judge import prompt
 from .microworld import GRID, OBJECTS, PLACES, SIDE, Scene, draw
-from .photos import SEPARATORS, prompt
+from .photos import SEPARATORS
 from .quality import POPE_KINDS, SOURCES, pope_questions
 
 SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/photos")
