@@ -128,9 +128,12 @@ def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
     for seed, result in zip(preset.seeds, sare, strict=True):
         level, share = result["erased"]["stop_level"], result["erased"]["forget_share"]
         steps = round(len(result["log"]) * (3 + 5 * share) / 3)
-        matched = (Run(seed, "EFUF", stop_nll=level), Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
-                   Run(seed, "EFUF", stop_nll=level, peak=level + 1.5), Run(seed, "SARE", turn="random"),
-                   Run(seed, "SARE", turn="wrong sign"), Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)))
+        matched = (
+            Run(seed, "EFUF", stop_nll=level),
+            Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
+            Run(seed, "EFUF", stop_nll=level, peak=level + 1.5, training=replace(TRAINING, cooldown=0)),  # or it would fall on past it
+            Run(seed, "SARE", turn="random"), Run(seed, "SARE", turn="wrong sign"),
+            Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)))
         for row, spec in zip(rows.values(), matched, strict=True):
             row.append(spec)
     return rows
