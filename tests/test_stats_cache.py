@@ -1,6 +1,8 @@
 """Intervals with known coverage; a cache that trusts nothing half written."""
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -119,6 +121,21 @@ def test_side_by_side_keeps_order_and_names_what_failed():
     assert cache.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
         cache.side_by_side(work, [2, 3, 4], "squares", progress=False)
+
+
+def die(job):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_killed_worker_does_not_spoil_the_next_call():
+    """Fails if a stopped cell leaves a broken pool behind for all cells after it."""
+    with pytest.raises(RuntimeError, match="2 of 2 jobs failed"):
+        cache.side_by_side(die, [1, 2], "deaths", progress=False)
+    assert cache.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
+    for process in cache._pool(os.cpu_count() or 1)._processes.values():  # killed between two calls
+        process.kill()
+        process.join()
+    assert cache.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
 
 
 def test_json_is_rounded_and_whole(tmp_path):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from functools import lru_cache
@@ -92,7 +93,12 @@ def one_thread() -> None:
 @lru_cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     """One pool for the life of this process: starting a worker costs seconds, and a worker keeps the base models it has loaded."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=one_thread)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    one_thread()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a stopped cell or kernel ends its workers, too, without a word
 
 
 def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None = None, progress: bool = True) -> list:
@@ -100,8 +106,12 @@ def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None
 
     A job that fails lets the others finish; then one RuntimeError names every failed job and its error.
     """
-    results, failed, pool = {}, [], _pool(workers or os.cpu_count() or 1)
-    futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+    results, failed, n_workers = {}, [], workers or os.cpu_count() or 1
+    try:
+        futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
+    except BrokenExecutor:  # its workers were killed while nobody looked, by a stopped cell
+        _pool.cache_clear()
+        futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
     for future in tqdm(as_completed(futures), total=len(jobs), desc=label, disable=not progress):
         error = future.exception()
         if error is None:
@@ -109,7 +119,7 @@ def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None
         else:
             failed.append(f"{jobs[futures[future]]}: {type(error).__name__}: {error}")
             if isinstance(error, BrokenExecutor):
-                _pool.cache_clear()  # a worker was killed: the next call starts a new pool
+                _pool.cache_clear()  # the next call starts a new pool
     if failed:
         raise RuntimeError(f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
     return [results[i] for i in range(len(jobs))]
