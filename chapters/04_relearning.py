@@ -255,7 +255,7 @@ drawn = {kind: readings.curves(found, *names) for kind, found in attacked.items(
 # %%
 figure = figures.fig_attacks(drawn, key, presets.UNITS)
 _ = figures.save(figure, "04_attacks", drawn, preset, few.seeds,
-                 f"CHAIR_s against the strength of other updates and prompts, {len(few.seeds)} seeds (faint), mean, 95 % interval. "
+                 f"CHAIR_s against the strength of other updates and prompts, mean of {len(few.seeds)} seeds, 95 % interval. "
                  "“one place” is measured in the places that were not attacked.")
 
 # %%
@@ -263,13 +263,16 @@ for letter, (kind, curves_) in zip("abcdefghijkl", drawn.items()):
     efuf, sare = (readings.areas(curves_, key[kind])[name] for name in ("EFUF", "SARE"))
     metric = f"mean CHAIR_s over the attack “{kind}”, %, EFUF against SARE"
     claims.append(ledger.row(f"C7{letter}", "ch. 04", metric, efuf, sare, want=-1))
-    print(f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}")
+    recall = 100 * sum(curve[-1] for curve in curves_["lines"]["SARE"]["recall"]) / len(few.seeds)
+    print(f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}   "
+          f"(SARE's recall at the strongest: {recall:.0f} %)")
 _ = ledger.record(claims, preset, setting.seeds)
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of the attack? Where both stay near zero
 # there was no danger to begin with, and the verdict says "undecided" for lack of one; where both rise to the top,
-# neither holds. Look at the panels, not only at the verdicts.
+# neither holds. And where recall has gone, as after leading questions, the model answers "yes" instead of describing:
+# it invents nothing because it says nothing. Look at the panels, not only at the verdicts.
 #
 # ## A trap: unequal forget levels
 #
