@@ -88,3 +88,18 @@ def test_no_shell_lines():
     """Fails on a raw !command, which keeps jupytext from un-commenting the file's magics."""
     for name in NAMES:
         assert not re.search(r"^\s*[!%]", (CHAPTERS / f"{name}.py").read_text(), re.MULTILINE)
+
+
+def test_stored_pictures_are_small_and_true():
+    """Fails if a stored figure loses its size or its colours on the way into a notebook."""
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+    wide = np.zeros((40, 60, 3), np.uint8)
+    wide[:, :20], wide[:, 20:40] = (1, 115, 178), (222, 143, 5)  # two of the book's colours on black
+    png = io.BytesIO()
+    Image.fromarray(wide).save(png, "PNG")
+    again = Image.open(io.BytesIO(base64.b64decode(execute.in_colours(base64.b64encode(png.getvalue()).decode()))))
+    assert again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4

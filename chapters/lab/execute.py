@@ -6,6 +6,8 @@ the committed notebooks instead, stripped of timings and progress bars, which is
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+from PIL import Image
 
 from . import cache, ledger, presets
 
@@ -53,7 +56,17 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr" and WIDGET not in out.get("data", {})]
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = in_colours(output.data["image/png"])
     return notebook
+
+
+def in_colours(png: str, n: int = 64) -> str:
+    """A base64 PNG with a palette of n colours: a third of the size, so that a notebook with many figures opens quickly."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(n, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def store(name: str) -> None:
