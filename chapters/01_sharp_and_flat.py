@@ -144,14 +144,15 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
                  f"{n} seeds (faint), mean, 95 % interval.")
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL of 7
-# nats a token is one in 1,100). The lower a line goes, the more they are back.
+# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
+# negative log-likelihood, of 7 nats a token is one in 1,100). The lower a line goes, the more they are back.
 #
 # The random line hardly moves at any distance shown. In half a million dimensions a random vector is almost
 # perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights
 # measures this line. The relapse line drops from the first step on, then flattens or turns: the steepest way at the
-# start is not the best way for long. The attack's line starts more gently and goes further down. So the same point is
-# flat and steep, depending on where you look. *Sharp* means nothing until direction and distance are named.
+# start is not the best way for long. The attack's line starts more gently and, in most seeds, goes further down. So
+# the same point is flat and steep, depending on where you look. *Sharp* means nothing until direction and distance
+# are named.
 
 # %%
 travelled = [round(m["attack_distance"], 2) for m in measured]
@@ -182,8 +183,7 @@ _ = figures.save(figures.fig_plane(planes), "01_planes", planes, preset, setting
 
 # %% [markdown]
 # The dot does not sit in a bowl. For the *forgotten* words an erased model stands on a hillside, with the relapse
-# downhill; only the whole training loss, with its retain and sentence terms, has anything like a minimum here. So when
-# we say that an erasure is *sharp*, we mean that this hillside is steep, or that its edge is near.
+# downhill. So when we say that an erasure is *sharp*, we mean that this hillside is steep, or that its edge is near.
 #
 # ## Is standard erasure sharp? (claim C2)
 #
@@ -214,10 +214,12 @@ _ = ledger.record(claims, preset, setting.seeds)
 print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name, "nll_forget")) for name in ends})
 
 # %% [markdown]
-# Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to lose.
-# That is why a fourth row was added when the first three had been seen: the *share* of the NLL that is lost at the
-# worst point. Where the rows disagree, the claim depends on the gauge, and nobody who names only one has shown it. And
-# whatever they say, steepness is not yet the reason for anything that follows.
+# Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to
+# lose. That is why a fourth row was added when the first three had been seen: the *share* of the NLL that is lost at
+# the worst point. In the book's run (five seeds) the slope speaks *against* the claim, the nats lost at the worst
+# point for it, and curvature and share are undecided. Where the rows disagree, the claim depends on the gauge, and
+# nobody who names only one has shown it. And whatever they say, steepness is not yet the reason for anything that
+# follows.
 #
 # ## What we learned
 #
@@ -230,9 +232,9 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 #
 # ## What we did not show
 #
-# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). And L2 is not the
-# only ruler: the attacker's optimiser, AdamW, moves every weight by about the same amount, which a ruler of largest
-# change (L-infinity) would suit better.
+# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). And L2
+# is not the only ruler: the attacker's optimiser, AdamW, moves every weight by about the same amount, which a ruler
+# of largest change (L-infinity) would suit better.
 #
 # ## Exercises
 #
@@ -240,10 +242,11 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 #    where the choice flips.
 # 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into
 #    the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction: `model =
-#    experiments.erased(runs[0])`, `landscape.relapse_direction(model,
-#    experiments.kit(setting.seeds[0]).data("erase", "clip"))`, negated, goes to `landscape.along`. What should happen
-#    to the NLL, and what happens to recall?
+# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from lab import experiments`, `from
+#    sare_min.llava import trainable` and `kit = experiments.kit(setting.seeds[0])`: `model =
+#    experiments.erased(runs[0])`; `v = [-g for g in landscape.relapse_direction(model, kit.data("erase", "clip"))]`;
+#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda: kit.measure(model))`. What should happen to the
+#    NLL, and what happens to recall?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number

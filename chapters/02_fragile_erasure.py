@@ -144,7 +144,8 @@ print({name: round(value, 2) for name, value in losses.items() if name != "norm"
 # ## Erase
 #
 # AdamW, for every seed. Each run goes on until the forgotten spans of 64 held-out captions have reached a set NLL,
-# and then cools down, twelve more steps with a falling learning rate. So all runs end at about the same NLL, a
+# and then cools down, twelve more steps with a falling learning rate. So all runs that get there
+# within 240 steps end at about the same NLL, a
 # **matched forget level**: from chapter 03 on we compare methods, and a method that forgets more would otherwise look
 # more robust for that reason alone. (These captions are used for nothing else.)
 
@@ -159,7 +160,7 @@ per_seed = {kind: [[sign * row[loss] for row in r["log"][:steps]] for r in resul
             for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))}
 training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": per_seed}}
 _ = figures.save(figures.fig_training(training), "02_training", training, preset, setting.seeds,
-                 f"EFUF, training batches of 64 captions, {len(setting.seeds)} seeds, up to the shortest run.")
+                 f"EFUF, training batches of 32 captions, {len(setting.seeds)} seeds, up to the shortest run.")
 
 # %% [markdown]
 # The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out
@@ -228,9 +229,9 @@ print("C1b, erased relapses before the honest one learns, EFUF - honest:", stats
       "->", claims[1]["verdict"])
 
 # %% [markdown]
-# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten words falls from the first samples on, while CHAIR_s
-# still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how close to the
-# edge we were.
+# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten words falls from the first samples
+# on, while CHAIR_s still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of
+# how close to the edge we were.
 #
 # ## Other ways to erase
 #
@@ -257,9 +258,10 @@ for name in names:
     print(f"{name:14s} level {level}   recall {recall} %   CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}")
 
 # %%
-_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "02_methods", late, preset, few.seeds,
+facts = {"relapse": late} | {key: {name: readings.after(others, name, key) for name in names} for key in ("stop_level", "recall")}
+_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "02_methods", facts, preset, few.seeds,
                  f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
-                 "differ for the rows that end by themselves.")
+                 "differ: see the print.")
 
 # %% [markdown]
 # A method that never brought CHAIR_s under one half "relapses" at zero samples; one that forgot far more than the
@@ -286,10 +288,10 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 
 # %% [markdown]
 # An interval that spans zero says that at this number of seeds we cannot tell the two apart, not that they are equal.
-# Where the judge made no mistake at all, the two rows are the *same* run, and the differences are exactly zero: in
-# this clean world a well-trained tiny CLIP is nearly an oracle, which no CLIP is on photographs. So we also make
-# mistakes on purpose. A share of the hallucinated pieces is *missed*, and kept as if it were true, as a lenient judge
-# would do:
+# Where the judge made no mistake at all (in the book's run: in every seed), the two rows are the *same* run, and the
+# differences are exactly zero: in this clean world a well-trained tiny CLIP is nearly an oracle, which no CLIP is on
+# photographs. So we also make mistakes on purpose. A share of the hallucinated pieces is *missed*, and kept as if it
+# were true, as a lenient judge would do:
 
 # %%
 shares = setting.missed
@@ -327,7 +329,7 @@ for share, values in zip(shares, zip(*chair, strict=True), strict=True):
 # 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there? Put the number into the next
 #    cell.
 # 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run, stop_nll=3.0))` (`dataclasses.replace`) makes
-#    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `experiments.attack` runs it. Does the
+#    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it. Does the
 #    relapse come sooner?
 # 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = kit.data("attack"); clean =
 #    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 400 samples. Does it relapse?

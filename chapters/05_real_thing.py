@@ -217,7 +217,7 @@ print(f"largest difference from the whole image's score: {(by_window - scores[:3
 # %% [markdown]
 # **EFUF's files.** The released `pos_neg.json` has one entry an object: the caption up to the *end* of its clause, and
 # the position where the clause starts. Several entries share a caption; `read_efuf` packs them back into one row a
-# caption, for one forward each (chapter 03). They carry scores, so the thresholds are ours to choose; the released
+# caption, for one forward each (chapter 02). They carry scores, so the thresholds are ours to choose; the released
 # ones, put to the microworld's little CLIP, show what "absolute" means.
 
 # %%
@@ -355,8 +355,8 @@ _ = figures.save(figure, "05_real_thing", curves, preset, [seed],
 #    text is to be forgotten if its score is low? Put it into the next cell, as EFUF cuts it.
 # 2. *(easy)* Score the erasure's images by `judge.Window(patch=16, side=2, top=1)`: a patch is a cell of the grid then.
 #    Does curation find more of the wrong mentions, or fewer? This CLIP has never seen a part of a picture.
-# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error of the judge costs more, measured by CHAIR
-#    and by recall?
+# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error of the judge costs more, measured by
+#    CHAIR and by recall?
 # 4. *(harder)* Set `stop_nll = 7.0` and erase again. Which of the printed numbers would a paper report, and which says
 #    what happened? Read `random.jsonl` in the method's folder.
 
@@ -372,7 +372,8 @@ print("right" if my_target == entry["sentence"][entry["position"]:] else "not ye
 # %% [markdown]
 # ## Sources
 #
-# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and the files of RUCAIBox/POPE. CHAIR: Rohrbach
-#   et al., arXiv 1809.02156.
-# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code of starreeze/efuf. LoRA: arXiv 2106.09685.
+# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and the files of RUCAIBox/POPE. CHAIR:
+#   Rohrbach et al., arXiv 1809.02156.
+# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code of starreeze/efuf. LoRA: arXiv
+#   2106.09685.
 # * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE: arXiv 2601.16527.
