@@ -176,3 +176,13 @@ def test_controls_get_sares_level_and_compute():
     assert level.stop_nll == compute.stop_nll == above.stop_nll == 7.2 and above.peak > 7.2
     assert compute.hold and compute.training.steps == 200  # (3 + 5 * .6) / 3 = twice as many
     assert (random.turn, wrong.turn, retain.changes) == ("random", "wrong sign", (("perturb", ("pos", "sent")),))
+
+
+@pytest.mark.parametrize("settings, expected", [({"peak": 8.0}, [1.0, 0.0, 0.0, 0.0]), ({"hold": True}, [1.0, 0.0, 0.0, 1.0])])
+def test_the_forget_loss_is_switched_as_the_control_says(monkeypatch, data, settings, expected):
+    """Fails if a run past its peak forgets on, or a held one does not take up forgetting again below its level."""
+    levels = iter([5.0, 9.0, 7.0, 5.0])
+    monkeypatch.setattr(experiments, "_level", lambda model, world: next(levels))
+    monkeypatch.setattr(experiments, "unlearn", lambda model, data, method, *_, **__: [method.schedule(0)["lambda_neg"] for _ in range(4)])
+    spec = Run(0, "EFUF", changes=(("lambda_neg", 1.0),), stop_nll=6.0, **settings)
+    assert experiments._erase(None, None, spec, data) == expected
