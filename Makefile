@@ -1,10 +1,12 @@
 # Two commands matter: `make execute` (every chapter and figure) and `make test`. Both set up .venv by themselves.
 # VENV=   (empty) uses the Python that is active, as on Colab.
-VENV ?= .venv
+# FLOOR=1  uses a second environment, .venv-floor, with the lowest versions that requirements.txt allows: about what a Colab has.
+FLOOR ?=
+VENV ?= $(if $(FLOOR),.venv-floor,.venv)
 PYTHON ?= python3
 PRESET ?= full
 SEEDS ?=
-CONSTRAINTS ?= constraints.txt
+CONSTRAINTS ?= $(if $(FLOOR),build/floor.txt,constraints.txt)
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)
@@ -19,7 +21,7 @@ endif
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12'
+	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12  FLOOR=1'
 
 setup: $(STAMP)  ## create .venv from requirements.txt (done by the others when missing)
 
@@ -28,11 +30,15 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -e .
 	mkdir -p $(@D) && touch $@
 else
-$(STAMP): requirements.txt $(wildcard $(CONSTRAINTS)) pyproject.toml
+$(STAMP): requirements.txt $(CONSTRAINTS) pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt $(addprefix -c ,$(CONSTRAINTS)) -e .
 	touch $@
 endif
+
+build/floor.txt: requirements.txt
+	mkdir -p $(@D)
+	(sed -n 's/^\([A-Za-z_0-9-]*\)>=\([0-9.]*\).*/\1==\2.*/p' $<; echo 'tokenizers==0.22.*') > $@
 
 execute: $(STAMP)  ## run every chapter by papermill and write figures/ (SEEDS= or PRESET=fast write build/figures/)
 	cd chapters && $(PY) -m lab.execute --preset $(PRESET) --seeds "$(SEEDS)"

@@ -116,7 +116,7 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # behind a ridge, and descent by such guesses need not even leave the narrow hole. SAM is a heuristic with a min-max
 # formula on its label, and the difference will matter when we look at real weights.
 #
-# ## Half a million weights
+# ## Two hundred thousand weights
 #
 # A language model has no single axis to walk along. In which direction should we nudge? We take real models: for each
 # seed the base model of chapter 00, made to forget its hallucinations by the standard method (EFUF, chapter 02
@@ -147,7 +147,7 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
 # At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
 # negative log-likelihood, of 7 nats a token is one in 1,100). The lower a line goes, the more they are back.
 #
-# The random line hardly moves at any distance shown. In half a million dimensions a random vector is almost
+# The random line hardly moves at any distance shown. In so many dimensions a random vector is almost
 # perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights
 # measures this line. The relapse line drops from the first step on, then flattens or turns: the steepest way at the
 # start is not the best way for long. The attack's line starts more gently and, in most seeds, goes further down. So
@@ -240,7 +240,7 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 #
 # 1. *(easy)* For which `rho` is the narrow minimum the better place to stand, by the dashed curve? Find the value
 #    where the choice flips.
-# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 490,000 weights? Put your number into
+# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 216,000 weights? Put your number into
 #    the next cell.
 # 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from lab import experiments`, `from
 #    sare_min.llava import trainable` and `kit = experiments.kit(setting.seeds[0])`: `model =
@@ -250,11 +250,11 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number
-print("right" if my_length and abs(my_length - torch.full((490_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
+print("right" if my_length and abs(my_length - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
-my_length = 0.001 * 490_000**0.5
-print("right" if my_length and abs(my_length - torch.full((490_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
+my_length = 0.001 * 216_000**0.5
+print("right" if my_length and abs(my_length - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
 
 # %% [markdown]
 # ## Sources

@@ -180,8 +180,8 @@ print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 
 #
 # ## Relearn
 #
-# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with half the
-# learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
+# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with a quarter of
+# the learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
 # ask the model to describe the held-out scenes. Predict: how many captions until every other description invents
 # something again? The base model was trained on 6,000 scenes.
 

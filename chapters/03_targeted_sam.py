@@ -114,7 +114,7 @@ for dtype, shares in drift.items():
 
 # %% [markdown]
 # **A trap: weights too coarse for the step.** The released models come in bf16, which keeps eight bits of a weight. A
-# step of length `rho` over half a million weights changes each by very little, and what is smaller than half the
+# step of length `rho` over two hundred thousand weights changes each by very little, and what is smaller than half the
 # last bit rounds away. The cosine between the step that the weights really take and the one intended, against `rho`:
 
 # %%

@@ -56,17 +56,18 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab import coco, export, figures, judge, photos, presets, readings, score
+from lab import coco, export, figures, judge, photos, presets, ranks, readings, score
 from sare_min import metrics
 from sare_min.attack import relearn
 from sare_min.captions import encode
 from sare_min.curate import Thresholds, curate, mentions
-from sare_min.llava import embed_images, generate, load, save, set_trainable
+from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, unlearn
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
-out = root / f"build/05_real_thing/{preset}-{seed}"  # adapters, captions, answers and CLIP scores stay there
+rank, n_ranks = ranks.join()  # 0 and 1, unless torchrun started several of these
+out = root / f"build/05_real_thing/{preset}-{seed}{f'-rank{rank}' if rank else ''}"  # adapters, captions, answers, CLIP scores
 
 # %% [markdown]
 # ## The files
@@ -237,6 +238,16 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # annotations mark their wrong clauses. We stop at four nats, not at the seven of the other chapters. On trial seeds an
 # adapter that was pushed to seven had perfect CHAIR and recall, and answered POPE's questions with "bottle bottle
 # bottle bottle". Exercise 4 shows it.
+#
+# **More than one GPU.** The chapter is a script, too. From `chapters/`,
+#
+#     torchrun --standalone --nproc_per_node 2 05_real_thing.py
+#
+# starts it twice. Both draw the same batches, each takes every second *micro-batch*, and the gradients are summed: once
+# before the ascent step, so that eps comes from the whole batch, and once before the optimiser's. `ranks.shared` sees
+# to both, and in a notebook does nothing. (A test holds two processes to the steps of one, to six digits, for SARE,
+# EFUF, NPO and SAM. Only the erasure is divided: each process captions and answers by itself, and holds all weights.
+# Where they do not fit one device they would have to be *sharded*, which we did not build.)
 
 # %%
 truth_scores = [{noun: float(noun in truth) for noun in objects} for truth in true["attack"]]
@@ -254,13 +265,14 @@ stop_data, attack_data = encoded("attack", wrong[:32], exact).to(model.device), 
 print(len(erase_data), "captions to erase with,", len(attack_data), "hallucinated ones to attack with")
 
 # %%
-training, stop_nll = Training(steps=240, batch_size=32, micro_batch=fits, lr=1e-3), 4.0  # nats a token
+training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, 32 // n_ranks), lr=1e-3), 4.0  # nats a token
 names = ("EFUF", "SARE")
 for name in names:
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype)[0], "lora")
-    log = unlearn(model, erase_data, METHODS[name], training, seed, progress=False,
-                  stop=lambda _, m=model: metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll)
+    with ranks.shared(trainable(model), METHODS[name], training) as (method, part):
+        log = unlearn(model, erase_data, method, part, seed, progress=False,
+                      stop=lambda _, m=model: metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll)
     level = metrics.span_nll(model, stop_data, fits)["forget"]
     save(model, processor, out / name / "adapter")
     photos.speak(model, processor, features["val"], val, asked, out / name, batch_size=fits)

@@ -21,7 +21,7 @@ def relearn(model: nn.Module, data: Captions, at: Sequence[int], lr: float = 1e-
     if max(at) > len(data) or any(n % batch_size for n in at):
         raise ValueError(f"at={list(at)}: sample counts must be multiples of batch_size={batch_size} and at most the data's {len(data)}.")
     params = trainable(model)
-    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0, fused=True)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     for n in tqdm(range(0, max(at) + 1, batch_size), desc="relearn", disable=not progress):
         if n in at:

@@ -69,24 +69,24 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def render(processor, question: str, caption: str | None = None) -> str:
-    """The chat template's text of the question about an image, up to the answer or, with a caption, to its end plus EOS."""
+def render(processor, question: str, opened: bool = False) -> str:
+    """The chat template's text of the question about an image, or all that stands before an answer (some open it with a space)."""
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
-    if caption is None:
-        return prompt
-    text = processor.apply_chat_template([*chat, {"role": "assistant", "content": [{"type": "text", "text": caption}]}])
-    return text[: text.index(caption, len(prompt)) + len(caption)] + processor.tokenizer.eos_token
+    text = processor.apply_chat_template([*chat, {"role": "assistant", "content": [{"type": "text", "text": "X"}]}])
+    return text[: text.index("X", len(prompt))] if opened else prompt
 
 
 def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str, device: torch.device | str = "cpu"):
     """Token ids with the image placeholder repeated once per image feature, padded on `side`; offsets count from each text's end."""
-    texts = [text.replace(processor.image_token, processor.image_token * n_image_tokens, 1) for text in texts]
+    order = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each different text once: questions repeat
+    rows = torch.tensor([order[text] for text in texts], dtype=torch.long)
+    texts = [text.replace(processor.image_token, processor.image_token * n_image_tokens, 1) for text in order]
     add_bos = not (texts and processor.tokenizer.bos_token and texts[0].startswith(processor.tokenizer.bos_token))
     tokens = processor.tokenizer(texts, padding=True, padding_side=side, add_special_tokens=add_bos, return_tensors="pt",
                                  return_offsets_mapping=True)
     from_end = tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
-    return tokens["input_ids"].to(device), tokens["attention_mask"].to(device), from_end
+    return tokens["input_ids"][rows].to(device), tokens["attention_mask"][rows].to(device), from_end[rows]
 
 
 def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence[dict[str, list[tuple[int, int]]]] | None = None,
@@ -103,8 +103,9 @@ def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence
     image = torch.arange(n) if image is None else torch.as_tensor(image)
     if len({n, len(spans), len(questions), len(image)}) != 1 or (n and int(image.max()) >= len(features)):
         raise ValueError(f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)} features: give one each.")
-    ids, attention, from_end = tokenize(processor, [render(processor, q, c) for q, c in zip(questions, captions, strict=True)],
-                                        features.shape[1], side="right")
+    heads = {q: render(processor, q, opened=True) for q in set(questions)}  # a template takes longer than all the rest
+    texts = [heads[q] + caption + processor.tokenizer.eos_token for q, caption in zip(questions, captions, strict=True)]
+    ids, attention, from_end = tokenize(processor, texts, features.shape[1], side="right")
     eos = len(processor.tokenizer.eos_token)
     masks = {kind: torch.zeros_like(ids, dtype=torch.bool) for kind in ("forget", "retain", "sentence")}
     for row, caption in enumerate(captions):

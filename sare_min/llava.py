@@ -112,9 +112,8 @@ def embed_images(model: nn.Module, processor, images: Sequence[Image.Image], bat
 
 
 @torch.no_grad()
-def generate(model: nn.Module, processor, features: Tensor, question: str | Sequence[str] = DESCRIBE,
-             prefix: str | Sequence[str] = "", *, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, batch_size: int = 256,
-             progress: bool = False) -> list[str]:
+def generate(model: nn.Module, processor, features: Tensor, question: str | Sequence[str] = DESCRIBE, prefix: str | Sequence[str] = "", *,
+             max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, batch_size: int = 256, progress: bool = False) -> list[str]:
     """Answer a question about each image: greedy at temperature 0, else sampled under `seed` (the global generator is given back).
 
     features: (n, N, D) from embed_images. question and prefix (words put into the model's mouth, an attack): one for all images, or n.
@@ -123,7 +122,8 @@ def generate(model: nn.Module, processor, features: Tensor, question: str | Sequ
     questions, prefixes = ([text] * len(features) if isinstance(text, str) else list(text) for text in (question, prefix))
     if not len(questions) == len(prefixes) == len(features):
         raise ValueError(f"generate: {len(questions)} questions and {len(prefixes)} prefixes for {len(features)} images: one, or one each.")
-    prompts = [render(processor, q) + p for q, p in zip(questions, prefixes)]
+    heads = {q: render(processor, q) for q in set(questions)}
+    prompts = [heads[q] + p for q, p in zip(questions, prefixes)]
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)

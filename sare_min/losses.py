@@ -64,9 +64,8 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
 def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str, int]) -> dict[str, Tensor]:
     """This micro-batch's share of each mean: scalars "neg", "pos", "sent", not yet weighted; one whose mask is empty is left out."""
     nll = token_nll(model, batch)
-    found = {"pos": (nll * batch.retain).sum() / n["pos"]} if batch.retain.any() else {}
+    kept = {"pos": batch.retain, "sent": batch.sentence}
+    found = {name: (nll * mask).sum() / n[name] for name, mask in kept.items() if mask.any()}
     if batch.forget.any():
         found["neg"] = method.forget_loss(nll, batch.forget, batch.reference).sum() / n["neg"]
-    if batch.sentence.any():
-        found["sent"] = (nll * batch.sentence).sum() / n["sent"]
     return found

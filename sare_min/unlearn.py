@@ -40,6 +40,7 @@ class Training:
     micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
     lr: float = 2e-4
     weight_decay: float = 0.0
+    share: tuple[int, int] = (0, 1)  # (i, n): this process takes every n-th micro-batch of a batch, from the i-th on
     cooldown: int = 12  # last steps, over which the learning rate falls linearly: the end of a run must not hang on its last batch
 
 
@@ -55,8 +56,8 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
         raise ValueError(f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold or check the masks.")
-    most = batch_size - (len(pools[1]) > 0)  # neither pool is left out, however small
-    n_forget = max(1, min(most, round(batch_size * len(pools[0]) / len(has_forget))))
+    # Neither pool is left out, however small.
+    n_forget = max(1, min(batch_size - (len(pools[1]) > 0), round(batch_size * len(pools[0]) / len(has_forget))))
     generator = torch.Generator().manual_seed(seed)
 
     def passes(pool: Tensor) -> Iterator[int]:
@@ -68,15 +69,17 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
         yield torch.tensor([next(forget) for _ in range(n_forget)] + [next(other) for _ in range(batch_size - n_forget)])
 
 
-def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64) -> dict[str, float]:
+def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64, share: tuple[int, int] = (0, 1)) -> dict[str, float]:
     """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses, "norm": ||grad target||}.
+
+    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole batch: so n processes' gradients add up.
 
     With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
     """
     n, rows_logged = counts(batch, method.per), []
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
     halves = batch.split_forget() if method.rho and method.perturb == ("neg",) else (batch,)
-    parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)]
+    parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)][share[0] :: share[1]]
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
         found = method_losses(model, part, method, n)
@@ -112,12 +115,12 @@ def unlearn(model: nn.Module, data: Captions, method: Method, training: Training
     params, log, end = trainable(model), [], training.steps - 1
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
-    optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay)
+    optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay, fused=True)
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
         now = replace(method, **method.schedule(step / training.steps)) if method.schedule else method
         optimizer.param_groups[0]["lr"] = training.lr * min(1.0, (last - step + 1) / (training.cooldown + 1))
-        log.append(gradient(model, data[next(rows)].to(params[0].device), now, training.micro_batch))
+        log.append(gradient(model, data[next(rows)].to(params[0].device), now, training.micro_batch, training.share))
         optimizer.step()
         if stop and last in (end, step):  # not while it cools down
             last = min(last, step + training.cooldown) if stop(step) else end

@@ -19,10 +19,11 @@ SPEC = Attack(Run(0, "EFUF"), at=(0, 2), batch=2, lr=1e-2)
 
 
 @pytest.fixture
-def world(monkeypatch, processor, scenes, texts):
+def world(monkeypatch, processor, scenes, texts, features):
     monkeypatch.setattr(experiments, "N_STOP", 2)
     found = Kit.__new__(Kit)
-    found.seed, found.model, found.processor, found._features = 0, tiny_llava(), processor, {}
+    found.seed, found.model, found.processor, found.test_features = 0, tiny_llava(), processor, features
+    found._features = dict.fromkeys(("erase", "attack", "test"), features)
     found.said, found.scenes = ({split: rows for split in ("erase", "attack", "test")} for rows in (texts, scenes))
     found.test_scenes = scenes
     return found

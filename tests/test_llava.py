@@ -35,8 +35,8 @@ def test_encoded_ids_are_the_processors_own(saved, scenes, features):
     processor = AutoProcessor.from_pretrained(saved)
     text = microworld.caption(scenes[0])
     ours = encode(processor, features[:1], [text]).input_ids
-    prompt, picture = render(processor, "Describe the image.", text), microworld.draw(scenes[0])
-    theirs = processor(text=prompt, images=picture, return_tensors="pt")["input_ids"]
+    row, picture = render(processor, "Describe the image.", opened=True) + text + processor.tokenizer.eos_token, microworld.draw(scenes[0])
+    theirs = processor(text=row, images=picture, return_tensors="pt")["input_ids"]
     assert ours.tolist() == theirs.tolist()
     assert ours[0, -1] == processor.tokenizer.eos_token_id
 
@@ -217,10 +217,11 @@ def test_images_are_embedded_behind_a_bf16_tower(saved, scenes):
     assert torch.equal(embed_images(set_trainable(model, "all"), processor, picture), before)
 
 
-def test_a_caption_that_the_template_contains_is_found(processor):
-    """Fails if the caption is looked for from the end, where a template may hold the same letters."""
-    qwen = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}" \
+def test_an_answer_begins_where_the_template_puts_it(processor):
+    """Fails if the mark that is put in for an answer is found in the prompt, where a template may hold the same letter."""
+    qwen = "X {% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}" \
            "{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     other = microworld.build_processor()
     other.chat_template = qwen
-    assert render(other, "What?", "end").endswith("<|im_start|>assistant\nend</s>")
+    assert render(other, "X?", opened=True) == render(other, "X?") == "X <|im_start|>user\n<image>X?<|im_end|>\n<|im_start|>assistant\n"
+    assert render(processor, "X?", opened=True) == render(processor, "X?") + " "  # LLaVA-1.5 opens an answer with a space

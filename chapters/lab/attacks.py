@@ -40,11 +40,7 @@ def tune(world: Kit, model, spec: Attack, data: Captions, part: str = "all") -> 
     """Fine-tune on the data; measure at each sample count."""
     model = set_trainable(model, part)
     for n in relearn(model, data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False):
-        found = world.measure(model)
-        if spec.place:
-            others = [place for place in PLACES if place != spec.place]
-            found |= {f"{k} elsewhere": v for k, v in world.chair(world.describe(model), others).items() if k != "n"}
-        yield n, found
+        yield n, world.measure(model, spec.place)
 
 
 def hallucinated(world: Kit, place: str = "") -> Captions:

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from functools import lru_cache
@@ -57,16 +58,38 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
     with FileLock(f"{path}.lock"):
         if not path.exists():
             part = Path(f"{path}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            with torch.random.fork_rng(devices=[]):  # a fresh LoRA draws from the global generator: the same draw in every build
-                torch.manual_seed(0)
-                build(part)
+            _inside.append(0.0)
+            try:
+                with torch.random.fork_rng(devices=[]):  # a fresh LoRA draws from the global generator: the same draw in every build
+                    torch.manual_seed(0)
+                    build(part)
+            finally:
+                inside = _inside.pop()
+            (part / "seconds").write_text(f"{time.perf_counter() - start - inside:.2f}\n")
             part.replace(path)
+    if _inside:  # what this build, or the wait for it, took is not the outer one's work
+        _inside[-1] += time.perf_counter() - start
     return path
+
+
+_inside: list[float] = []  # for each build that is under way, the outermost first: seconds spent in builds inside it
+
+
+def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
+    """Where the time went: per kind of folder built after `since` (a time.time()), how many and their seconds on one core."""
+    found: dict[str, dict[str, float]] = {}
+    for file in sorted(CACHE.glob("*/*/seconds")):
+        if file.stat().st_mtime >= since:
+            row = found.setdefault(file.parent.parent.name, {"jobs": 0, "seconds": 0.0})
+            row["jobs"] += 1
+            row["seconds"] += float(file.read_text())
+    return found
 
 
 def write_json(path: Path, content: object) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jupytext
@@ -92,12 +94,19 @@ def main() -> None:
     names = [name for name in NAMES if name.startswith(arguments.only)]
     if not names:
         parser.error(f"--only {arguments.only}: no chapter's name starts so; there are {', '.join(NAMES)}")
+    took, start = {}, time.time()
     for name in names:
         print(f"== {name}", flush=True)
+        before = time.time()
         if arguments.store:
             store(name)
         else:
             execute(name, {"preset": arguments.preset, "seeds": arguments.seeds}, cache.ROOT / "build/executed" / f"{name}.ipynb")
+        took[name] = round(time.time() - before, 1)
+    jobs = cache.profile(start)
+    print(f"{sum(took.values()) / 60:.1f} minutes; chapters, seconds: {took}")
+    print("built, seconds on one core:", {kind: f"{row['jobs']} in {row['seconds']:.0f}" for kind, row in jobs.items()})
+    cache.write_json(cache.ROOT / "build/profile.json", {"chapters": took, "jobs": jobs, "cores": os.cpu_count()})
     if arguments.preset == "full" and not arguments.seeds and not arguments.store and not arguments.only:
         ledger.write_readme()
 

@@ -34,10 +34,10 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlea
                "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-JUDGE = World(clip_steps=500)
+JUDGE = World(clip_steps=300)
 STOP_NLL = 7.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.4)
 N_STOP = 64  # captions that this is measured on, at every step
-TRAINING = Training(steps=240, batch_size=32)  # steps: the limit; a run ends before, at STOP_NLL
+TRAINING = Training(steps=240, batch_size=32, lr=4e-4)  # steps: the limit; a run ends before, at STOP_NLL
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)
 cache.one_thread()
@@ -52,38 +52,40 @@ def noise_control(job: tuple[int, float]) -> dict[str, float]:
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
-    """The cached base model of a seed: llava/ (model and processor) and said.json (captions sampled from it)."""
+    """The cached base model of a seed: llava/ (model and processor), said.json (captions sampled from it), features.pt (of their images)."""
     return cache.folder("base", (seed, world, SIZES, MAX_NEW_TOKENS), BASE_SOURCES, lambda path: _build_base(path, seed, world))
 
 
 def _build_base(path: Path, seed: int, world: World) -> None:
     scenes = microworld.split_scenes(seed, **SIZES)
-    clip = microworld.train_clip(scenes["train"], world, seed)
+    clip = CLIPModel.from_pretrained(clip_folder(seed, world))
     model, processor = microworld.train_llava(clip, scenes["train"], world, seed)
     save(model, processor, path / "llava")
-    said = {}
-    for split in ("erase", "attack", "test"):
-        features = embed_images(model, processor, [draw(scene) for scene in scenes[split]])
-        said[split] = generate(model, processor, features, temperature=1.0, seed=seed, max_new_tokens=MAX_NEW_TOKENS)
+    features = {split: embed_images(model, processor, [draw(scene) for scene in scenes[split]]) for split in ("erase", "attack", "test")}
+    said = {split: generate(model, processor, seen, temperature=1.0, seed=seed, max_new_tokens=MAX_NEW_TOKENS)
+            for split, seen in features.items()}
+    torch.save(features, path / "features.pt")
     cache.write_json(path / "said.json", said)
 
 
-def judge_folder(seed: int) -> Path:
-    """The cached CLIP that curates: trained longer and from another start than LLaVA's tower.
+def clip_folder(seed: int, world: World = JUDGE) -> Path:
+    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise, or the judge, which curates.
 
-    As in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
+    The judge is trained longer and from another start: as in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
     """
-    return cache.folder("judge", (seed, JUDGE, SIZES), BASE_SOURCES, lambda path: _build_judge(path, seed))
+    world = replace(world, noise=0.0)
+    return cache.folder("clip", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_clip(path, seed, world))
 
 
-def _build_judge(path: Path, seed: int) -> None:
-    microworld.train_clip(microworld.split_scenes(seed, **SIZES)["train"], JUDGE, seed + 1000).save_pretrained(path)
+def _build_clip(path: Path, seed: int, world: World) -> None:
+    scenes, start = microworld.split_scenes(seed, **SIZES)["train"], seed + 1000 * (world.clip_steps == JUDGE.clip_steps)
+    microworld.train_clip(scenes, world, start).save_pretrained(path)
 
 
 def prepare(seed: int) -> None:
     """Train what a kit needs, if the cache lacks it."""
     base_folder(seed)
-    judge_folder(seed)
+    clip_folder(seed)
 
 
 class Kit:
@@ -99,7 +101,9 @@ class Kit:
         self.said: dict[str, list[str]] = {split: [said[split][i] for i in chosen] for split, chosen in rows.items()}
         self.scenes: dict[str, list[Scene]] = {split: [scenes[split][i] for i in chosen] for split, chosen in rows.items()}
         self.test_scenes: list[Scene] = scenes["test"]
-        self._features: dict[str, torch.Tensor] = {}
+        seen = torch.load(path / "features.pt", weights_only=True)  # pictures are seen once, and never again by any run of this seed
+        self.test_features: torch.Tensor = seen["test"]
+        self._features = {split: seen[split][chosen] for split, chosen in rows.items()}
 
     def fresh(self, part: str = "all"):
         """A copy of the base model, ready to train."""
@@ -108,10 +112,6 @@ class Kit:
     def features(self, scenes: Sequence[Scene]) -> torch.Tensor:
         return embed_images(self.model, self.processor, [draw(scene) for scene in scenes])
 
-    @cached_property
-    def test_features(self) -> torch.Tensor:
-        return self.features(self.test_scenes)
-
     def truth(self, split: str) -> list[dict[str, float]]:
         """Per caption, object -> 1.0 if the picture shows it: the oracle's "scores"."""
         return [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in self.scenes[split]]
@@ -119,7 +119,7 @@ class Kit:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
-        clip = CLIPModel.from_pretrained(judge_folder(self.seed)).eval()
+        clip = CLIPModel.from_pretrained(clip_folder(self.seed)).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
         table = clip_scores(clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
@@ -145,8 +145,6 @@ class Kit:
 
     def encode(self, split: str, rows: Sequence[int], spans: Sequence[dict[str, list[Span]]] | None = None) -> Captions:
         """Some of the split's sampled captions; spans: of all its captions, or None: each whole."""
-        if split not in self._features:  # pictures are drawn and seen once, then shared by all runs of this seed
-            self._features[split] = self.features(self.scenes[split])
         return encode(self.processor, self._features[split], [self.said[split][i] for i in rows], spans and [spans[i] for i in rows],
                       image=rows)
 
@@ -192,10 +190,15 @@ class Kit:
         chosen = [(scene, text) for scene, text in zip(self.test_scenes, captions, strict=True) if scene.place in places]
         return chair([[noun for noun, _ in mentions(text, SYNONYMS)] for _, text in chosen], [scene.objects for scene, _ in chosen])
 
-    def measure(self, model) -> dict[str, float]:
-        """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token)."""
-        nll = span_nll(model, self.test_data)
-        return self.chair(self.describe(model)) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
+    def measure(self, model, apart: str = "") -> dict[str, float]:
+        """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token).
+
+        apart: a place; CHAIR and recall of all others are added, as "chair_s elsewhere" and so on.
+        """
+        said, nll = self.describe(model), span_nll(model, self.test_data)
+        others = self.chair(said, [place for place in PLACES if place != apart]) if apart else {}
+        return (self.chair(said) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
+                | {f"{key} elsewhere": value for key, value in others.items() if key != "n"})
 
     def yes_rates(self, model) -> dict[str, float]:
         """Share of "yes" to "Is there a ...?": about an object that is shown, one usual here but absent, one from another place."""

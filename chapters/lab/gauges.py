@@ -189,8 +189,9 @@ class Gauges:
     """What to measure around a run's erased weights: CE of the captions that said when to stop, CHAIR of the held-out scenes."""
 
     run: Run
+    n_captions: int = 32  # of those that said when to stop
     n_vectors: int = 8  # Lanczos basis; a Hessian product takes twice as long as a gradient
-    n_probes: int = 6  # Rademacher vectors
+    n_probes: int = 4  # Rademacher vectors
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
     box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: eight AdamW steps of 1e-4 reach the first
     n_steps: int = 4  # at each radius, on from the one before; five from the weights themselves end higher
@@ -212,7 +213,7 @@ def measure(spec: Gauges) -> dict[str, float]:
 
 def _measure(path: Path, spec: Gauges) -> None:
     world, model, seed = kit(spec.run.seed), erased(spec.run), spec.run.seed
-    params, loss = trainable(model), partial(span_ce, model, world.stop_data.until_forget())
+    params, loss = trainable(model), partial(span_ce, model, world.stop_data[: spec.n_captions].until_forget())
     home, product, n = loss().item(), hessian(loss, params), sum(p.numel() for p in params)
     found = {"ce": home, "gradient_norm": gradient_norm(loss, params), "gradient_norm_1": gradient_norm(loss, params, 1.0)}
     found["top_eigenvalue"], found["bottom_eigenvalue"] = extreme_eigenvalues(product, n, spec.n_vectors, seed=seed)
