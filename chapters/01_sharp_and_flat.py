@@ -145,7 +145,7 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
-# negative log-likelihood, of 7 nats a token is one in 1,100). The lower a line goes, the more they are back.
+# negative log-likelihood, of 8 nats a token is one in 3,000). The lower a line goes, the more they are back.
 #
 # The random line hardly moves at any distance shown. In so many dimensions a random vector is almost
 # perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights

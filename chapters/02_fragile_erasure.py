@@ -145,7 +145,7 @@ print({name: round(value, 2) for name, value in losses.items() if name != "norm"
 #
 # AdamW, for every seed. Each run goes on until the forgotten spans of 64 held-out captions have reached a set NLL,
 # and then cools down, twelve more steps with a falling learning rate. So all runs that get there
-# within 240 steps end at about the same NLL, a
+# within 200 steps end at about the same NLL, a
 # **matched forget level**: from chapter 03 on we compare methods, and a method that forgets more would otherwise look
 # more robust for that reason alone. (These captions are used for nothing else.)
 
@@ -180,7 +180,7 @@ print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 
 #
 # ## Relearn
 #
-# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with a quarter of
+# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with a third of
 # the learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
 # ask the model to describe the held-out scenes. Predict: how many captions until every other description invents
 # something again? The base model was trained on 6,000 scenes.
@@ -189,7 +189,7 @@ print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 
 curves = readings.curves(results, "base", "EFUF")
 figure = figures.fig_relapse(curves)
 _ = figures.save(figure, "02_relapse", curves, preset, setting.seeds,
-                 f"Relearning on hallucinated captions (AdamW 1e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
+                 f"Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
                  "95 % interval.")
 
 # %%

@@ -93,7 +93,7 @@ for name in ("EFUF", "SARE"):
 # %%
 figure = figures.fig_relapse(curves)
 _ = figures.save(figure, "04_relearning", curves, preset, setting.seeds,
-                 "Relearning on hallucinated captions (AdamW 1e-4, batches of 8, one pass) after erasure to a held-out forget NLL of "
+                 "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass) after erasure to a held-out forget NLL of "
                  f"{experiments.STOP_NLL} nats; masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint), "
                  "mean, 95 % interval of the mean.")
 

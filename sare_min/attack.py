@@ -9,7 +9,7 @@ from .captions import Captions, sentence_nll
 from .llava import trainable
 
 
-def relearn(model: nn.Module, data: Captions, at: Sequence[int], lr: float = 1e-4, batch_size: int = 8, seed: int = 0,
+def relearn(model: nn.Module, data: Captions, at: Sequence[int], lr: float = 2e-4, batch_size: int = 8, seed: int = 0,
             progress: bool = True) -> Iterator[int]:
     """Fine-tune the model's trainable parameters on captions by plain cross-entropy, in one pass over shuffled rows.
 

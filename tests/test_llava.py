@@ -219,8 +219,9 @@ def test_images_are_embedded_behind_a_bf16_tower(saved, scenes):
 
 def test_an_answer_begins_where_the_template_puts_it(processor):
     """Fails if the mark that is put in for an answer is found in the prompt, where a template may hold the same letter."""
-    qwen = "X {% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}" \
-           "{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    qwen = "X {% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}" \
+           "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}" \
+           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     other = microworld.build_processor()
     other.chat_template = qwen
     assert render(other, "X?", opened=True) == render(other, "X?") == "X <|im_start|>user\n<image>X?<|im_end|>\n<|im_start|>assistant\n"

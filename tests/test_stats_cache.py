@@ -3,6 +3,7 @@ import json
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,6 +75,26 @@ def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch):
         path = cache.folder("thing", 1, (), lambda path: build(path, False))
     assert len(built) == 1 and (path / "file").exists()
     assert cache.folder("thing", 2, (), lambda path: build(path, False)) != path
+
+
+def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
+    """Fails if a build's time holds that of the builds inside it, or if what an earlier run built is counted again."""
+    now = [0.0]
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    monkeypatch.setattr(cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def inner(path):
+        now[0] += 5
+
+    def outer(path):
+        now[0] += 1
+        for _ in range(2):  # the second time it is there already
+            cache.folder("inner", "settings", (), inner)
+        now[0] += 2
+
+    cache.folder("outer", "settings", (), outer)
+    assert cache.profile() == {"inner": {"jobs": 1, "seconds": 5.0}, "outer": {"jobs": 1, "seconds": 3.0}}
+    assert cache.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1) == {}
 
 
 def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):

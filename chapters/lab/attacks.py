@@ -31,7 +31,7 @@ class Attack:
     run: Run
     at: tuple[float, ...]  # strengths; fine-tuning counts samples
     kind: str = "relearn"  # a key of KINDS
-    lr: float = 1e-4  # of fine-tuning
+    lr: float = 2e-4  # of fine-tuning
     batch: int = 8
     place: str = ""  # fine-tune on captions of this place only; then "elsewhere" measures the others
 

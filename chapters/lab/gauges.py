@@ -193,10 +193,10 @@ class Gauges:
     n_vectors: int = 8  # Lanczos basis; a Hessian product takes twice as long as a gradient
     n_probes: int = 4  # Rademacher vectors
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
-    box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: eight AdamW steps of 1e-4 reach the first
+    box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: four AdamW steps of 2e-4 reach the first
     n_steps: int = 4  # at each radius, on from the one before; five from the weights themselves end higher
     restarts: int = 0  # no random start ended lower in the runs tried
-    distances: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0, 1.5)  # along the gradient
+    distances: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # along the gradient
     random: float = 4.0  # L2 distance in random directions
 
 
