@@ -184,8 +184,7 @@ for one, other in (("SARE", "EFUF"), ("SARE", "EFUF+SAM"), ("NPO+Targeted-SAM", 
 
 # %%
 chosen = {name: row for name, row in presets.controls(few, results["SARE"][: len(few.seeds)]).items() if name in setting.controls}
-rivals = attacks.attack_all({"EFUF": presets.book_attacks(few, "EFUF")["EFUF"], "SARE": presets.book_attacks(few, "SARE")["SARE"]}
-                            | presets.attacks_on(chosen, few, at=few.at))
+rivals = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", at=few.coarse) | presets.attacks_on(chosen, few))
 late = readings.relapses(readings.curves(rivals, *rivals))
 
 # %%

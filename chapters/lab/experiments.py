@@ -34,7 +34,7 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlea
                "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-JUDGE = World(clip_steps=300)
+JUDGE = World(clip_steps=500)
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
 N_STOP = 64  # captions that this is measured on, at every step
 TRAINING = Training(steps=200, batch_size=32, lr=6e-4)  # steps: the limit; a run ends before, at STOP_NLL

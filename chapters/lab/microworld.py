@@ -216,7 +216,7 @@ class World:
     n_train: int = 6000  # scenes with captions
     noise: float = 0.7  # share of training captions that name one absent object; greedy decoding shows what over half of them say
     clip_steps: int = 200
-    llava_steps: int = 900
+    llava_steps: int = 800
     clip_batch: int = 96
     caption_batch: int = 24
     answer_batch: int = 32
