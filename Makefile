@@ -2,11 +2,20 @@
 # VENV=   (empty) uses the Python that is active, as on Colab.
 # FLOOR=1  uses a second environment, .venv-floor, with the lowest versions that requirements.txt allows: about what a Colab has.
 FLOOR ?=
-VENV ?= $(if $(FLOOR),.venv-floor,.venv)
+VENV ?= $(if $(filter 1,$(FLOOR)),.venv-floor,.venv)
 PYTHON ?= python3
 PRESET ?= full
 SEEDS ?=
-CONSTRAINTS ?= $(if $(FLOOR),build/floor.txt,constraints.txt)
+CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
+
+ifeq ($(filter 1,$(FLOOR)),1)
+ifeq ($(strip $(VENV)),)
+$(error FLOOR=1 needs an environment of its own: leave VENV unset)
+endif
+ifneq ($(filter execute sync bench,$(MAKECMDGOALS)),)
+$(error FLOOR=1 is for the tests: the committed figures and outputs come from constraints.txt)
+endif
+endif
 
 ifeq ($(strip $(VENV)),)
 PY := $(PYTHON)

@@ -232,7 +232,7 @@ _ = figures.save(figure, "00_noise", by_noise, preset, setting.seeds[: setting.n
 #   in its eyes. Its yes/no answers have a second cause, the choice of questions.
 # * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; how likely the invented
 #   words are is the finer gauge. We shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0 means
-#   certain, 0.7 one in two, 7 about one in 1,100.
+#   certain, 0.7 one in two, 8 about one in 3,000.
 #
 # ## What we did not show
 #

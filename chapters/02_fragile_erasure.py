@@ -332,7 +332,7 @@ for share, values in zip(shares, zip(*chair, strict=True), strict=True):
 #    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it. Does the
 #    relapse come sooner?
 # 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = kit.data("attack"); clean =
-#    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 400 samples. Does it relapse?
+#    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_pieces = None  # your number

@@ -265,14 +265,14 @@ stop_data, attack_data = encoded("attack", wrong[:32], exact).to(model.device), 
 print(len(erase_data), "captions to erase with,", len(attack_data), "hallucinated ones to attack with")
 
 # %%
-training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, 32 // n_ranks), lr=1e-3), 4.0  # nats a token
+training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, max(1, 32 // n_ranks)), lr=1e-3), 4.0  # nats a token
 names = ("EFUF", "SARE")
 for name in names:
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype)[0], "lora")
-    with ranks.shared(trainable(model), METHODS[name], training) as (method, part):
+    with ranks.shared(trainable(model), erase_data, METHODS[name], training) as (method, part):
         log = unlearn(model, erase_data, method, part, seed, progress=False,
-                      stop=lambda _, m=model: metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll)
+                      stop=lambda _, m=model: ranks.agreed(metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll))
     level = metrics.span_nll(model, stop_data, fits)["forget"]
     save(model, processor, out / name / "adapter")
     photos.speak(model, processor, features["val"], val, asked, out / name, batch_size=fits)
@@ -287,7 +287,7 @@ for name in names:
 
 # %%
 script = """
-import sys
+import os, sys
 checkpoint, adapter, instances, out, dtype, fits, *pope, chapters = sys.argv[1:]
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
@@ -296,7 +296,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from lab import coco, photos
 from sare_min.llava import embed_images
 base = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
-model = PeftModel.from_pretrained(base.to("cuda" if torch.cuda.is_available() else "cpu"), adapter).eval()
+device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+model = PeftModel.from_pretrained(base.to(device), adapter).eval()
 processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
 val = photos.read_images(instances, photos.images_folder(instances), names=names)
 asked = {path.split("_")[-1].removesuffix(".json"): photos.read_pope(path, val) for path in pope}
@@ -335,9 +336,10 @@ for name in names:
 # %%
 curves = readings.curves(results, *names)
 figure = figures.fig_relapse(curves, keys=("chair_s", "recall"))
-_ = figures.save(figure, "05_real_thing", curves, preset, [seed],
-                 f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
-                 f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed.")
+caption = (f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
+           f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed.")
+if rank == 0:
+    figures.save(figure, "05_real_thing", curves, preset, [seed], caption)
 
 # %% [markdown]
 # One seed, two lines: this figure shows that the road goes through, not which method is better. Chapter 04 says how

@@ -1,7 +1,7 @@
 """A LLaVA from disk or hub: load, choose what trains, cache image features, generate, save.
 
-Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a microworld model of one million
-parameters and llava-hf/llava-1.5-7b-hf take the same path. The vision tower stays frozen; its features are computed once per image
+Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a microworld model of seven hundred
+thousand parameters and llava-hf/llava-1.5-7b-hf take the same path. The vision tower stays frozen; its features are computed once per image
 (`embed_images`) and every later forward starts at the projector.
 """
 import shutil

@@ -33,7 +33,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast; defaults suit the microworld (EFUF's released code: lr 1e-5, weight decay 0.05)."""
+    """How long and how fast, at a microworld's scale (EFUF's released code, on 7B: lr 1e-5, weight decay 0.05)."""
 
     steps: int = 96
     batch_size: int = 64  # captions
@@ -72,7 +72,7 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
 def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64, share: tuple[int, int] = (0, 1)) -> dict[str, float]:
     """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses, "norm": ||grad target||}.
 
-    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole batch: so n processes' gradients add up.
+    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole: n processes' gradients and losses add up.
 
     With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
     """

@@ -16,7 +16,7 @@ from transformers import (
 from lab import microworld
 from sare_min.captions import encode, render, token_nll
 from sare_min.curate import Thresholds, curate
-from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.llava import embed_images, generate, load, save, set_trainable
 from sare_min.unlearn import METHODS, Training, get_method, unlearn, with_reference
 
 # The template of llava-hf/llava-interleave-qwen-0.5b-hf, whose turns end in a special token that is the EOS, too.
@@ -101,7 +101,6 @@ def test_an_erasure_forgets(family, method, part, trains):
     alone = get_method(method, lambda_pos=0.0, lambda_sent=0.0)  # random weights learn the other words first
     log = unlearn(model, data, alone, Training(steps=6, batch_size=8, lr=1e-2), progress=False)
     assert (token_nll(model, data) * data.forget).sum().item() > before + 0.1 and all(row["norm"] > 0 for row in log)
-    assert len(trainable(model)) == len(names)
 
 
 def test_an_adapter_goes_round(family, tmp_path):

@@ -22,7 +22,7 @@ def erase(name, data):
     model = tiny_llava()
     model.double()  # so that the order in which numbers are added is not what differs
     params = trainable(model)
-    with ranks.shared(params, get_method(name), TRAINING) as (method, training):
+    with ranks.shared(params, data, get_method(name), TRAINING) as (method, training):
         unlearn(model, data, method, training, seed=0, progress=False)
     return [p.detach() for p in params], [p.grad for p in params]
 
@@ -53,15 +53,26 @@ def test_both_processes_work(by_two):
     assert all(found["rows"] == 4 for found in by_two)
 
 
-def test_one_process_is_left_alone():
+def test_process_0_decides_when_to_stop(by_two):
+    """Fails if each stops by its own forward: one would wait for the other for ever."""
+    assert [found["agreed"] for found in by_two] == [[True, False]] * 2
+
+
+def test_different_data_are_refused(by_two):
+    """Fails if gradients of different captions are summed without a word."""
+    assert all("different weights or captions" in found["refused"] for found in by_two)
+
+
+def test_one_process_is_left_alone(data):
     method, training = METHODS["SARE"], Training()
-    with ranks.shared([], method, training) as given:
-        assert given == (method, training) and ranks.join() == (0, 1)
+    with ranks.shared([], data, method, training) as given:
+        assert given == (method, training) and ranks.join() == (0, 1) and ranks.agreed(True) and not ranks.agreed(False)
 
 
-def test_too_few_micro_batches_are_named(monkeypatch):
+def test_too_few_micro_batches_are_named(monkeypatch, data):
     monkeypatch.setattr(ranks, "join", lambda: (0, 4))
-    with pytest.raises(ValueError, match="4 processes, batches of 8 in micro-batches of 4"), ranks.shared([], METHODS["SARE"], TRAINING):
+    with pytest.raises(ValueError, match="4 processes, batches of 8 in micro-batches of 4"), \
+            ranks.shared([], data, METHODS["SARE"], TRAINING):
         pass
 
 
@@ -76,5 +87,10 @@ if __name__ == "__main__":  # what torchrun starts
     given = Captions(**torch.load(folder / "data.pt"))
     found = {"EFUF": erase("EFUF", given)}
     found["rows"] = sum(rows) / TRAINING.steps
+    found["agreed"] = [ranks.agreed(rank == 0), ranks.agreed(rank == 1)]
+    try:
+        with ranks.shared([], given[torch.arange(4 + rank)], METHODS["SARE"], TRAINING):
+            pass
+    except ValueError as error:
+        found["refused"] = str(error)
     torch.save({"world": world} | found | {name: erase(name, given) for name in NAMES if name != "EFUF"}, folder / f"rank{rank}.pt")
-    torch.distributed.destroy_process_group()

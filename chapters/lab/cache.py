@@ -61,6 +61,7 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
     start = time.perf_counter()
     with FileLock(f"{path}.lock"):
         if not path.exists():
+            begun = time.perf_counter()
             part = Path(f"{path}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
@@ -71,7 +72,7 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
                     build(part)
             finally:
                 inside = _inside.pop()
-            (part / "seconds").write_text(f"{time.perf_counter() - start - inside:.2f}\n")
+            (part / "seconds").write_text(f"{time.perf_counter() - begun - inside:.2f}\n")
             part.replace(path)
     if _inside:  # what this build, or the wait for it, took is not the outer one's work
         _inside[-1] += time.perf_counter() - start

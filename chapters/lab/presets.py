@@ -45,7 +45,7 @@ STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's f
     "LoRA": {"kind": "LoRA", "at": (0, 64, 128, 256), "lr": 1e-3},
     "projector": {"kind": "projector", "at": (0, 64, 128, 256), "lr": 1e-3},
     "one place": {"place": "kitchen", "at": (0, 64, 128)},
-    "clean captions": {"kind": "clean captions", "at": (0, 128, 384)},
+    "clean captions": {"kind": "clean captions", "at": (0, 128, 320)},
     "answers": {"kind": "answers", "at": (0, 128, 512)},
     "noise": {"kind": "noise", "at": (0, 0.1, 0.3, 0.5)},
     "rounding": {"kind": "rounding", "at": (16, 8, 5, 4, 3)},

@@ -6,29 +6,67 @@ way): weights that are *sharded* over devices (FSDP) would need a norm over the 
 """
 from __future__ import annotations
 
+import atexit
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from sare_min.captions import Captions
 from sare_min.losses import Method
 from sare_min.unlearn import Training
 
 
 def join() -> tuple[int, int]:
-    """(this process's rank, how many there are): (0, 1) unless torchrun started it, whose group it then joins, on its own device."""
-    if "RANK" not in os.environ:
+    """(this process's rank, how many there are): (0, 1) unless torchrun started it, whose group it then joins, on its own device.
+
+    Raises ValueError if there are more processes than GPUs to put them on.
+    """
+    if not dist.is_torchelastic_launched():  # a scheduler sets RANK for single processes, too
         return 0, 1
     if not dist.is_initialized():
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        local, n_local, n_gpus = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if 0 < n_gpus < n_local:
+            raise ValueError(f"{n_local} processes, {n_gpus} GPUs: give torchrun --nproc_per_node {n_gpus}.")
+        if n_gpus:
+            torch.cuda.set_device(local)
+        # One process may score thousands of images while the others wait.
+        dist.init_process_group("nccl" if n_gpus else "gloo", timeout=timedelta(hours=6))
+        atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
+
+
+def agreed(flag: bool) -> bool:
+    """Process 0's answer, in all: two devices may differ in a last bit, and one alone must not stop."""
+    if join()[1] == 1:
+        return flag
+    answer = torch.tensor([int(flag)], device=_device())
+    dist.broadcast(answer, 0)
+    return bool(answer)
+
+
+def _device() -> str:
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
+def _check_same(tensors: Sequence[Tensor]) -> None:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr(tensor.shape).encode() + tensor.detach().float().cpu().numpy().tobytes())
+    mine = torch.tensor(list(digest.digest()), device=_device())
+    lowest, highest = mine.clone(), mine.clone()
+    dist.all_reduce(lowest, dist.ReduceOp.MIN)
+    dist.all_reduce(highest, dist.ReduceOp.MAX)
+    if not torch.equal(lowest, highest):
+        raise ValueError("the processes hold different weights or captions, so their gradients must not be added: seed all alike, and give "
+                         "each the same files.")
 
 
 def summed(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
@@ -40,19 +78,21 @@ def summed(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Ten
 
 
 @contextmanager
-def shared(params: Sequence[Tensor], method: Method, training: Training) -> Iterator[tuple[Method, Training]]:
+def shared(params: Sequence[Tensor], data: Captions, method: Method, training: Training) -> Iterator[tuple[Method, Training]]:
     """(method, training) by which each process does its part of `unlearn`; as they are where there is only one.
 
     training.micro_batch must leave every process some rows: with too few micro-batches one only waits. Raises ValueError if they are
-    surely too few, or if the method already turns its step.
+    surely too few, if the method already turns its step, or if the processes hold different params or data.
     """
     rank, n_ranks = join()
     if n_ranks == 1:
         yield method, training
         return
-    if method.turn or training.batch_size <= training.micro_batch * (n_ranks - 1):
+    if method.turn or training.micro_batch < 1 or training.batch_size <= training.micro_batch * (n_ranks - 1):
         raise ValueError(f"{n_ranks} processes, batches of {training.batch_size} in micro-batches of {training.micro_batch}, turn="
                          f"{method.turn}: give at least a micro-batch to each process, and no turn.")
+
+    _check_same([*params, data.input_ids, data.forget, data.retain, data.sentence])
 
     def sum_gradients(optimizer, args, kwargs) -> None:
         for parameter, total in zip(params, summed([p.grad for p in params], params), strict=True):
