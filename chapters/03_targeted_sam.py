@@ -454,11 +454,12 @@ _ = ledger.record(claims, preset, setting.seeds)
 # * Targeted-SAM is four lines that do something; its sign is the whole story, and a look at three numbers checks it.
 # * It differs from SAM in *whose* loss is perturbed: only that of the hallucinations. The same loop with
 #   `perturb=("neg", "pos", "sent")` is SAM.
-# * Sharpness is not one thing. In the book's run (figure 03_gauges) slope, curvature, trace and the worst-case loss
-#   show no clear order of the runs (all intervals span zero). The relapse radius at the worst point found orders them
-#   best, but it is nearly the outcome itself in other units; forget level, distance and steps order them as well. No
-#   gauge both fell clearly under SARE and predicted the relapse: the worst-case loss fell and did not predict, the
-#   radius predicted and its rise is undecided.
+# * Sharpness is not one thing. In the book's run (figure 03_gauges) slope, curvature and trace do not order the runs at
+#   all (their intervals span zero), although the slope falls under SARE (C3f). The NLL lost at the *worst* point within
+#   reach does, moderately, and falls under SARE too (C3h): if the paper's story holds for any notion of sharp, it is
+#   this one. The relapse radius at the worst point orders them best, but it is nearly the outcome itself in other
+#   units, and the distance from the base model, no sharpness at all, comes close. On a larger model of this world the
+#   worst case did *not* order the runs; so this is a finding about this model.
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do the same with two loss terms for text.
 #   SARE adds the CLIP-curated sub-sentences and a third term.
 #

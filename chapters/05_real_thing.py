@@ -235,9 +235,9 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
 #
 # Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
-# annotations mark their wrong clauses. We stop at four nats, not at the seven of the other chapters. On trial seeds an
-# adapter that was pushed to seven had perfect CHAIR and recall, and answered POPE's questions with "bottle bottle
-# bottle bottle". Exercise 4 shows it.
+# annotations mark their wrong clauses. We stop at four nats, not at the eight of the other chapters. On trial seeds,
+# with a larger model of this world, an adapter that was pushed to seven had perfect CHAIR and recall, and answered
+# POPE's questions with "bottle bottle bottle bottle". Exercise 4 asks what happens here.
 #
 # **More than one GPU.** The chapter is a script, too. From `chapters/`,
 #
