@@ -249,7 +249,7 @@ def peak_memory(model: nn.Module, step: Step) -> float:
             before = torch.cuda.memory_allocated()
             step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with only_new(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with only_new(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         step()
     with tempfile.TemporaryDirectory() as folder:
         recorded.export_chrome_trace(f"{folder}/trace.json")

@@ -67,7 +67,7 @@ PRESETS = {
                    lambdas=(0.1, 0.2, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
                    rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
                    controls=CONTROLS, attackers=((1e-4, 8), (6e-4, 8), (2e-4, 32), (6e-4, 32)), kinds=tuple(STRENGTHS),
-                   attacked=("EFUF", "NPO", "SARE"),
+                   attacked=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
                    compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21,
                    missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 12.0)),
 }
