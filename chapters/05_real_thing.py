@@ -136,7 +136,7 @@ dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
 model, processor = load(checkpoint, dtype=dtype)
 fits = max(2, min(64, int(3e10 / sum(p.numel() for p in model.parameters()))))  # rows in one forward: 64 here, 4 at 7B
 features = {part: embed_images(model, processor, photos.Pictures(row), batch_size=fits) for part, row in parts.items()}
-photos.speak(model, processor, features["val"], val, asked, out / "base", batch_size=fits)
+_ = photos.speak(model, processor, features["val"], val, asked, out / "base", batch_size=fits)
 
 
 # %%
