@@ -47,7 +47,7 @@ root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().pare
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
-from lab import attacks, experiments, figures, ledger, presets, readings, stats
+from lab import attacks, cheaper, experiments, figures, ledger, presets, readings, stats
 from sare_min.attack import relearn
 from sare_min.metrics import span_nll
 
@@ -207,6 +207,34 @@ for letter, name in zip("abcdef", chosen, strict=False):
 # back. Read the verdicts together: C8 says *flatness is the cause*, and every rival that SARE does not beat is a
 # cause that is not ruled out. An "undecided" is not a defeat of the rival.
 #
+# ## Cheaper, and approximate
+#
+# Exact Targeted-SAM pays twice for rows with forget tokens: once for eps\*, once for the gradient at theta + eps\*. The
+# second is the method; the first only says where to look, and a rough answer may do. Three approximations, each a step
+# function of `lab/cheaper.py` in the same table row: eps\* kept for four steps (in the spirit of LookSAM); eps\* from a
+# quarter of the forget rows; eps\* over the projector's weights alone, so that the first backward pass computes no
+# other weight's gradient. (With LoRA, eps\* and the step cover the adapter alone anyway: `set_trainable(model, "lora")`.)
+#
+# The cost of a run is counted, not clocked: passes over a batch, a forward being 1 and a backward 2, times the steps
+# until the forget level is reached. `make bench` clocks a step. Predict first: which is the worst place to save?
+
+# %%
+rough = {name: [presets.book_run("SARE", seed, step=presets.CHEAPER[name]) for seed in few.seeds] for name in setting.cheaper}
+found = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", at=few.coarse) | presets.attacks_on(rough, few))
+late = readings.relapses(readings.curves(found, *found))
+bill = {name: {"cost": [len(r["log"]) * cheaper.COST[name](r["erased"]["forget_share"]) for r in row], "relapse": late[name]}
+        for name, row in found.items()}
+_ = figures.save(figures.fig_cost(bill), "04_cost", bill, preset, few.seeds,
+                 f"What an erasure costs and how long it lasts, exact and approximate ascent steps, {len(few.seeds)} seeds.")
+
+# %%
+for name, row in bill.items():
+    print(f"{name:28s} work {stats.spell(row['cost'], 0)} forward passes   relapse {stats.spell(row['relapse'], 0)} samples   "
+          f"CHAIR_s right after {stats.spell(readings.after(found, name, 'chair_s', 100))} %")
+for name in rough:
+    print(f"samples until relapse, “{name}” - SARE: {stats.spell_paired(late[name], late['SARE'], 0)}")
+
+# %% [markdown]
 # ## Another attacker, the same question
 #
 # The order of two methods is not worth much if it holds for one attacker. Here are other learning rates and batch

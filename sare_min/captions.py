@@ -69,7 +69,7 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def render(processor, question: str, opened: bool = False) -> str:
+def render(processor, question: str, *, opened: bool = False) -> str:
     """The chat template's text of the question about an image, or all that stands before an answer (some open it with a space)."""
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .captions import Captions, token_nll
+from .sam import targeted_sam
 
 
 def erasure(nll: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -49,7 +50,7 @@ class Method:
     lambda_sent: float = 1.0
     rho: float = 0.0  # L2 length of the ascent step, in weight units
     perturb: tuple[str, ...] = ("neg",)  # whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
-    turn: Callable[[list], list] | None = None  # controls: the gradient list -> another direction for the ascent step
+    step: Callable[..., float] = targeted_sam  # how the two losses become one gradient; controls and approximations bring their own
     schedule: Callable[[float], Mapping[str, float]] | None = None  # share of the run done -> settings that change on the way
 
 

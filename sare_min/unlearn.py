@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from .captions import Captions, token_nll
 from .llava import trainable
 from .losses import Method, counts, method_losses, npo, simnpo
-from .sam import targeted_sam
 
 
 def efuf_released(done: float) -> dict[str, float]:
@@ -89,7 +88,7 @@ def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int
         return sum(target, nothing), sum(rest, nothing)
 
     again = [part.until_forget() for part in parts if part.forget.any()] if method.perturb == ("neg",) else parts
-    norm = targeted_sam(trainable(model), parts, again, losses, method.rho, method.turn)
+    norm = method.step(trainable(model), parts, again, losses, method.rho)
     log = {name: sum(row.get(name, 0.0) for row in rows_logged[: len(parts)]) for name in weights}  # of the first pass
     if not all(map(math.isfinite, log.values())):
         raise ValueError(f"a loss is not finite ({log}): check the image features and lower the learning rate; no step was taken.")

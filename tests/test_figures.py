@@ -16,6 +16,7 @@ FIXTURES = {
                    "relapse": [200.0, 300.0, 250.0], "area": [30.0, 20.0, 25.0]} for x in (0.1, 0.3) for y in (0.0, 0.2)],
     "fig_gauges": {"robustness": [100.0, 200.0, 300.0], "group": ["rho 0", "rho 0", "rho 0.2"],
                    "gauges": {"slope": {"values": [3.0, 2.0, 1.0], "text": "rank correlation -1"}}},
+    "fig_cost": {"EFUF": {"cost": [300.0, 310.0, 290.0], "relapse": [200.0, 150.0, 300.0]}, "SARE": {"cost": [600.0], "relapse": [400.0]}},
     "fig_plane": {"EFUF": {"x": [-1.0, 0.0, 1.0], "y": [-1.0, 0.0, 1.0], "values": [[6.0, 3.0, 1.0]] * 3, "names": ["relapse", "random"]}},
     "fig_scores": {"present": [10.0, 11.0, 10.5], "absent": [5.0, 6.0], "forget_below": 7.0, "retain_above": 9.0},
     "fig_two_minima": {"x": [-1.0, 0.0, 1.0], "loss": [0.0, 1.0, 0.2], "worst": [1.0, 1.0, 0.4], "rho": 0.5},

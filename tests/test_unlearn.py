@@ -1,6 +1,7 @@
 """The training loop and the attack."""
 import copy
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -12,6 +13,7 @@ from lab.landscape import along
 from sare_min.attack import relearn
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
+from sare_min.sam import targeted_sam
 from sare_min.unlearn import METHODS, Training, draw_batches, efuf_released, get_method, gradient, unlearn
 
 SHORT = Training(steps=30, batch_size=4, lr=1e-3)
@@ -144,7 +146,7 @@ def test_a_turned_step_erases_elsewhere(data):
     def back(direction):
         return [g if g is None else -g for g in direction]
 
-    plain, there, away = neg_gradient(rho=0.0), neg_gradient(rho=0.005), neg_gradient(rho=0.005, turn=back)
+    plain, there, away = neg_gradient(rho=0.0), neg_gradient(rho=0.005), neg_gradient(rho=0.005, step=partial(targeted_sam, turn=back))
     assert float((there - away).norm()) > 0.01 * float(plain.norm())
     assert float(((there + away) / 2 - plain).norm()) < 0.1 * float((there - away).norm())  # opposite, to first order
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from sare_min.llava import embed_images, generate, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
-from . import cache, figures, microworld
+from . import cache, cheaper, figures, microworld
 from .microworld import OBJECTS, World, a
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
@@ -54,6 +54,9 @@ RATIOS = {  # name -> (case above, case below)
     "wrapper_over_sam": ("SAM of pytorch_optimizer", "EFUF+SAM"),
     "wrapper_over_sare": ("SAM of pytorch_optimizer", "SARE"),
     "four_copies_over_sare": ("four copies", "SARE"),
+    "kept_over_sare": ("SARE, eps kept", "SARE"),
+    "sampled_over_sare": ("SARE, eps from a quarter", "SARE"),
+    "projector_over_sare": ("SARE, eps of the projector", "SARE"),
     "features_over_efuf": ("image features", "EFUF"),
     "one_by_one_over_batched": ("generate, one by one", "generate, batched"),
 }
@@ -200,7 +203,11 @@ def method_cases(bench: Bench) -> dict[str, Step]:
     model, micro = bench.model, bench.size.micro_batch
     packed, each = both_layouts(bench, *sampled(bench.scenes[: bench.size.captions]))
     ours = {name: lambda name=name: gradient(model, packed, METHODS[name], micro) for name in ("EFUF", "SARE", "EFUF+SAM")}
-    return ours | {
+    rough = {"SARE, eps kept": cheaper.kept(10**9),  # after the first step, which warms up: what the steps between cost
+             "SARE, eps from a quarter": cheaper.sampled(0.25),
+             "SARE, eps of the projector": cheaper.over(list(model.model.multi_modal_projector.parameters()))}
+    rough = {name: replace(METHODS["SARE"], step=step) for name, step in rough.items()}
+    return ours | {name: lambda method=method: gradient(model, packed, method, micro) for name, method in rough.items()} | {
         "EFUF, one row each": lambda: gradient(model, each, METHODS["EFUF"], micro),
         "SAM of pytorch_optimizer": lambda: wrapped_sam(model, packed, METHODS["EFUF+SAM"], micro),
         "four copies": lambda: four_copies(model, packed, METHODS["SARE"], micro),

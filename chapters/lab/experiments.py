@@ -9,35 +9,38 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
 from transformers import CLIPModel
 from transformers.utils import logging
 
-from sare_min.captions import Captions, encode
+from sare_min.captions import Captions, base, encode
 from sare_min.curate import Span, Thresholds, clip_scores, curate, mentions
 from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
 from sare_min.losses import npo
 from sare_min.metrics import chair, span_nll
+from sare_min.sam import targeted_sam
 from sare_min.unlearn import Training, get_method, unlearn, with_reference
 
-from . import cache, microworld
+from . import cache, cheaper, microworld
+from .cheaper import Step
 from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
 BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "chapters/lab/microworld")
 RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlearn", "sare_min/metrics", "sare_min/curate",
-               "chapters/lab/experiments")
+               "chapters/lab/cheaper", "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-JUDGE = World(clip_steps=500)
+JUDGE = World(clip_steps=500)  # trained longer than the tower, and from another start
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
 N_STOP = 64  # captions that this is measured on, at every step
-TRAINING = Training(steps=200, batch_size=32, lr=6e-4)  # steps: the limit; a run ends before, at STOP_NLL
+TRAINING = Training(steps=200, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)
 cache.one_thread()
@@ -68,24 +71,24 @@ def _build_base(path: Path, seed: int, world: World) -> None:
     cache.write_json(path / "said.json", said)
 
 
-def clip_folder(seed: int, world: World = JUDGE) -> Path:
-    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise, or the judge, which curates.
+def clip_folder(seed: int, world: World = World()) -> Path:
+    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise, or (world: JUDGE) the judge, which curates.
 
-    The judge is trained longer and from another start: as in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
+    The two are trained apart: as in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
     """
-    world = replace(world, noise=0.0)
-    return cache.folder("clip", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_clip(path, seed, world))
+    settings = (seed, world is JUDGE, world.n_train, world.clip_steps, world.clip_batch, world.clip_lr)
+    return cache.folder("clip", (settings, SIZES), BASE_SOURCES, lambda path: _build_clip(path, seed, world))
 
 
 def _build_clip(path: Path, seed: int, world: World) -> None:
-    scenes, start = microworld.split_scenes(seed, **SIZES)["train"], seed + 1000 * (world.clip_steps == JUDGE.clip_steps)
+    scenes, start = microworld.split_scenes(seed, **SIZES)["train"], seed + 1000 * (world is JUDGE)
     microworld.train_clip(scenes, world, start).save_pretrained(path)
 
 
 def prepare(seed: int) -> None:
     """Train what a kit needs, if the cache lacks it."""
     base_folder(seed)
-    clip_folder(seed)
+    clip_folder(seed, JUDGE)
 
 
 class Kit:
@@ -119,7 +122,7 @@ class Kit:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
-        clip = CLIPModel.from_pretrained(clip_folder(self.seed)).eval()
+        clip = CLIPModel.from_pretrained(clip_folder(self.seed, JUDGE)).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
         table = clip_scores(clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
@@ -230,18 +233,26 @@ class Run:
     stop_nll: float | None = STOP_NLL  # None: train for training.steps
     missed: float = 0.0  # share of the forget pieces that a lenient judge misses, and keeps as if they were true
     without: str = ""  # a place whose captions the erasure never sees
-    turn: str = ""  # a key of TURNS: another direction for the ascent step
+    step: str = ""  # a key of STEPS: another ascent step than the method's
     hold: bool = False  # train for training.steps, and forget only while below stop_nll
     peak: float | None = None  # forget up to this NLL first, then only retain until stop_nll is reached from above
 
 
-def _random(gradient: list, generator: torch.Generator) -> list:
-    return [g if g is None else torch.randn(g.shape, generator=generator) for g in gradient]
+def _turned(turn: Callable[[Tensor], Tensor]) -> Step:
+    return partial(targeted_sam, turn=lambda gradient: [g if g is None else turn(g) for g in gradient])
 
 
-TURNS: dict[str, Callable[[list, torch.Generator], list]] = {  # controls of the ascent step's direction; its length stays rho
-    "wrong sign": lambda gradient, _: [g if g is None else -g for g in gradient],
-    "random": _random,
+def _random_step(seed: int) -> Step:
+    generator = torch.Generator().manual_seed(seed)
+    return _turned(lambda g: torch.randn(g.shape, generator=generator))
+
+
+STEPS: dict[str, Callable[[nn.Module, int], Step]] = {  # (model, seed) -> another ascent step, of the same length rho
+    "wrong sign": lambda *_: _turned(torch.neg),
+    "random": lambda _, seed: _random_step(seed),
+    "kept": lambda *_: cheaper.kept(4),
+    "sampled": lambda *_: cheaper.sampled(0.25),
+    "projector": lambda model, _: cheaper.over([p for p in base(model).model.multi_modal_projector.parameters() if p.requires_grad]),
 }
 
 
@@ -309,9 +320,8 @@ def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float
     method, has_peaked, look_again = get_method(spec.method, **dict(spec.changes)), False, 0
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
-    if spec.turn:
-        generator = torch.Generator().manual_seed(spec.seed)
-        method = replace(method, turn=lambda gradient: TURNS[spec.turn](gradient, generator))
+    if spec.step:
+        method = replace(method, step=STEPS[spec.step](model, spec.seed))
 
     def reached(step: int) -> bool:
         nonlocal look_again

@@ -127,7 +127,7 @@ def book(seed: int) -> Path:
     def build(path: Path) -> None:
         base, scenes = experiments.base_folder(seed), microworld.split_scenes(seed, **experiments.SIZES)
         said = json.loads((base / "said.json").read_text())
-        clip = CLIPModel.from_pretrained(experiments.clip_folder(seed)).eval()
+        clip = CLIPModel.from_pretrained(experiments.clip_folder(seed, experiments.JUDGE)).eval()
         export(path, {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]}, clip, *load(base / "llava", device="cpu"),
                said["erase"] + said["attack"], seed)
 

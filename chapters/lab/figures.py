@@ -36,6 +36,9 @@ STYLE = {  # method, control or direction -> (colour, marker, dash)
     "NPO": ("#cc78bc", "v", (2, 2)),
     "SimNPO": ("#fbafe4", "h", (3, 1)),
     "NPO+Targeted-SAM": ("#56b4e9", "P", (6, 1)),
+    "SARE, eps kept 4 steps": ("#cc78bc", "v", (2, 2)),
+    "SARE, eps from a quarter": ("#029e73", "^", (6, 2, 1, 2)),
+    "SARE, eps of the projector": ("#ca9161", ">", (1, 2)),
     "relapse": ("#de8f05", "s", (4, 2)),  # directions in weight space, from the same seaborn palette
     "attack": ("#ca9161", "P", (6, 2, 1, 2)),
     "random": ("#949494", "o", (1, 1)),
@@ -132,6 +135,24 @@ def fig_dots(results: Mapping[str, Sequence[float]], xlabel: str, labels: Mappin
     if np.isfinite(bounds).all():
         margin = 0.02 * (bounds[1] - bounds[0])
         ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
+    return ax.figure
+
+
+def fig_cost(results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | None = None) -> Figure:
+    """Cost against robustness: {name: {"cost": [forward passes over a batch, a value a seed], "relapse": [samples, a value a seed]}}."""
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 4.2))
+    for name, row in results.items():
+        colour, marker, _ = STYLE[name]
+        ax.plot(row["cost"], row["relapse"], marker, color=colour, alpha=0.35, markersize=4)
+        (x, *x_ends), (y, *y_ends) = interval(row["cost"]), interval(row["relapse"])
+        if len(row["cost"]) > 2:
+            ax.plot(x_ends, [y, y], color=colour, alpha=0.6)
+            ax.plot([x, x], y_ends, color=colour, alpha=0.6)
+        ax.plot(x, y, marker, color=colour, label=name)
+    ax.set(xlabel="work until the forget level is reached, forward passes over a batch\n(dot: a seed; diamond: mean; bars: 95 % interval)",
+           ylabel="relearning samples until CHAIR_s passes 50 %", ylim=(0, None))
+    ax.legend(fontsize=8)
     return ax.figure
 
 

@@ -31,6 +31,7 @@ class Preset:
     map_points: int  # a side of the map of chapter 01; odd
     missed: tuple[float, ...]  # shares of the hallucinated pieces that a lenient judge misses (chapter 02)
     levels: tuple[float, ...]  # unequal forget levels (chapter 04)
+    cheaper: tuple[str, ...]  # approximate ascent steps: of CHEAPER
     gauges: tuple[str, ...] = ("gradient_norm", "top_eigenvalue", "trace", "worst_ball_0.5", "relapse_radius_worst", "random_loss",
                                "distance", "steps")  # drawn in chapter 03
 
@@ -41,6 +42,7 @@ class Preset:
 
 CONTROLS = ("EFUF, SARE's level", "EFUF, SARE's level and compute", "EFUF, from above", "SARE, random step", "SARE, wrong sign",
             "SARE, step on retain")
+CHEAPER = {"SARE, eps kept 4 steps": "kept", "SARE, eps from a quarter": "sampled", "SARE, eps of the projector": "projector"}
 STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's fields
     "LoRA": {"kind": "LoRA", "at": (0, 64, 128, 256), "lr": 1e-3},
     "projector": {"kind": "projector", "at": (0, 64, 128, 256), "lr": 1e-3},
@@ -61,19 +63,20 @@ PRESETS = {
     "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=(0.0, 0.7), n_noise_seeds=1,
                    lambdas=(0.1,), rhos=(0.0, 0.2), n_side_seeds=1, rivals=("NPO",),
                    controls=CONTROLS[3:4], attackers=((6e-4, 8),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
-                   compared=("EFUF", "SARE"), map_points=9, missed=(0.0, 0.4), levels=(4.0, STOP_NLL)),
+                   compared=("EFUF", "SARE"), map_points=9, missed=(0.0, 0.4), levels=(4.0, STOP_NLL), cheaper=tuple(CHEAPER)[:1]),
     "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640),
                    coarse=(0, 64, 128, 256, 384, 640), noise=(0.0, 0.35, 0.7), n_noise_seeds=2,
                    lambdas=(0.1, 0.2, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
                    rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
                    controls=CONTROLS, attackers=((1e-4, 8), (6e-4, 8), (2e-4, 32), (6e-4, 32)), kinds=tuple(STRENGTHS),
-                   attacked=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
+                   attacked=tuple(METHODS),
                    compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21,
-                   missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 12.0)),
+                   missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 12.0), cheaper=tuple(CHEAPER)),
 }
 # The full preset's headline and its attackers alone, at a third of the time: do the claims C1 to C6 hold on other seeds?
 PRESETS["headline"] = replace(PRESETS["full"], noise=(0.0, 0.7), n_noise_seeds=1, lambdas=(0.1,), rhos=(0.0, 0.2), rivals=(), controls=(),
-                              kinds=("noise",), attacked=("EFUF", "SARE"), compared=("EFUF", "SARE"), missed=(0.0, 0.4), levels=(STOP_NLL,))
+                              kinds=("noise",), attacked=("EFUF", "SARE"), compared=("EFUF", "SARE"), missed=(0.0, 0.4),
+                              levels=(STOP_NLL,), cheaper=())
 
 
 def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
@@ -94,7 +97,7 @@ def book_run(name: str, seed: int, **changes) -> Run:
     """
     method = name.removesuffix(" oracle")
     if method in METHODS and METHODS[method].schedule:
-        changes = {"training": replace(TRAINING, steps=96), "stop_nll": None} | changes
+        changes = {"training": replace(TRAINING, steps=128), "stop_nll": None} | changes
     return Run(seed, method, masks="oracle" if name.endswith(" oracle") else "clip", **changes)
 
 
@@ -132,7 +135,7 @@ def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
             Run(seed, "EFUF", stop_nll=level),
             Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
             Run(seed, "EFUF", stop_nll=level, peak=level + 1.5, training=replace(TRAINING, cooldown=0)),  # or it would fall on past it
-            Run(seed, "SARE", turn="random"), Run(seed, "SARE", turn="wrong sign"),
+            Run(seed, "SARE", step="random"), Run(seed, "SARE", step="wrong sign"),
             Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)))
         for row, spec in zip(rows.values(), matched, strict=True):
             row.append(spec)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from sare_min.captions import Captions
 from sare_min.losses import Method
+from sare_min.sam import targeted_sam
 from sare_min.unlearn import Training
 
 
@@ -82,15 +84,15 @@ def shared(params: Sequence[Tensor], data: Captions, method: Method, training: T
     """(method, training) by which each process does its part of `unlearn`; as they are where there is only one.
 
     training.micro_batch must leave every process some rows: with too few micro-batches one only waits. Raises ValueError if they are
-    surely too few, if the method already turns its step, or if the processes hold different params or data.
+    surely too few, if the method brings a step of its own, or if the processes hold different params or data.
     """
     rank, n_ranks = join()
     if n_ranks == 1:
         yield method, training
         return
-    if method.turn or training.micro_batch < 1 or training.batch_size <= training.micro_batch * (n_ranks - 1):
-        raise ValueError(f"{n_ranks} processes, batches of {training.batch_size} in micro-batches of {training.micro_batch}, turn="
-                         f"{method.turn}: give at least a micro-batch to each process, and no turn.")
+    if method.step is not targeted_sam or training.micro_batch < 1 or training.batch_size <= training.micro_batch * (n_ranks - 1):
+        raise ValueError(f"{n_ranks} processes, batches of {training.batch_size} in micro-batches of {training.micro_batch}, step "
+                         f"{method.step}: give at least a micro-batch to each process, and leave the step to targeted_sam.")
 
     _check_same([*params, data.input_ids, data.forget, data.retain, data.sentence])
 
@@ -100,6 +102,7 @@ def shared(params: Sequence[Tensor], data: Captions, method: Method, training: T
 
     hook = register_optimizer_step_pre_hook(sum_gradients)
     try:
-        yield replace(method, turn=lambda direction: summed(direction, params)), replace(training, share=(rank, n_ranks))
+        step = partial(targeted_sam, turn=lambda direction: summed(direction, params))
+        yield replace(method, step=step), replace(training, share=(rank, n_ranks))
     finally:
         hook.remove()
