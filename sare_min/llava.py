@@ -18,13 +18,15 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from .captions import DESCRIBE, base, embed, render, tokenize
 
 
-def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32):
+def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32, **how):
     """Load (model, processor) from a directory or hub name, on `device` ("auto": CUDA where there is one), in eval mode.
+
+    how: more for transformers' from_pretrained, e.g. quantization_config; tower and projector must stay unquantised.
 
     Raises ValueError if the checkpoint is no LLaVA, lacks weights, or its processor and vision tower disagree on the image tokens.
     """
     try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        model, info = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype, output_loading_info=True, **how)
         processor = AutoProcessor.from_pretrained(path)
         blank = Image.new("RGB", (model.config.vision_config.image_size,) * 2)
         ids = processor(text=processor.image_token, images=blank)["input_ids"][0]
