@@ -216,10 +216,10 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 # %% [markdown]
 # Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to
 # lose. That is why a fourth row was added when the first three had been seen: the *share* of the NLL that is lost at
-# the worst point. In the book's run (five seeds) the slope speaks *against* the claim, the nats lost at the worst
-# point for it, and curvature and share are undecided. Where the rows disagree, the claim depends on the gauge, and
-# nobody who names only one has shown it. And whatever they say, steepness is not yet the reason for anything that
-# follows.
+# the worst point. In the book's run (five seeds) the nats lost at the worst point speak for the claim; slope, curvature
+# and share are undecided. (With batches of 32 captions in the erasure, not 24, the slope spoke *against* it.) Where the
+# rows disagree, the claim depends on the gauge, and nobody who names only one has shown it. And whatever they say,
+# steepness is not yet the reason for anything that follows.
 #
 # ## What we learned
 #

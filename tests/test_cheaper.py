@@ -49,6 +49,8 @@ def test_a_kept_direction_is_the_old_one(data):
     assert apart(after(model, other, with_old)[0], found) == 0
     third, _ = after(model, other, step)
     assert apart(third, own) < 1e-6
+    fresh = after(model, other)[1]["norm"]
+    assert after(model, first, step)[1]["norm"] == pytest.approx(fresh)  # the fourth keeps the third's, no longer the first's
 
 
 def test_a_step_in_the_projector_leaves_the_rest_at_theta(data):
@@ -114,7 +116,9 @@ def test_costs_count_the_passes(data):
     hook.remove()
     assert counted["SARE"] == counted["kept"] == counted["projector"] == rows + n_forget
     assert counted["sampled"] == rows + n_forget + max(1, round(0.25 * n_forget))
-    assert cheaper.COST["EFUF"](0.5) == 3 and cheaper.COST["SARE"](0.5) == 5.5
+    units = [cost(0.5) for cost in cheaper.COST.values()]
+    # EFUF; + 5 f; a fresh direction (2 f) in one step of four; 3 f over a quarter of the rows; 1 f, as a backward without weights is half
+    assert units == [3, 5.5, 3 + 0.5 * (3 + 2 / 4), 3 + 0.5 * (3 + 3 / 4), 3 + 0.5 * (3 + 1)]
     assert list(cheaper.COST)[2:] == list(presets.CHEAPER)
 
 

@@ -226,3 +226,9 @@ def test_an_answer_begins_where_the_template_puts_it(processor):
     other.chat_template = qwen
     assert render(other, "X?", opened=True) == render(other, "X?") == "X <|im_start|>user\n<image>X?<|im_end|>\n<|im_start|>assistant\n"
     assert render(processor, "X?", opened=True) == render(processor, "X?") + " "  # LLaVA-1.5 opens an answer with a space
+
+
+def test_more_options_reach_the_checkpoint(saved):
+    """Fails if load keeps what it is given for from_pretrained to itself: a 4-bit checkpoint needs its quantization_config."""
+    assert load(saved, device="cpu", attn_implementation="eager")[0].config.text_config._attn_implementation == "eager"
+    assert load(saved, device="cpu")[0].config.text_config._attn_implementation != "eager"

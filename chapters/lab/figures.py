@@ -149,9 +149,10 @@ def fig_cost(results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | No
         if len(row["cost"]) > 2:
             ax.plot(x_ends, [y, y], color=colour, alpha=0.6)
             ax.plot([x, x], y_ends, color=colour, alpha=0.6)
-        ax.plot(x, y, marker, color=colour, label=name)
-    ax.set(xlabel="work until the forget level is reached, forward passes over a batch\n(dot: a seed; diamond: mean; bars: 95 % interval)",
+        ax.plot(x, y, marker, color=colour, markersize=8, label=name)
+    ax.set(xlabel="work until the forget level is reached, forward passes over a batch\n(small: a seed; large: mean; bars: 95 % interval)",
            ylabel="relearning samples until CHAIR_s passes 50 %", ylim=(0, None))
+    ax.margins(y=0.06)
     ax.legend(fontsize=8)
     return ax.figure
 
@@ -354,5 +355,11 @@ def fig_attacks(results: Mapping[str, Mapping], keys: Mapping[str, str], units: 
     for ax in list(axes)[len(results):]:
         ax.set_visible(False)
     axes[0].set_ylabel("CHAIR_s, %, lower is better")
-    axes[0].legend(fontsize=7)
+    if len(axes) > len(results):  # nine methods need the room of a panel
+        last = axes[len(results)]
+        last.set_visible(True)
+        last.axis("off")
+        last.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="center left")
+    else:
+        axes[0].legend(fontsize=7)
     return axes[0].figure

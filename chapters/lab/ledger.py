@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from . import cache, figures, stats
 
@@ -43,6 +44,13 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
     """Merge rows into claims.json where this preset and these seeds put their figures; they replace all rows of their chapter."""
     path = figures.folder(preset, seeds) / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    (cache.ROOT / "build").mkdir(exist_ok=True)
+    with FileLock(cache.ROOT / "build/claims.lock"):  # chapters run side by side
+        _merge(rows, path)
+    return path
+
+
+def _merge(rows: Sequence[dict], path: Path) -> None:
     chapters = {r["chapter"] for r in rows}
     known = {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters} if path.exists() else {}
     known |= {r["id"]: r for r in rows}
@@ -54,7 +62,6 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
             known[id] = {"id": id, "claim": claim, "command": "", "chapter": "", "n_seeds": 0, "metric": "", "baseline": None, "sare": None,
                          "diff": None, "ci95": None, "seeds_agreeing": None, "verdict": "not tested", "note": ""}
     cache.write_json(path, [known[id] for id in sorted(known)])
-    return path
 
 
 def table(rows: Sequence[dict]) -> str:
