@@ -2,8 +2,6 @@
 import ast
 import re
 import sys
-import time
-from pathlib import Path
 
 import jupytext
 import nbformat
@@ -105,23 +103,3 @@ def test_stored_pictures_are_small_and_true():
     Image.fromarray(wide).save(png, "PNG")
     again = Image.open(io.BytesIO(base64.b64decode(execute.in_colours(base64.b64encode(png.getvalue()).decode()))))
     assert again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4
-
-
-def slow_or_failing(name, given):
-    """Stands in for a chapter; at module level, since another process imports it."""
-    (Path(given["folder"]) / name).touch()
-    if name == "01":
-        raise RuntimeError(f"{name}: ValueError: broken")
-    deadline = time.time() + 60
-    while name == "00" and not (Path(given["folder"]) / "02").exists():  # waits for a chapter that starts after the failed one
-        assert time.time() < deadline
-        time.sleep(0.01)
-    return 1.0
-
-
-def test_chapters_run_side_by_side_and_a_failed_one_is_named(tmp_path):
-    """Fails if chapters wait for each other, if one that fails stops the others, or if its name and error are lost."""
-    with pytest.raises(RuntimeError, match="^01: ValueError: broken$"):
-        execute.two_at_a_time(["00", "01", "02"], {"folder": str(tmp_path)}, slow_or_failing)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00", "01", "02"]
-    assert execute.two_at_a_time(["02", "00"], {"folder": str(tmp_path)}, slow_or_failing) == {"02": 1.0, "00": 1.0}

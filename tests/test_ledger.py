@@ -37,14 +37,32 @@ def test_what_fails_stands_on_top():
 
 
 def test_readme_shows_the_books_ledger():
-    """Fails if the README's table is edited by hand, or the book was run and the README not written."""
-    rows = json.loads((cache.ROOT / "figures/claims.json").read_text())
-    parts = (cache.ROOT / "README.md").read_text().split(ledger.MARK)
-    assert len(parts) == 3 and parts[1].strip() == ledger.table(rows)
+    """Fails if one of the README's tables is edited by hand, or the book was run and the README not written."""
+    rows, text = json.loads((cache.ROOT / "figures/claims.json").read_text()), (cache.ROOT / "README.md").read_text()
+    for mark, want in ((ledger.MARK, ledger.table(rows)), (ledger.SEEDS_MARK, ledger.seeds_table(ledger.books(cache.ROOT / "figures")))):
+        parts = text.split(mark)
+        assert len(parts) == 3 and parts[1].strip() == want
 
 
-def test_a_readme_without_marks_is_named(tmp_path):
-    (tmp_path / "README.md").write_text("nothing")
-    (tmp_path / "claims.json").write_text("[]")
-    with pytest.raises(ValueError, match="README.md: the ledger's mark must stand there twice"):
-        ledger.write_readme(tmp_path / "README.md", tmp_path / "claims.json")
+def test_other_seeds_stand_beside_the_books(tmp_path):
+    """Fails if another run's verdict is lost, is put under a wrong name, or a claim that it did not test seems tested."""
+    run = tmp_path / "full-seeds-from-5"
+    run.mkdir()
+    book = [ledger.row("C6a", "ch. 04", "samples", BASE, SARE, want=1), ledger.row("C6b", "ch. 04", "samples", BASE, SARE, want=1)]
+    (tmp_path / "claims.json").write_text(json.dumps(book))
+    (run / "claims.json").write_text(json.dumps([ledger.row("C6a", "ch. 04", "samples", BASE[:3], SARE[:3], want=-1)]))
+    assert ledger.keep(run, tmp_path).name == "claims_seeds-from-5.json"
+    lines = ledger.seeds_table(ledger.books(tmp_path)).splitlines()
+    assert lines[0] == "| claim | the book (4 seeds at most) | seeds from 5 (3 seeds at most) |"
+    assert "**supported**" in lines[2].split("|")[2] and "**not supported**" in lines[2].split("|")[3]
+    assert lines[3].startswith("| **C6b** | +101.25") and lines[3].endswith("|  |")
+    with pytest.raises(ValueError, match="full-seeds-from-6: no claims.json"):
+        ledger.keep(tmp_path / "full-seeds-from-6", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["nothing", f"{ledger.MARK}{ledger.MARK}"])
+def test_a_readme_without_marks_is_named(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    (tmp_path / "claims.json").write_text(json.dumps([ledger.row("C1", "ch. 02", "x", BASE, SARE, want=1)]))
+    with pytest.raises(ValueError, match="README.md: this mark must stand there twice"):
+        ledger.write_readme(tmp_path / "README.md", tmp_path)

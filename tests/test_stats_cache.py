@@ -81,7 +81,7 @@ def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
     """Fails if a build's time holds that of the builds inside it, or if what an earlier run built is counted again."""
     now = [0.0]
     monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setattr(cache, "time", SimpleNamespace(process_time=lambda: now[0]))
+    monkeypatch.setattr(cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def inner(path):
         now[0] += 5

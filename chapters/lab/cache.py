@@ -58,10 +58,10 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = time.process_time()
+    start = time.perf_counter()
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            begun = time.process_time()
+            begun = time.perf_counter()
             part = Path(f"{path}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
@@ -72,18 +72,18 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
                     build(part)
             finally:
                 inside = _inside.pop()
-            (part / "seconds").write_text(f"{time.process_time() - begun - inside:.2f}\n")
+            (part / "seconds").write_text(f"{time.perf_counter() - begun - inside:.2f}\n")
             part.replace(path)
-    if _inside:  # what this build took is not the outer one's work
-        _inside[-1] += time.process_time() - start
+    if _inside:  # what this build, or the wait for it, took is not the outer one's work
+        _inside[-1] += time.perf_counter() - start
     return path
 
 
-_inside: list[float] = []  # for each build that is under way, the outermost first: CPU seconds spent in builds inside it
+_inside: list[float] = []  # for each build that is under way, the outermost first: seconds spent in builds inside it
 
 
 def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
-    """Where the time went: per kind of folder built after `since` (a time.time()), how many and their CPU seconds."""
+    """Where the time went: per kind of folder built after `since` (a time.time()), how many and their seconds on one core."""
     found: dict[str, dict[str, float]] = {}
     for file in sorted(CACHE.glob("*/*/seconds")):
         if file.stat().st_mtime >= since:

@@ -1,20 +1,17 @@
 """Run the chapters by papermill: `python -m lab.execute --preset full` from chapters/ (what `make execute` calls).
 
-Two chapters run at a time, in their order: one's figures are drawn while the other's jobs use the cores, and what both need is built once
-(cache.folder). The executed notebooks go to build/executed/; figures go where `figures.folder` says. With --store the fast preset's
-outputs are kept in the committed notebooks instead, one after the other, stripped of timings and progress bars: what nbval compares with.
+The executed notebooks go to build/executed/; figures go where `figures.folder` says. With --store the fast preset's outputs are kept in
+the committed notebooks instead, stripped of timings and progress bars, which is what nbval compares with.
 """
 from __future__ import annotations
 
 import argparse
 import base64
 import io
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -49,8 +46,7 @@ def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNod
     if cells(jupytext.read(CHAPTERS / f"{name}.py")) != cells(nbformat.read(notebook, as_version=4)):
         raise ValueError(f"{notebook.name} is not what {name}.py says (the .py is the source): run `make sync`.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return papermill.execute_notebook(notebook, out, parameters(notebook, given), cwd=CHAPTERS, progress_bar={"desc": name},
-                                      log_output=False)
+    return papermill.execute_notebook(notebook, out, parameters(notebook, given), cwd=CHAPTERS, progress_bar=True, log_output=False)
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -84,26 +80,6 @@ def store(name: str) -> None:
     nbformat.write(strip(executed), CHAPTERS / f"{name}.ipynb")
 
 
-def timed(name: str, given: dict[str, str]) -> float:
-    """Execute one chapter into build/executed/; returns its seconds. Raises RuntimeError naming the chapter and the failed cell."""
-    start = time.time()
-    try:
-        execute(name, given, cache.ROOT / "build/executed" / f"{name}.ipynb")
-    except Exception as error:  # papermill's own does not survive the way back from a process
-        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from None
-    return round(time.time() - start, 1)
-
-
-def two_at_a_time(names: list[str], given: dict[str, str], work=timed) -> dict[str, float]:
-    """Seconds of each chapter (wall clock, beside another). One that fails lets the others finish; then its error is raised."""
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        futures: dict[str, Future] = {name: pool.submit(work, name, given) for name in names}
-    failed = [str(future.exception()) for future in futures.values() if future.exception()]
-    if failed:
-        raise RuntimeError("\n".join(failed))
-    return {name: future.result() for name, future in futures.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="full")
@@ -118,18 +94,20 @@ def main() -> None:
     names = [name for name in NAMES if name.startswith(arguments.only)]
     if not names:
         parser.error(f"--only {arguments.only}: no chapter's name starts so; there are {', '.join(NAMES)}")
-    start = time.time()
-    if arguments.store:
-        for name in names:
-            print(f"== {name}", flush=True)
+    took, start = {}, time.time()
+    for name in names:
+        print(f"== {name}", flush=True)
+        before = time.time()
+        if arguments.store:
             store(name)
-        return
-    took = two_at_a_time(names, {"preset": arguments.preset, "seeds": arguments.seeds})
-    jobs, seconds = cache.profile(start), round(time.time() - start, 1)
-    print(f"{seconds / 60:.1f} minutes; chapters, seconds, two at a time: {took}")
-    print("built, CPU seconds:", {kind: f"{row['jobs']} in {row['seconds']:.0f}" for kind, row in jobs.items()})
-    cache.write_json(cache.ROOT / "build/profile.json", {"seconds": seconds, "chapters": took, "jobs": jobs, "cores": os.cpu_count()})
-    if arguments.preset == "full" and not arguments.seeds and not arguments.only:
+        else:
+            execute(name, {"preset": arguments.preset, "seeds": arguments.seeds}, cache.ROOT / "build/executed" / f"{name}.ipynb")
+        took[name] = round(time.time() - before, 1)
+    jobs = cache.profile(start)
+    print(f"{sum(took.values()) / 60:.1f} minutes; chapters, seconds: {took}")
+    print("built, seconds on one core:", {kind: f"{row['jobs']} in {row['seconds']:.0f}" for kind, row in jobs.items()})
+    cache.write_json(cache.ROOT / "build/profile.json", {"chapters": took, "jobs": jobs, "cores": os.cpu_count()})
+    if arguments.preset == "full" and not arguments.seeds and not arguments.store and not arguments.only:
         ledger.write_readme()
 
 

@@ -1,15 +1,17 @@
 """The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code computes from the interval.
 
-Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes the book's table into the README.
+Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes the book's tables into the README.
+`python -m lab.ledger ../build/figures/full-seeds-from-101` first keeps another run's claims in figures/: do the verdicts hold on its seeds?
 """
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from . import cache, figures, stats
 
@@ -24,6 +26,7 @@ CLAIMS = {
     "C8": "flatness is the cause, not mere erasure strength or compute",
 }
 MARK = "<!-- ledger: written by `python -m lab.ledger` from figures/claims.json -->"
+SEEDS_MARK = "<!-- other seeds: written by `python -m lab.ledger` from figures/claims*.json -->"
 
 
 def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Sequence[float], want: int, margin: float = 0.0,
@@ -44,13 +47,6 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
     """Merge rows into claims.json where this preset and these seeds put their figures; they replace all rows of their chapter."""
     path = figures.folder(preset, seeds) / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    (cache.ROOT / "build").mkdir(exist_ok=True)
-    with FileLock(cache.ROOT / "build/claims.lock"):  # chapters run side by side
-        _merge(rows, path)
-    return path
-
-
-def _merge(rows: Sequence[dict], path: Path) -> None:
     chapters = {r["chapter"] for r in rows}
     known = {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters} if path.exists() else {}
     known |= {r["id"]: r for r in rows}
@@ -62,6 +58,7 @@ def _merge(rows: Sequence[dict], path: Path) -> None:
             known[id] = {"id": id, "claim": claim, "command": "", "chapter": "", "n_seeds": 0, "metric": "", "baseline": None, "sare": None,
                          "diff": None, "ci95": None, "seeds_agreeing": None, "verdict": "not tested", "note": ""}
     cache.write_json(path, [known[id] for id in sorted(known)])
+    return path
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -80,13 +77,47 @@ def table(rows: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(readme: Path = cache.ROOT / "README.md", claims: Path = cache.ROOT / "figures/claims.json") -> None:
-    """Put the table between the README's two marks; raises ValueError if they are not there."""
-    parts = readme.read_text().split(MARK)
-    if len(parts) != 3:
-        raise ValueError(f"{readme}: the ledger's mark must stand there twice, before and after the table: {MARK}")
-    readme.write_text(f"{parts[0]}{MARK}\n{table(json.loads(claims.read_text()))}\n{MARK}{parts[2]}")
+def seeds_table(books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C1", "C3", "C6", "C8")) -> str:
+    """The claims about robustness and flatness on each set of seeds, as Markdown: {name of the set: its rows}."""
+    found = {name: {r["id"]: r for r in rows} for name, rows in books.items()}
+    ids = sorted({id for rows in found.values() for id in rows if id[:2] in claims})
+    lines = [f"| claim | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|"]
+    for id in ids:
+        cells = []
+        for rows in found.values():
+            r = rows.get(id)
+            tested = r is not None and r["verdict"] != "not tested"
+            cells.append(f"{r['diff']:+.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}] **{r['verdict']}**" if tested else "")
+        lines.append(f"| **{id}** | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def books(folder: Path) -> dict[str, list[dict]]:
+    """The claims files of a figures folder, the book's own first: {"book's seeds (8)": rows, "seeds from 11 (5)": ...}."""
+    paths = sorted(folder.glob("claims*.json"), key=lambda path: (path.name != "claims.json", path.name))
+    rows = {path.stem.removeprefix("claims_").replace("-", " "): json.loads(path.read_text()) for path in paths}
+    return {f"{name.replace('claims', 'the book')} ({max(r['n_seeds'] for r in found)} seeds at most)": found
+            for name, found in rows.items()}
+
+
+def write_readme(readme: Path = cache.ROOT / "README.md", folder: Path = cache.ROOT / "figures") -> None:
+    """Put each table between the README's two marks of it; raises ValueError if they are not there."""
+    tables = {MARK: table(json.loads((folder / "claims.json").read_text())), SEEDS_MARK: seeds_table(books(folder))}
+    for mark, text in tables.items():
+        parts = readme.read_text().split(mark)
+        if len(parts) != 3:
+            raise ValueError(f"{readme}: this mark must stand there twice, before and after its table: {mark}")
+        readme.write_text(f"{parts[0]}{mark}\n{text}\n{mark}{parts[2]}")
+
+
+def keep(run: Path, folder: Path = cache.ROOT / "figures") -> Path:
+    """Copy the claims of another run of the full preset (build/figures/full-seeds-from-N) to figures/claims_seeds-from-N.json."""
+    if not (run / "claims.json").is_file() or not run.name.startswith("full-"):
+        raise ValueError(f"{run}: no claims.json of a full run on other seeds: give build/figures/full-seeds-from-N.")
+    return Path(shutil.copy(run / "claims.json", folder / f"claims_{run.name.removeprefix('full-')}.json"))
 
 
 if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        keep(Path(given))
     write_readme()
