@@ -74,8 +74,7 @@ def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synon
                 spans["forget"].append((start, end))
             elif inside and min(inside) > thresholds.retain_above:
                 spans["retain"].append((start, end))
-        mean = sum(score[noun] for noun, _ in found) / len(found)
-        if not spans["forget"] and mean > thresholds.sentence_above:
+        if not spans["forget"] and sum(score[noun] for noun, _ in found) / len(found) > thresholds.sentence_above:
             spans["sentence"].append((0, len(caption)))
         curated.append(spans)
     return curated

@@ -120,20 +120,21 @@ def generate(model: nn.Module, processor, features: Tensor, question: str | Sequ
 
     features: (n, N, D) from embed_images. question and prefix (words put into the model's mouth, an attack): one for all images, or n.
     """
-    model, answers = base(model), []
+    model, answers = base(model), {}
     questions, prefixes = ([text] * len(features) if isinstance(text, str) else list(text) for text in (question, prefix))
     if not len(questions) == len(prefixes) == len(features):
         raise ValueError(f"generate: {len(questions)} questions and {len(prefixes)} prefixes for {len(features)} images: one, or one each.")
     heads = {q: render(processor, q) for q in set(questions)}
     prompts = [heads[q] + p for q, p in zip(questions, prefixes)]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of like length share a batch: little padding
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        for start in tqdm(range(0, len(features), batch_size), desc="generate", disable=not progress):
-            ids, attention, _ = tokenize(processor, prompts[start : start + batch_size], features.shape[1], "left", model.device)
-            part = features[start : start + batch_size].to(model.device)
+        for rows in tqdm([order[i : i + batch_size] for i in range(0, len(order), batch_size)], desc="generate", disable=not progress):
+            ids, attention, _ = tokenize(processor, [prompts[i] for i in rows], features.shape[1], "left", model.device)
+            embeds = embed(model, ids, features[rows].to(model.device))
             # A sampled image placeholder would poison every later forward of the text, so it is never sampled.
-            out = model.generate(inputs_embeds=embed(model, ids, part), attention_mask=attention, max_new_tokens=max_new_tokens,
+            out = model.generate(inputs_embeds=embeds, attention_mask=attention, max_new_tokens=max_new_tokens,
                                  suppress_tokens=[model.config.image_token_id], pad_token_id=processor.tokenizer.pad_token_id, **sampling)
-            answers += processor.batch_decode(out, skip_special_tokens=True)
-    return [answer.strip() for answer in answers]
+            answers |= zip(rows, processor.batch_decode(out, skip_special_tokens=True))
+    return [answers[row].strip() for row in range(len(prompts))]

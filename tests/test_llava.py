@@ -67,6 +67,13 @@ def test_a_prefix_is_put_into_the_models_mouth(model, processor, features):
     assert free != led
 
 
+def test_answers_come_back_in_their_order(model, processor, features):
+    """Fails if sorting the prompts by length, so that a batch needs little padding, mixes up whose answer is whose."""
+    prefixes = [" a kitchen with a" * (3 - i % 3) for i in range(len(features))]
+    alone = [generate(model, processor, features[i : i + 1], prefix=p, max_new_tokens=6)[0] for i, p in enumerate(prefixes)]
+    assert len(set(alone)) > 1 and generate(model, processor, features, prefix=prefixes, max_new_tokens=6, batch_size=3) == alone
+
+
 def test_batches_of_questions_pad_on_the_left(model, processor, features):
     """Fails if padding stands between the prompt and the answer: a batch must answer as one row at a time."""
     asked = ["Describe the image.", "Is there a fork in the image?"]
