@@ -37,6 +37,7 @@ preset = "fast"  # "fast": a coarse attack; "full": a finer one
 seeds = ""  # a seed of the book's worlds, e.g. "23"; empty: the preset's first
 checkpoint = ""  # a LLaVA on disk or on the hub; empty: the exported microworld's
 data = ""  # a folder with COCO's annotations and images, POPE's questions, EFUF's json; empty: the exported microworld
+bits = 16  # of the language model's weights: 4 (bitsandbytes) for a GPU of 16 GB
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
@@ -56,7 +57,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab import coco, export, figures, judge, photos, presets, ranks, readings, score
+from lab import coco, export, figures, gpu, judge, photos, presets, ranks, readings, score
 from sare_min import metrics
 from sare_min.attack import relearn
 from sare_min.captions import encode
@@ -126,14 +127,16 @@ for text in (files["val"].read_text()[:200], outside):
 # %% [markdown]
 # ## What does it say?
 #
-# The checkpoint is loaded as it is, frozen, in bf16 on a GPU. Then it captions the test images and answers POPE's
+# The checkpoint is loaded as it is, frozen; on a GPU in bf16, or in fp16 where there is no bf16 (a T4). What trains later
+# is fp32 anywhere: 16 bits would round the ascent step away (chapter 03). Then it captions the test images and answers POPE's
 # questions; what it says is written to files, and the field's scorers read those files (`python -m lab.score` is the
 # same code). We score CHAIR by EFUF's convention, because the official script cannot see a bus: its singular of *bus*
 # is *bu*. And we count the answers that are neither yes nor no: POPE's official parser takes all of them for a yes.
 
 # %%
-dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-model, processor = load(checkpoint, dtype=dtype)
+dtype = gpu.compute_dtype()
+stored = gpu.four_bit(dtype) if bits == 4 else {}
+model, processor = load(checkpoint, dtype=dtype, **stored)
 fits = max(2, min(64, int(3e10 / sum(p.numel() for p in model.parameters()))))  # rows in one forward: 64 here, 4 at 7B
 features = {part: embed_images(model, processor, photos.Pictures(row), batch_size=fits) for part, row in parts.items()}
 _ = photos.speak(model, processor, features["val"], val, asked, out / "base", batch_size=fits)
@@ -233,6 +236,8 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # At 7B nobody trains all weights to forget a few objects. An adapter of rank 16 on the language model is a fraction of
 # them, and leaves the checkpoint alone. Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
 # taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
+# `gpu.recompute` saves memory: the backward pass computes the activations anew instead of keeping them all. The gradient
+# is the same, to the bit.
 #
 # Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
 # annotations mark their wrong clauses. We stop at four nats, not at the eight of the other chapters. On trial seeds,
@@ -269,11 +274,11 @@ training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, ma
 names = ("EFUF", "SARE")
 for name in names:
     torch.manual_seed(seed)
-    model = set_trainable(load(checkpoint, dtype=dtype)[0], "lora")
+    model = gpu.recompute(set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora"))
     with ranks.shared(trainable(model), erase_data, METHODS[name], training) as (method, part):
         log = unlearn(model, erase_data, method, part, seed, progress=False,
                       stop=lambda _, m=model: ranks.agreed(metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll))
-    level = metrics.span_nll(model, stop_data, fits)["forget"]
+    level = metrics.span_nll(model.eval(), stop_data, fits)["forget"]
     save(model, processor, out / name / "adapter")
     photos.speak(model, processor, features["val"], val, asked, out / name, batch_size=fits)
     print(f"{name}: {len(log)} steps, forget level {level:.1f} nats; {spell(name)}")
@@ -288,14 +293,15 @@ for name in names:
 # %%
 script = """
 import os, sys
-checkpoint, adapter, instances, out, dtype, fits, *pope, chapters = sys.argv[1:]
+checkpoint, adapter, instances, out, dtype, bits, fits, *pope, chapters = sys.argv[1:]
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration
-from lab import coco, photos
+from lab import coco, gpu, photos
 from sare_min.llava import embed_images
-base = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=getattr(torch, dtype))
+dtype = getattr(torch, dtype)
+base = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(gpu.four_bit(dtype) if bits == "4" else {}))
 device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 model = PeftModel.from_pretrained(base.to(device), adapter).eval()
 processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
@@ -305,7 +311,7 @@ features = embed_images(model, processor, photos.Pictures(val), batch_size=int(f
 photos.speak(model, processor, features, val, asked, out, int(fits))
 """
 for name in names:
-    given = [checkpoint, out / name / "adapter", files["val"], out / f"{name} again", str(dtype).removeprefix("torch."), fits]
+    given = [checkpoint, out / name / "adapter", files["val"], out / f"{name} again", str(dtype).removeprefix("torch."), bits, fits]
     subprocess.run([sys.executable, "-c", script, *map(str, [*given, *(files[kind] for kind in KINDS), root / "chapters"])], check=True)
 
 # %% tags=["nbval-check-output"]
@@ -317,18 +323,20 @@ for name in names:
 # %% [markdown]
 # ## The attack
 #
-# The attacker takes what he would get: the checkpoint and the adapter from disk, merged. He trains an adapter of his
+# The attacker takes what he would get: the checkpoint and the adapter from disk, merged. (Into weights of 4 bits the
+# merge is rounded; the curve's first point shows what that costs.) He trains an adapter of his
 # own on hallucinated captions of images that the erasure never saw. Left, CHAIR_s; right, recall, which says whether
 # the model still describes what *is* there.
 
 # %%
 at, results = [n for n in setting.coarse if n <= len(attack_data)], {name: [] for name in names}
 for name in names:
-    erased = PeftModel.from_pretrained(load(checkpoint, dtype=dtype)[0], out / name / "adapter").merge_and_unload()
+    erased = PeftModel.from_pretrained(load(checkpoint, dtype=dtype, **stored)[0], out / name / "adapter").merge_and_unload()
     torch.manual_seed(seed)
     model, curve = set_trainable(erased, "lora"), []
     for n in relearn(model, attack_data, at, lr=1e-3, seed=seed, progress=False):
-        photos.speak(model, processor, features["val"], val, {}, out / f"{name} attacked", batch_size=fits)
+        photos.speak(model.eval(), processor, features["val"], val, {}, out / f"{name} attacked", batch_size=fits)
+        gpu.recompute(model)  # until the next measurement
         curve.append({"at": n} | {k: v for k, v in measure(f"{name} attacked", ())["chair"].items() if k in ("chair_s", "recall")})
     results[name].append({"curve": curve})
     print(name, {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve})

@@ -46,7 +46,7 @@ def test_one_parameters_cell_of_literals(pair):
     assert len(tagged) == 1
     tree = ast.parse(tagged[0].source)
     found = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
-    assert {"preset": "fast", "seeds": ""}.items() <= found.items() and set(found) <= {"preset", "seeds", "checkpoint", "data"}
+    assert {"preset": "fast", "seeds": ""}.items() <= found.items() and set(found) <= {"preset", "seeds", "checkpoint", "data", "bits"}
 
 
 def test_prose_leads(pair):

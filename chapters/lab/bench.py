@@ -100,16 +100,22 @@ def build(size: Size, device: str = "cpu") -> Bench:
         config.vision_config.image_size, config.vision_config.patch_size = size.side, size.patch
         config.text_config.max_position_embeddings = (size.side // size.patch) ** 2 + 256
         model = set_trainable(LlavaForConditionalGeneration(config).eval().to(device), "all")
-    processor = microworld.build_processor()
-    processor.patch_size = size.patch
-    processor.image_processor.size = {"shortest_edge": size.side}
-    processor.image_processor.crop_size = {"height": size.side, "width": size.side}
+    processor = processor_for(size.side, size.patch)
     n = max(size.captions, size.pictures)
     scenes = microworld.split_scenes(0, some=100 + 20 * n)["some"]
     few, many = ([scene for scene in scenes if len(scene.objects) == k] for k in (2, 3))
     scenes = [(many if i % 4 else few)[i] for i in range(n)]  # lengths that vary: padding brings a mask, which costs time and memory
     pictures = [microworld.draw(scene, size.side) for scene in scenes]
     return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
+
+
+def processor_for(side: int, patch: int) -> ProcessorMixin:
+    """The microworld's processor for pictures and patches of another size, in pixels."""
+    processor = microworld.build_processor()
+    processor.patch_size = patch
+    processor.image_processor.size = {"shortest_edge": side}
+    processor.image_processor.crop_size = {"height": side, "width": side}
+    return processor
 
 
 def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
