@@ -146,17 +146,18 @@ for seed, before, then in zip(setting.seeds, relapse["EFUF"], relapse["SARE"], s
 # %% [markdown]
 # ## The other methods
 #
-# The same attack on every method whose text quality chapter 03 measured: untargeted SAM, which disturbs everything
-# instead of the hallucinations alone; NPO, with and without Targeted-SAM; and GradDiff. Is it the *targeted* step that
-# counts, and does it help another forget loss as well? (The fast preset runs only EFUF and SARE here, and few of the
+# The same attack on every row of `METHODS`: among them untargeted SAM, which disturbs everything instead of the
+# hallucinations alone, and NPO, with and without Targeted-SAM. Is it the *targeted* step that counts, and does it help
+# another forget loss as well? (The fast preset runs only EFUF and SARE here, and few of the
 # controls and attacks below; the book's figures show all.) From here on CHAIR_s is measured at six sample counts, not at
 # eleven, to save time. A curve that rises, falls and rises again is then seen to pass 50 % later: compare SARE here with
 # SARE above, and within a figure only rows that were measured alike.
 
 # %%
 few = setting.few()
-everyone = attacks.attack_all(presets.book_attacks(few, *setting.compared, at=few.coarse))
-late = readings.relapses(readings.curves(everyone, *setting.compared))
+names = setting.attacked
+everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
+late = readings.relapses(readings.curves(everyone, *names))
 _ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "04_methods", late, preset, few.seeds,
                  f"All methods under the same attack, {len(few.seeds)} seeds; 0 means that CHAIR_s was above 50 % before it.")
 
@@ -239,26 +240,33 @@ for name in rough:
 # %% [markdown]
 # ## Another attacker, the same question
 #
-# The order of two methods is not worth much if it holds for one attacker. Here are other learning rates and batch
-# sizes. The attacker's work is counted in samples all the same, so a larger batch means fewer steps.
+# The order of two methods is not worth much if it holds for one attacker. Here all of them meet other learning rates
+# and batch sizes. The attacker's work is counted in samples all the same, so a larger batch means fewer steps.
 
 # %%
-grid = {}
+grid = {"lr 0.0002, batch 8": readings.curves(everyone, *names)}  # the attacker we know
 for lr, batch in setting.attackers:
-    found = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", lr=lr, batch=batch, at=few.coarse))
-    sooner = readings.relapses(readings.curves(found, "EFUF", "SARE"))
-    grid[f"lr {lr:g}, batch {batch}"] = stats.paired(sooner["SARE"], sooner["EFUF"]) | {"EFUF": sooner["EFUF"], "SARE": sooner["SARE"]}
-for name, row in grid.items():
-    print(f"{name:20s} EFUF {stats.spell(row['EFUF'], 0)}   SARE {stats.spell(row['SARE'], 0)}")
+    found = attacks.attack_all(presets.book_attacks(few, *names, lr=lr, batch=batch, at=few.coarse))
+    grid[f"lr {lr:g}, batch {batch}"] = readings.curves(found, *names)
+_ = figures.save(figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {}), "04_attackers", grid, preset, few.seeds,
+                 f"CHAIR_s against relearning samples under attackers of other learning rates and batch sizes, mean of {len(few.seeds)} "
+                 "seeds, 95 % interval.")
 
 # %%
-figure = figures.fig_paired(grid, "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)")
-_ = figures.save(figure, "04_attackers", grid, preset, few.seeds,
+sooner = {attacker: readings.relapses(drawn) for attacker, drawn in grid.items()}
+print("samples until CHAIR_s passes 50 %, mean over seeds:", *grid, sep="   ")
+for name in names:
+    print(f"{name:17s}", *(f"{stats.interval(row[name])[0]:6.0f}" for row in sooner.values()))
+
+# %%
+pairs = {attacker: stats.paired(row["SARE"], row["EFUF"]) for attacker, row in list(sooner.items())[1:]}
+figure = figures.fig_paired(pairs, "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)")
+_ = figures.save(figure, "04_attackers_paired", pairs, preset, few.seeds,
                  f"Attackers with other learning rates and batch sizes, {len(few.seeds)} seeds; no relapse counts as the last count.")
-for letter, (name, row) in zip("cdefgh", grid.items()):
-    metric = f"relearning samples until CHAIR_s passes 50 %, attack at {name}"
+for letter, attacker in zip("cdefgh", pairs):
+    metric, row = f"relearning samples until CHAIR_s passes 50 %, attack at {attacker}", sooner[attacker]
     claims.append(ledger.row(f"C6{letter}", "ch. 04", metric, row["EFUF"], row["SARE"], want=1))
-    print(f"C6{letter}", name, "->", claims[-1]["verdict"])
+    print(f"C6{letter}", attacker, "->", claims[-1]["verdict"])
 
 # %% [markdown]
 # ## Other updates, other prompts (claim C7)
@@ -276,7 +284,6 @@ for letter, (name, row) in zip("cdefgh", grid.items()):
 #   before the description is asked for.
 
 # %%
-names = setting.attacked
 attacked = {kind: attacks.attack_all(presets.book_attacks(few, *names, **how)) for kind, how in presets.STRENGTHS.items()
             if kind in setting.kinds}
 key = {kind: "chair_s elsewhere" if kind == "one place" else "chair_s" for kind in attacked}
@@ -332,6 +339,9 @@ _ = figures.save(figures.fig_dots(itself, "relearning samples until CHAIR_s pass
 #   interval still reaches zero (on seeds 11 to 15 all four are supported, on 101 to 108 only the random step is); nor
 #   do five seeds decide whether *targeted* counts, against untargeted SAM. So flatness as *the cause* is not shown.
 # * Added to NPO, Targeted-SAM delays the relapse in five of five seeds, and the interval just spans zero.
+# * Under each of the five attackers SARE or NPO with Targeted-SAM holds longest on average, and SimNPO or GradDiff
+#   falls first; in between, the order changes with the attacker. GA and GradDiff hallucinate *before* the attack, which
+#   repairs their broken text before it breaks it again: a curve that falls is no cure.
 # * A rough direction does nearly as well: eps\* kept for four steps, or from a quarter of the rows, saves a fifth to a
 #   quarter of the work and keeps most of the delay; over the projector alone it saves more and keeps less. Five seeds
 #   do not tell the four apart.

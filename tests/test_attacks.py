@@ -1,4 +1,5 @@
 """The attacks, the controls and what they are made from, on a kit of random weights and eight captions."""
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ def world(monkeypatch, processor, scenes, texts, features):
     monkeypatch.setattr(experiments, "N_STOP", 2)
     found = Kit.__new__(Kit)
     found.seed, found.model, found.processor, found.test_features = 0, tiny_llava(), processor, features
-    found._features = dict.fromkeys(("erase", "attack", "test"), features)
+    found.features = dict.fromkeys(("erase", "attack", "test"), features)
     found.said, found.scenes = ({split: rows for split in ("erase", "attack", "test")} for rows in (texts, scenes))
     found.test_scenes = scenes
     return found
@@ -44,6 +45,7 @@ def test_captions_of_one_place_are_of_that_place(world, scenes):
 def test_honest_answers_are_true(world, scenes):
     """Fails if the benign task lies, or asks about usual absent objects, which would be a cure and not another task."""
     data = attacks.honest_answers(world)
+    assert torch.equal(data.features, world.features["attack"])  # each answer looks at its own picture
     words = world.processor.tokenizer.convert_ids_to_tokens
     for row in range(len(data)):
         text = words(data.input_ids[row])
@@ -58,7 +60,7 @@ def test_fine_tuning_moves_only_its_part(world, kind, moves):
     """Fails if an attack trains other weights than it says, or does not train."""
     model = tiny_llava()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    curve = list(attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=(0, 4))))
+    curve = list(attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=(0, 4), nll=True)))
     assert [at for at, _ in curve] == [0, 4] and curve[0][1] != curve[1][1]
     moved = [name for name, p in model.named_parameters() if name not in before or not torch.equal(p, before[name])]
     if kind == "LoRA":  # the adapter is new, the weights under it stay
@@ -79,12 +81,28 @@ def test_elsewhere_leaves_out_the_attacked_place(world, scenes):
     assert found["chair_s elsewhere"] == expected["chair_s"] and expected["n"] == sum(scene.place != place for scene in scenes)
 
 
+@pytest.mark.parametrize("nll", [True, False])
+def test_strength_zero_is_what_the_run_has_measured(world, monkeypatch, tmp_path, nll):
+    """Fails if the attacked model is measured again before the attack, differently from its run, or a later strength is not measured."""
+    spec, erased = replace(SPEC, nll=nll), world.measure(tiny_llava())
+    monkeypatch.setattr(attacks, "kit", lambda seed: world)
+    monkeypatch.setattr(attacks, "erased", lambda run: tiny_llava())
+    monkeypatch.setattr(attacks, "run", lambda run: {"erased": erased | {"distance": 1.0}})
+    whole = [{"at": at} | found for at, found in attacks.KINDS["relearn"](world, tiny_llava(), spec)]
+    measured = []
+    measure = world.measure
+    monkeypatch.setattr(world, "measure", lambda *a, **k: measured.append(1) or measure(*a, **k))
+    attacks._do_attack(tmp_path, spec)
+    assert repr(json.loads((tmp_path / "curve.json").read_text())) == repr(cache.rounded(whole)) and len(measured) == 1  # nan, too
+    assert ("nll_forget" in whole[0]) == nll
+
+
 @pytest.mark.parametrize("kind, strengths", [("noise", (0.0, 5.0)), ("rounding", (16, 2)), ("pruning", (0.0, 0.9))])
 def test_hurting_weights_hurts_a_copy(world, kind, strengths):
     """Fails if one strength is added to the last, or the erased model itself is hurt."""
     model = tiny_llava()
     before = [p.detach().clone() for p in trainable(model)]
-    (_, mild), (_, strong) = attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=strengths))
+    (_, mild), (_, strong) = attacks.KINDS[kind](world, model, replace(SPEC, kind=kind, at=strengths, nll=True))
     assert mild["nll_forget"] == pytest.approx(world.measure(model)["nll_forget"], rel=1e-3)
     assert abs(strong["nll_forget"] - mild["nll_forget"]) > 0.01
     assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))

@@ -11,7 +11,7 @@ from lab import microworld
 from lab.experiments import Kit
 from lab.quality import POPE_KINDS, by_place, perplexity, pope, pope_questions, quality, text_quality
 from sare_min.captions import encode, sentence_nll
-from sare_min.llava import trainable
+from sare_min.llava import embed_images, trainable
 
 IMAGES = [["cup", "fork"], ["fork", "bowl"], ["car"], ["fork", "cup", "car"]]
 VOCABULARY = ["fork", "cup", "bowl", "car", "umbrella"]
@@ -139,7 +139,7 @@ def world(processor):
     kit, model = Kit.__new__(Kit), tiny_llava()  # without the base model that a whole kit trains
     scenes = [microworld.Scene("kitchen", ("cup", "fork"), (1, 4)), microworld.Scene("kitchen", ("bowl", "bottle"), (3, 8))]
     kit.seed, kit.model, kit.processor, kit.test_scenes = 0, model, processor, scenes
-    kit.test_features = kit.features(scenes)
+    kit.test_features = embed_images(kit.model, kit.processor, [microworld.draw(scene) for scene in scenes])
     asked = [q for kind in POPE_KINDS for q in pope_questions([s.objects for s in scenes], microworld.OBJECTS, kind)]
     captions = encode(processor, kit.test_features, [microworld.caption(scene) for scene in scenes])
     answers = encode(processor, kit.test_features, [q["label"] for q in asked], question=[q["text"] for q in asked],

@@ -5,7 +5,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sare_min.captions import DESCRIBE, Captions, encode
 from sare_min.llava import set_trainable, trainable
 
 from . import cache
-from .experiments import RUN_SOURCES, Kit, Run, erased, kit, prepare, run
+from .experiments import NLL, RUN_SOURCES, Kit, Run, erased, kit, prepare, run
 from .microworld import OBJECTS, PLACES, absent, caption, question
 
 ATTACK_SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/attacks")
@@ -34,18 +34,20 @@ class Attack:
     lr: float = 2e-4  # of fine-tuning
     batch: int = 8
     place: str = ""  # fine-tune on captions of this place only; then "elsewhere" measures the others
+    nll: bool = False  # measure the NLL of spans, too
 
 
 def tune(world: Kit, model, spec: Attack, data: Captions, part: str = "all") -> Iterator[tuple[float, dict[str, float]]]:
     """Fine-tune on the data; measure at each sample count."""
     model = set_trainable(model, part)
     for n in relearn(model, data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False):
-        yield n, world.measure(model, spec.place)
+        yield n, world.measure(model, spec.place, spec.nll)
 
 
 def hallucinated(world: Kit, place: str = "") -> Captions:
     """The attacker's captions, of one place or of all."""
-    return world.encode("attack", [i for i in world.attack_rows["hallucinated"] if place in ("", world.scenes["attack"][i].place)])
+    rows = [i for i in world.attack_rows["hallucinated"] if world.scenes["attack"][i].place == place]
+    return world.encode("attack", rows) if place else world.attack_data
 
 
 def honest_answers(world: Kit) -> Captions:
@@ -53,7 +55,7 @@ def honest_answers(world: Kit) -> Captions:
     rng, scenes = random.Random(world.seed), world.scenes["attack"]
     shown = [rng.choice(scene.objects) for scene in scenes]
     foreign = [rng.choice([noun for noun in OBJECTS if noun not in PLACES[scene.place]]) for scene in scenes]
-    return encode(world.processor, world.features(scenes), ["yes"] * len(scenes) + ["no"] * len(scenes),
+    return encode(world.processor, world.features["attack"], ["yes"] * len(scenes) + ["no"] * len(scenes),
                   question=[question(noun) for noun in shown + foreign], image=[*range(len(scenes))] * 2)
 
 
@@ -96,7 +98,7 @@ def weights(hurt: Callable, world: Kit, model: nn.Module, spec: Attack) -> Itera
     for strength in spec.at:
         victim = copy.deepcopy(model)
         hurt(victim, strength)
-        yield strength, world.measure(victim)
+        yield strength, world.measure(victim, nll=spec.nll)
 
 
 def prefilled(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, float]]]:
@@ -142,8 +144,13 @@ def attack(spec: Attack) -> dict:
 
 
 def _do_attack(path: Path, spec: Attack) -> None:
-    world, model = kit(spec.run.seed), erased(spec.run)
-    curve = [{"at": strength} | found for strength, found in KINDS[spec.kind](world, model, spec)]
+    world, model, curve = kit(spec.run.seed), erased(spec.run), []
+    if spec.at[0] == 0 and not spec.place:  # strength 0 leaves the erased model as it is, and its run has measured that
+        known = run(spec.run)["erased"]
+        curve.append({"at": 0} | {key: known[key] for key in ("chair_s", "chair_i", "recall", "n", *(NLL if spec.nll else ()))})
+    left = replace(spec, at=spec.at[len(curve):])
+    if left.at:
+        curve += [{"at": strength} | found for strength, found in KINDS[spec.kind](world, model, left)]
     cache.write_json(path / "curve.json", curve)
 
 

@@ -61,7 +61,7 @@ def kept(k: int) -> Step:
 
     def remember(direction: list) -> tuple:
         memory[:] = direction
-        return tuple(direction)  # a tuple is not emptied on the way
+        return direction
 
     def step(params, batches, again, losses, rho) -> float:
         nonlocal done
@@ -69,7 +69,7 @@ def kept(k: int) -> Step:
         if rho == 0 or (done - 1) % k == 0:
             return targeted_sam(params, batches, again, losses, rho, turn=remember)
         _fresh(params, batches, losses)
-        return _ascent(params, again, losses, rho, tuple(memory))
+        return _ascent(params, again, losses, rho, memory.copy())  # a list is emptied on the way
 
     return step
 

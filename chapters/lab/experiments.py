@@ -38,6 +38,7 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlea
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
 JUDGE = World(clip_steps=500)  # trained longer than the tower, and from another start
+NLL = ("nll_forget", "nll_retain")  # what Kit.measure says of the spans
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
 N_STOP = 64  # captions that this is measured on, at every step
 TRAINING = Training(steps=200, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
@@ -106,14 +107,11 @@ class Kit:
         self.test_scenes: list[Scene] = scenes["test"]
         seen = torch.load(path / "features.pt", weights_only=True)  # pictures are seen once, and never again by any run of this seed
         self.test_features: torch.Tensor = seen["test"]
-        self._features = {split: seen[split][chosen] for split, chosen in rows.items()}
+        self.features: dict[str, torch.Tensor] = {split: seen[split][chosen] for split, chosen in rows.items()}
 
     def fresh(self, part: str = "all"):
         """A copy of the base model, ready to train."""
         return set_trainable(copy.deepcopy(self.model), part)
-
-    def features(self, scenes: Sequence[Scene]) -> torch.Tensor:
-        return embed_images(self.model, self.processor, [draw(scene) for scene in scenes])
 
     def truth(self, split: str) -> list[dict[str, float]]:
         """Per caption, object -> 1.0 if the picture shows it: the oracle's "scores"."""
@@ -122,11 +120,15 @@ class Kit:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
+        path = cache.folder("scores", (self.seed, World(), JUDGE, SIZES), RUN_SOURCES, self._score)
+        return [dict(zip(OBJECTS, row)) for row in torch.load(path / "scores.pt", weights_only=True).tolist()]
+
+    def _score(self, path: Path) -> None:
         clip = CLIPModel.from_pretrained(clip_folder(self.seed, JUDGE)).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
-        table = clip_scores(clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), pictures, texts)
-        return [dict(zip(OBJECTS, row)) for row in table.tolist()]
+        tokenizer = microworld.build_tokenizer(for_clip=True)
+        torch.save(clip_scores(clip, microworld.image_processor(), tokenizer, pictures, texts), path / "scores.pt")
 
     @cached_property
     def thresholds(self) -> Thresholds:
@@ -148,7 +150,7 @@ class Kit:
 
     def encode(self, split: str, rows: Sequence[int], spans: Sequence[dict[str, list[Span]]] | None = None) -> Captions:
         """Some of the split's sampled captions; spans: of all its captions, or None: each whole."""
-        return encode(self.processor, self._features[split], [self.said[split][i] for i in rows], spans and [spans[i] for i in rows],
+        return encode(self.processor, self.features[split], [self.said[split][i] for i in rows], spans and [spans[i] for i in rows],
                       image=rows)
 
     def data(self, split: str, masks: str = "oracle") -> Captions:
@@ -193,14 +195,15 @@ class Kit:
         chosen = [(scene, text) for scene, text in zip(self.test_scenes, captions, strict=True) if scene.place in places]
         return chair([[noun for noun, _ in mentions(text, SYNONYMS)] for _, text in chosen], [scene.objects for scene, _ in chosen])
 
-    def measure(self, model, apart: str = "") -> dict[str, float]:
+    def measure(self, model, apart: str = "", nll: bool = True) -> dict[str, float]:
         """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token).
 
-        apart: a place; CHAIR and recall of all others are added, as "chair_s elsewhere" and so on.
+        apart: a place; CHAIR and recall of all others are added, as "chair_s elsewhere" and so on. nll: False saves the time for it.
         """
-        said, nll = self.describe(model), span_nll(model, self.test_data)
+        said = self.describe(model)
         others = self.chair(said, [place for place in PLACES if place != apart]) if apart else {}
-        return (self.chair(said) | {"nll_forget": nll["forget"], "nll_retain": nll["retain"]}
+        spans = span_nll(model, self.test_data) if nll else {}
+        return (self.chair(said) | {f"nll_{kind}": spans[kind] for kind in ("forget", "retain") if spans}
                 | {f"{key} elsewhere": value for key, value in others.items() if key != "n"})
 
     def yes_rates(self, model) -> dict[str, float]:
@@ -311,8 +314,13 @@ def _level(model, world: Kit) -> float:
 
 def erasure_data(world: Kit, spec: Run) -> Captions:
     """The captions and masks that a run trains on."""
-    rows = [i for i, scene in enumerate(world.scenes["erase"]) if scene.place != spec.without]
-    return world.encode("erase", rows, missed(world.spans("erase", spec.masks), world.said["erase"], spec.missed, spec.seed))
+    return _erasure_data(world, spec.masks, spec.missed, spec.without)
+
+
+@lru_cache(maxsize=4)
+def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Captions:
+    rows = [i for i, scene in enumerate(world.scenes["erase"]) if scene.place != without]
+    return world.encode("erase", rows, missed(world.spans("erase", masks), world.said["erase"], share, world.seed))
 
 
 def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:

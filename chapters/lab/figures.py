@@ -337,7 +337,7 @@ def fig_attacks(results: Mapping[str, Mapping], keys: Mapping[str, str], units: 
                 axes: Sequence[Axes] | None = None) -> Figure:
     """One panel an attack, CHAIR_s over its strength. results: {attack: what fig_relapse takes}; keys, units: {attack: metric, x label}."""
     if axes is None:
-        columns = min(4, len(results))
+        columns = min(4, -(-(len(results) + 1) // 2))  # one more panel, for the legend
         rows = -(-len(results) // columns)
         _, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 3 * rows), squeeze=False, sharey=True, gridspec_kw={"hspace": 0.6})
         axes = list(grid.flat)

@@ -17,8 +17,7 @@ class Preset:
     seeds: tuple[int, ...]
     at: tuple[int, ...]  # relearning samples after which the attacked model is measured
     coarse: tuple[int, ...]  # the same where many attacks are compared
-    noise: tuple[float, ...]  # caption noise of the control models (chapter 00)
-    n_noise_seeds: int
+    noise: tuple[tuple[float, int], ...]  # control models (chapter 00): caption noise, number of seeds
     lambdas: tuple[float, ...]  # the front's lambda_neg
     rhos: tuple[float, ...]  # and rho
     n_side_seeds: int  # seeds of comparisons that are no headline
@@ -26,7 +25,7 @@ class Preset:
     controls: tuple[str, ...]  # of CONTROLS (chapter 04)
     attackers: tuple[tuple[float, int], ...]  # relearning: learning rate, batch size
     kinds: tuple[str, ...]  # other attacks: of STRENGTHS
-    attacked: tuple[str, ...]  # the methods that meet them
+    attacked: tuple[str, ...]  # the methods that meet all of these
     compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
     map_points: int  # a side of the map of chapter 01; odd
     missed: tuple[float, ...]  # shares of the hallucinated pieces that a lenient judge misses (chapter 02)
@@ -60,12 +59,12 @@ UNITS = {"noise": "noise, standard deviations", "rounding": "bits a weight", "pr
 
 
 PRESETS = {
-    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=(0.0, 0.7), n_noise_seeds=1,
+    "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=((0.0, 1), (0.7, 1)),
                    lambdas=(0.1,), rhos=(0.0, 0.2), n_side_seeds=1, rivals=("NPO",),
                    controls=CONTROLS[3:4], attackers=((6e-4, 8),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
                    compared=("EFUF", "SARE"), map_points=9, missed=(0.0, 0.4), levels=(4.0, STOP_NLL), cheaper=tuple(CHEAPER)[:1]),
     "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640),
-                   coarse=(0, 64, 128, 256, 384, 640), noise=(0.0, 0.35, 0.7), n_noise_seeds=2,
+                   coarse=(0, 64, 128, 256, 384, 640), noise=((0.0, 5), (0.35, 1), (0.7, 5)),
                    lambdas=(0.1, 0.2, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
                    rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
                    controls=CONTROLS, attackers=((1e-4, 8), (6e-4, 8), (2e-4, 32), (6e-4, 32)), kinds=tuple(STRENGTHS),
@@ -74,7 +73,7 @@ PRESETS = {
                    missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 12.0), cheaper=tuple(CHEAPER)),
 }
 # The full preset's headline and its attackers alone, at a third of the time: do the claims C1 to C6 hold on other seeds?
-PRESETS["headline"] = replace(PRESETS["full"], noise=(0.0, 0.7), n_noise_seeds=1, lambdas=(0.1,), rhos=(0.0, 0.2), rivals=(), controls=(),
+PRESETS["headline"] = replace(PRESETS["full"], lambdas=(0.1,), rhos=(0.0, 0.2), rivals=(), controls=(),
                               kinds=("noise",), attacked=("EFUF", "SARE"), compared=("EFUF", "SARE"), missed=(0.0, 0.4),
                               levels=(STOP_NLL,), cheaper=())
 
@@ -102,8 +101,12 @@ def book_run(name: str, seed: int, **changes) -> Run:
 
 
 def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
-    """The named rows of the book's comparison (book_run), one attack a seed; changes: Attack's fields."""
-    return {name: [Attack(book_run(name, seed), **{"at": preset.at} | changes) for seed in preset.seeds] for name in names}
+    """The named rows of the book's comparison (book_run), one attack a seed; changes: Attack's fields.
+
+    At the preset's own sample counts, the headline's, the NLL of the spans is measured too.
+    """
+    how = changes if "at" in changes else {"at": preset.at, "nll": True} | changes
+    return {name: [Attack(book_run(name, seed), **how) for seed in preset.seeds] for name in names}
 
 
 def attacks_on(runs: dict[str, Sequence[Run]], preset: Preset, **changes) -> dict[str, list[Attack]]:

@@ -48,7 +48,7 @@ def repeated_tokens(world: Kit, rows: int = 256) -> dict[str, int]:
     spans, texts = world.spans("erase")[:rows], world.said["erase"][:rows]
     pieces = [(i, text[:end], {kind: [(start, end)]}) for i, (text, kinds) in enumerate(zip(texts, spans, strict=True))
               for kind, found in kinds.items() for start, end in found]
-    features = world.features(world.scenes["erase"][:rows])
+    features = world.features["erase"][:rows]
     packed = encode(world.processor, features, texts, spans)
     repeated = encode(world.processor, features, [text for _, text, _ in pieces], [kinds for *_, kinds in pieces],
                       image=[i for i, *_ in pieces])
