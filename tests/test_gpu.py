@@ -2,12 +2,13 @@
 import pytest
 import torch
 from conftest import tiny_llava
+from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
-from lab import gpu
-from sare_min.captions import base
-from sare_min.llava import load, set_trainable, trainable
-from sare_min.unlearn import METHODS, gradient
+from lab import bench, gpu, microworld
+from sare_min.captions import base, encode
+from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
 TINY = gpu.Size(width=64, mlp=96, layers=2, heads=4, vocabulary=200, tower_width=32, tower_mlp=48, tower_layers=2, tower_heads=2,
                 side=56, patch=14, captions=4, micro_batch=2, rounds=2)
@@ -85,3 +86,23 @@ def test_without_a_gpu_nothing_is_written(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="no GPU here"):
         gpu.main()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_on_4_bits_says_the_same_when_it_is_loaded_again(monkeypatch, random_llava, scenes, tmp_path):
+    """Needs bitsandbytes, which the requirements leave out. Fails if 4-bit weights do not train, or another adapter comes back."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)  # its kernel of some CPUs, in bf16 and for inference alone
+
+    def loaded():
+        return load(random_llava, device="cpu", **gpu.four_bit(torch.float32))
+
+    model, processor = loaded()
+    features = embed_images(model, processor, [microworld.draw(scene, TINY.side) for scene in scenes])
+    texts, spans = bench.sampled(scenes)
+    data, before = encode(processor, features, texts, spans), generate(model, processor, features, max_new_tokens=8)
+    assert isinstance(base(model).model.language_model.layers[0].mlp.up_proj, modules.Linear4bit)
+    model = gpu.recompute(set_trainable(model, "lora"))
+    unlearn(model, data, METHODS["SARE"], Training(steps=8, batch_size=4, lr=3e-2, cooldown=0), progress=False)
+    said = generate(model.eval(), processor, features, max_new_tokens=8)
+    again = PeftModel.from_pretrained(loaded()[0], save(model, processor, tmp_path / "adapter")).eval()
+    assert before != said == generate(again, processor, features, max_new_tokens=8)
