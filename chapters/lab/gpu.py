@@ -72,7 +72,7 @@ def four_bit(dtype: torch.dtype) -> dict:
 def recompute(model: nn.Module) -> nn.Module:
     """Keep no activations inside the language model's layers: the backward pass computes them anew. `model.eval()` ends it.
 
-    Half the memory and more, for a third more time. There is no dropout here that train() would switch on.
+    Saves memory at the price of one more forward pass. There is no dropout here that train() would switch on.
     """
     llava = base(model)
     enable = getattr(llava, "activation_checkpointing_enable", None) or llava.gradient_checkpointing_enable  # its name before

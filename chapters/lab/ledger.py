@@ -93,7 +93,7 @@ def seeds_table(books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C
 
 
 def books(folder: Path) -> dict[str, list[dict]]:
-    """The claims files of a figures folder, the book's own first: {"book's seeds (8)": rows, "seeds from 11 (5)": ...}."""
+    """The claims files of a figures folder, the book's own first: {"the book (8 seeds at most)": rows, ...}."""
     paths = sorted(folder.glob("claims*.json"), key=lambda path: (path.name != "claims.json", path.name))
     rows = {path.stem.removeprefix("claims_").replace("-", " "): json.loads(path.read_text()) for path in paths}
     return {f"{name.replace('claims', 'the book')} ({max(r['n_seeds'] for r in found)} seeds at most)": found
