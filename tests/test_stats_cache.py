@@ -3,6 +3,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,6 +144,24 @@ def test_side_by_side_keeps_order_and_names_what_failed():
     assert cache.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
         cache.side_by_side(work, [2, 3, 4], "squares", progress=False)
+
+
+def test_rows_side_by_side_does_a_shared_job_once():
+    """Fails if a row gets another's results, or if the order of the work shows in them."""
+    rows = {"a": [5, 1, 4], "b": [4, 2], "none": []}
+    found = cache.rows_side_by_side(work, rows, "squares", order=lambda job: -job, progress=False)
+    assert found == {"a": [25, 1, 16], "b": [16, 4], "none": []}
+
+
+@pytest.mark.skipif(cache.START == "spawn", reason="no fork server on this system")
+def test_workers_find_the_libraries_loaded(monkeypatch):
+    """Fails if the server that workers are forked from does not find the book's modules, or if its path leaks into this process."""
+    script = ("import os, sys; sys.path[:0] = sys.argv[1:]; from lab import cache; cache.warm_up(); "
+              "seen = cache.side_by_side(eval, ['\"lab.gauges\" in __import__(\"sys\").modules'], 'seen', progress=False); "
+              "print(seen, os.environ.get('PYTHONPATH'))")
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    done = subprocess.run([sys.executable, "-c", script, str(cache.ROOT), str(cache.HERE.parent)], capture_output=True, text=True)
+    assert done.stdout.split() == ["[True]", "elsewhere"], done.stderr
 
 
 def die(job):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from importlib.metadata import version
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = HERE.parent / ".cache"
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # the second on Windows
 
 
 def key(settings: object, sources: Sequence[str]) -> str:
@@ -30,7 +32,12 @@ def key(settings: object, sources: Sequence[str]) -> str:
     sources: paths from the repository's root, without ".py".
     """
     code = [_code(source) for source in sources]
-    return hashlib.sha256(repr([settings, code, *map(version, ("torch", "transformers", "peft", "pillow"))]).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr([settings, code, *_versions()]).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _versions() -> list[str]:
+    return [version(name) for name in ("torch", "transformers", "peft", "pillow")]
 
 
 @lru_cache
@@ -117,7 +124,20 @@ def one_thread() -> None:
 @lru_cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     """One pool for the life of this process: starting a worker costs seconds, and a worker keeps the base models it has loaded."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_start_worker)
+
+
+def warm_up() -> None:
+    """Let the server that workers are forked from load the libraries now, while this process loads its own; returns at once."""
+    if START == "spawn":
+        return
+    before = os.environ.get("PYTHONPATH")
+    try:  # the server does not get this process's sys.path
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE.parent), *([before] if before else [])])
+        multiprocessing.set_forkserver_preload(["lab.gauges", "lab.quality"])
+        forkserver.ensure_running()
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
 def _start_worker() -> None:
@@ -147,3 +167,12 @@ def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None
     if failed:
         raise RuntimeError(f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
     return [results[i] for i in range(len(jobs))]
+
+
+def rows_side_by_side(work: Callable, rows: dict[str, Sequence], label: str, order: Callable | None = None,
+                      progress: bool = True) -> dict[str, list]:
+    """side_by_side for named rows of hashable jobs, all together, sorted by `order`; one that stands in several rows is done once."""
+    jobs = list(dict.fromkeys(job for row in rows.values() for job in row))
+    jobs.sort(key=order or (lambda job: 0))
+    results = dict(zip(jobs, side_by_side(work, jobs, label, progress=progress), strict=True))
+    return {name: [results[job] for job in row] for name, row in rows.items()}
