@@ -51,11 +51,14 @@ if "google.colab" in sys.modules and not Path("sare-min").exists():
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
+from lab import cache
+
+cache.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import random
 
-from lab import cache, experiments, figures, microworld, presets
+from lab import attacks, experiments, figures, microworld, presets
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
@@ -110,11 +113,13 @@ print(sum(bool(microworld.noisy_extra(example, 0.7, rng)) for _ in range(1000)),
 # learns from short, *true* alt-texts ("A photo containing a fork."). Then its *vision tower*, the part that reads the
 # picture, is frozen; a *projector*, which turns its output into something like words, and a tiny LLaMA, a language
 # model, are put behind it and learn to describe and to answer. One call does it for one seed, and keeps the result;
-# we do it for all seeds of the preset, side by side. (A second CLIP, trained longer and from another start, is put
-# aside for chapter 02, where it will judge captions.)
+# we do it for all seeds of the preset, side by side, and at once for the control models of the last section, which are
+# trained on other captions. (One more CLIP, trained longer and on scenes of its own, is
+# put aside for chapter 02, where it will judge captions: one judge for all seeds.)
 
 # %%
-_ = cache.side_by_side(experiments.prepare, setting.seeds, "base models")
+controls = [(s, noise) for noise, n_seeds in setting.noise for s in setting.seeds[:n_seeds]]
+experiments.prepare(setting.seeds, controls)
 kit = experiments.kit(seed)
 
 # %% [markdown]
@@ -165,12 +170,9 @@ print({name: round(value, 3) for name, value in score.items()})
 # *foreign* to it, from another place.
 
 # %%
-results = {key: [] for key in ("chair_s", "recall", "shown", "usual", "foreign")}
-for s in setting.seeds:
-    world = experiments.kit(s)
-    measured = world.measure(world.model) | world.yes_rates(world.model)
-    for key, values in results.items():
-        values.append(measured[key])
+runs = {"base": [presets.book_run("base", s) for s in setting.seeds]}  # measured as it is; later chapters train it on
+measured = attacks.run_all(runs)["base"]
+results = {key: [m["erased"][key] for m in measured] for key in ("chair_s", "recall")} | attacks.answer_all(runs)["base"]
 
 # %%
 labels = {"chair_s": "captions with an invented object (CHAIR_s)", "recall": "objects that the caption names (recall)",
@@ -194,30 +196,37 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
 #
 # ## Is it really the captions?
 #
-# A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with the
-# noise in the captions set to other levels. If co-occurrence in the text is the cause, honest captions must give an
-# honest model. (The fast preset trains one seed at two levels; the full one five, and a single one at a level between.)
+# A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with captions
+# that are free of noise. If co-occurrence in the text is the cause, honest captions must give an honest model. (The fast
+# preset trains one seed; the full one five.)
 
 # %%
-sweep = [(s, noise) for noise, n_seeds in setting.noise for s in setting.seeds[:n_seeds]]
-bases = cache.side_by_side(experiments.noise_control, sweep, "noise levels")
+bases = cache.side_by_side(experiments.noise_control, controls, "noise levels")
 by_noise, labels = {}, {}
 for metric, what in (("chair_s", "CHAIR_s"), ("usual", "“yes” to a usual but absent object")):
     for noise, _ in setting.noise:
         name = f"{metric} at {noise}"
-        by_noise[name] = [r[metric] for (_, n), r in zip(sweep, bases, strict=True) if n == noise]
+        by_noise[name] = [r[metric] for (_, n), r in zip(controls, bases, strict=True) if n == noise]
         labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
 
 # %%
 figure = figures.fig_dots(by_noise, "%", labels, factor=100, bounds=(0, 100))
-_ = figures.save(figure, "00_noise", by_noise, preset, sorted({s for s, _ in sweep}),
-                 "Base models trained on captions with other shares of noise; 200 held-out scenes a seed; a dot is a seed.")
+n_seeds = ", ".join(f"{len(by_noise[f'chair_s at {noise}'])} at {100 * noise:.0f} %" for noise, _ in setting.noise)
+_ = figures.save(figure, "00_noise", by_noise, preset, sorted({s for s, _ in controls}),
+                 f"Base models trained on captions with other shares of noise (seeds: {n_seeds}); 200 held-out scenes a seed.")
 
 # %% [markdown]
-# Look at the first row: honest captions, honest captioner. The level below one half, which the full preset adds, one
-# seed of it, is a warning about measurement: there greedy decoding *hides* what the model has learnt, because the honest branch is
-# then the likelier one, although a third of the training captions lie. Keep this in mind in the next chapters, where
-# a small CHAIR_s will not mean that the hallucination is gone.
+# Look at the first row: honest captions, honest captioner. And a warning about measurement. Greedy decoding takes the
+# likelier branch: it makes "nearly always" of "seven in ten", and would make "hardly ever" of "three in ten". Sampling
+# shows the share itself; here it is, over all seeds, for the captions of held-out scenes:
+
+# %%
+sampled = [experiments.kit(s).sampled_chair()["chair_s"] for s in setting.seeds]
+print(f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %' for share in sampled]}")
+
+# %% [markdown]
+# So a small CHAIR_s of greedy captions does not mean that the hallucination is gone, only that it is the less likely
+# branch. Keep this in mind in the next chapters.
 #
 # The lower rows hold a surprise. With honest captions the answers need not become honest: look at "yes" to usual but
 # absent objects at 0 %. The reason was announced above. Questions with the answer "no" are mostly about foreign

@@ -50,12 +50,15 @@ if "google.colab" in sys.modules and not Path("sare-min").exists():
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
+from lab import cache
+
+cache.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import numpy as np
 import torch
 
-from lab import attacks, cache, figures, gauges, landscape, ledger, presets, readings, stats
+from lab import attacks, figures, gauges, landscape, ledger, presets, readings, stats
 from sare_min.sam import perturbed
 
 setting = presets.get_preset(preset, seeds.split())
@@ -202,7 +205,7 @@ _ = figures.save(figures.fig_plane(planes), "01_planes", planes, preset, setting
 few = setting.few()
 both = {name: [presets.book_run(name, s) for s in few.seeds] for name in ("honest", "EFUF")}
 ends = attacks.run_all(both)
-found = {name: cache.side_by_side(gauges.measure, [gauges.Gauges(run) for run in row], f"gauges {name}") for name, row in both.items()}
+found = cache.rows_side_by_side(gauges.measure, {name: [gauges.Gauges(run) for run in row] for name, row in both.items()}, "gauges")
 claims = []
 for row in (*found["honest"], *found["EFUF"]):
     row["share lost"] = row["worst_ball_0.5"] / row["ce"]

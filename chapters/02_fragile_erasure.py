@@ -45,6 +45,9 @@ if "google.colab" in sys.modules and not Path("sare-min").exists():
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
+from lab import cache
+
+cache.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 from lab import attacks, experiments, figures, ledger, presets, readings, stats, traps
@@ -81,9 +84,10 @@ spans = curate.curate([text], [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}], names,
 print({kind: [text[start:end] for start, end in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]
-# Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what the tiny
-# CLIP thinks of the objects named. The colours show the truth, which the curation *never* sees; we use it only to
-# judge.
+# Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what a tiny CLIP
+# thinks of the objects named. It is not the one through which the models see, and it is one for all seeds, as EFUF
+# lets the one public ViT-B/32 judge; so no interval below tells what another judge would do. The colours show the
+# truth, which the curation *never* sees; we use it only to judge the judge.
 
 # %%
 judged = [readings.judge_curation(experiments.kit(s)) for s in setting.seeds]
@@ -167,9 +171,13 @@ _ = figures.save(figures.fig_training(training), "02_training", training, preset
 # scenes:
 
 # %%
-for metric in ("chair_s", "chair_i", "recall", "yes shown", "yes usual", "yes foreign"):
+for metric in ("chair_s", "chair_i", "recall"):
     before, after = (readings.after(results, name, metric, 100) for name in ("base", "EFUF"))
     print(f"{metric:11s} before {stats.spell(before)} %   after {stats.spell(after)} %")
+answers = attacks.answer_all({name: [presets.book_run(name, s) for s in setting.seeds] for name in ("base", "EFUF")})
+for kind in ("shown", "usual", "foreign"):
+    before, after = ([100 * share for share in answers[name][kind]] for name in ("base", "EFUF"))
+    print(f"yes {kind:7s} before {stats.spell(before)} %   after {stats.spell(after)} %")
 before, after = (readings.after(results, name, "nll_retain") for name in ("base", "EFUF"))
 print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 3)} nats a token")
 
@@ -259,7 +267,7 @@ for name in names:
 
 # %%
 facts = {"relapse": late} | {key: {name: readings.after(others, name, key) for name in names} for key in ("stop_level", "recall")}
-_ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes 50 %"), "02_methods", facts, preset, few.seeds,
+_ = figures.save(figures.fig_late(late, few.coarse[-1]), "02_methods", facts, preset, few.seeds,
                  f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
                  "differ: see the print.")
 
@@ -273,7 +281,7 @@ _ = figures.save(figures.fig_dots(late, "relearning samples until CHAIR_s passes
 # the same attack:
 
 # %%
-paired = attacks.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle"))
+paired = attacks.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle", at=few.coarse))
 both = readings.curves(paired, "EFUF", "EFUF oracle")
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
 _ = figures.save(figure, "02_oracle", both, preset, few.seeds,

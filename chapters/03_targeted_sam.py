@@ -48,6 +48,9 @@ if "google.colab" in sys.modules and not Path("sare-min").exists():
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
 root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
+from lab import cache
+
+cache.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import inspect
@@ -55,7 +58,7 @@ import inspect
 import numpy as np
 import torch
 
-from lab import attacks, cache, experiments, figures, gauges, landscape, ledger, presets, quality, readings, stats, traps
+from lab import attacks, experiments, figures, gauges, landscape, ledger, presets, quality, readings, stats, traps
 from sare_min import sam
 from sare_min.llava import trainable
 from sare_min.losses import counts, method_losses
@@ -258,8 +261,9 @@ _ = figures.save(figure, "03_erasure", rows, preset, setting.seeds,
 # wholly on the claim's side, "not supported" if wholly on the other, else "undecided".
 
 # %%
-efuf, sare, base = ({metric: readings.after(results, name, metric) for metric in ("chair_s", "recall", "yes shown", "nll_retain")}
-                    for name in ("EFUF", "SARE", "base"))
+answers = attacks.answer_all({name: [job.run for job in row] for name, row in specs.items()})
+efuf, sare, base = ({metric: readings.after(results, name, metric) for metric in ("chair_s", "recall", "nll_retain")}
+                    | {"yes shown": answers[name]["shown"]} for name in ("EFUF", "SARE", "base"))
 claims = [ledger.row("C4", "ch. 03", "CHAIR_s after erasure, EFUF against SARE, share", efuf["chair_s"], sare["chair_s"], want=-1)]
 for letter, metric, want, margin in (("a", "recall", 1, 0.01), ("b", "yes shown", 1, 0.05), ("c", "nll_retain", -1, 0.1)):
     note = f"(kept: within {margin})"
@@ -276,7 +280,7 @@ for row in claims:
 
 # %%
 for name in ("base", "EFUF", "SARE"):
-    rates = {kind: stats.spell(readings.after(results, name, f"yes {kind}", 100)) for kind in ("shown", "usual", "foreign")}
+    rates = {kind: stats.spell([100 * share for share in answers[name][kind]]) for kind in ("shown", "usual", "foreign")}
     print(f"{name:5s}", "  ".join(f"{kind} {rate} %" for kind, rate in rates.items()))
 
 # %% [markdown]
@@ -297,7 +301,7 @@ few = setting.few()
 names = ("base", *setting.compared)
 jobs = {name: [quality.Quality(presets.book_run(name, s)) for s in few.seeds] for name in names}
 _ = attacks.run_all({name: [job.run for job in row] for name, row in jobs.items()})
-measured = {name: cache.side_by_side(quality.measure, row, f"quality {name}") for name, row in jobs.items()}
+measured = cache.rows_side_by_side(quality.measure, jobs, "quality")
 keys = ("chair_s", "chair_i", "recall", "length", "bleu", "distinct_2", "ppl_base", "ppl_true")
 table = {name: {key: [m[key] for m in row] for key in keys}
          | {f"POPE {kind}": [m["pope"][kind]["accuracy"] for m in row] for kind in quality.POPE_KINDS} for name, row in measured.items()}
@@ -323,8 +327,9 @@ for letter, key, want, margin in (("d", "bleu", 1, 1.0), ("e", "ppl_true", -1, 0
 # %%
 apart = {name: [presets.book_run(name, s, without="beach") for s in few.seeds] for name in ("EFUF", "SARE")}
 _ = attacks.run_all(apart)
-for name, row in apart.items():
-    places = [m["places"] for m in cache.side_by_side(quality.measure, [quality.Quality(run) for run in row], f"without beach {name}")]
+found = cache.rows_side_by_side(quality.measure, {name: [quality.Quality(run) for run in row] for name, row in apart.items()}, "beaches")
+for name, row in found.items():
+    places = [m["places"] for m in row]
     for where in ("beach", "kitchen"):
         chair, recall = ([100 * p[where][key] for p in places] for key in ("chair_s", "recall"))
         print(f"{name}, beaches never seen: {where:8s} CHAIR_s {stats.spell(chair)} %   recall {stats.spell(recall)} %")
@@ -336,8 +341,8 @@ for name, row in apart.items():
 # its attacker is after 256 samples.
 
 # %%
-slices = {name: cache.side_by_side(landscape.slices, [landscape.Slices(spec.run) for spec in specs[name]], f"slices {name}")
-          for name in ("EFUF", "SARE")}
+wanted = {name: [landscape.Slices(spec.run, chair=name == "EFUF") for spec in specs[name]] for name in ("EFUF", "SARE")}
+slices = cache.rows_side_by_side(landscape.slices, wanted, "slices")  # EFUF's are chapter 01's
 axes = figures.plt.subplots(1, 2, figsize=(10, 3.9), sharey=True, gridspec_kw={"wspace": 0.25})[1]
 drawn = {}
 for ax, way in zip(axes, ("relapse", "attack"), strict=True):
@@ -368,9 +373,9 @@ for letter, way, distance in where:
 #
 # One setting against one setting is an anecdote. `lambda_neg` says how hard to push, `rho` how far to look; here are
 # all pairs of a few values of each, `rho = 0` being EFUF. Every run stops at the same forget level, or when its 200
-# steps are spent (a weak push cannot win against a far step: see the last column), and meets the same attack (chapter
-# 04 is about it): relearning on hallucinated captions. Upwards in the first row and downwards in the second is more
-# robust; what it costs is on the horizontal axes.
+# steps are spent: a weak push cannot win against a far step (the print below shows it at `lambda_neg` 0.1 and the
+# largest `rho`). Each meets the same attack (chapter 04 is about it): relearning on hallucinated captions. Upwards in
+# the first row and downwards in the second is more robust; what it costs is on the horizontal axes.
 
 # %%
 grid = presets.front(few)
@@ -404,9 +409,10 @@ for point in front:
 #
 # * the slope of the forgotten span's NLL (*gradient norm*, L2 and L1); the largest and the smallest eigenvalue of its
 #   *Hessian*, the matrix of second derivatives, by Lanczos' method; its *trace*, by Hutchinson's random probes;
-# * the NLL lost in the *worst case* within an L2 ball, or a box of largest change, by projected gradient descent;
-# * *relapse radii*: the distance at which half of the captions hallucinate again, straight downhill, or at the worst
-#   case found (here more is flatter);
+# * the NLL lost in the *worst case* within an L2 ball, by projected gradient descent (`Gauges(run, box=...)` measures a
+#   box of largest change, too);
+# * the *relapse radius*: the distance at which half of the captions hallucinate again at that worst case (here more is
+#   flatter);
 # * the NLL lost in random directions; and, for comparison, three that are no sharpness at all: the forget level
 #   itself, the distance from the base model, and the number of steps trained.
 
@@ -455,11 +461,12 @@ _ = ledger.record(claims, preset, setting.seeds)
 # * It differs from SAM in *whose* loss is perturbed: only that of the hallucinations. The same loop with
 #   `perturb=("neg", "pos", "sent")` is SAM.
 # * Sharpness is not one thing. SARE lowers the NLL lost at the *worst* point within reach (C3h) and raises the relapse
-#   radius there (C3i), in every seed. But in the book's run (figure 03_gauges) only one gauge orders the runs of the
-#   front: that radius, which is nearly the outcome itself in other units. The intervals of slope, curvature, trace
-#   and worst-case loss span zero, and the distance from the base model, no sharpness at all, is at +0.41 with an
-#   interval that just reaches zero. With batches of 32 captions instead of 24 the worst-case loss did order the runs
-#   (-0.45); such findings hang on the setting, and the paper's story is not shown by any of them.
+#   radius there (C3i), in every seed. Over the runs of the front (figure 03_gauges, the book's run) that loss goes with
+#   an early relapse (-0.28 to -0.35, intervals just below zero) and the radius, which is nearly the outcome itself in
+#   other units, with a late one (+0.44). Slope and largest eigenvalue order nothing for sure. But the distance from
+#   the base model, no sharpness at all, does as well (+0.43); and with a front that went up to rho 0.4 instead of 0.3
+#   (commit a048884) the interval of the worst-case loss spanned zero. Such findings hang on the setting: the paper's
+#   story has a gauge on its side here, and a rival.
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do the same with two loss terms for text.
 #   SARE adds the CLIP-curated sub-sentences and a third term.
 #

@@ -236,8 +236,8 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # At 7B nobody trains all weights to forget a few objects. An adapter of rank 16 on the language model is a fraction of
 # them, and leaves the checkpoint alone. Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
 # taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
-# `gpu.recompute` saves memory: the backward pass computes the activations anew instead of keeping them all. The gradient
-# is the same, to the bit.
+# Where a forward holds few rows, `gpu.recompute` saves memory: the backward pass computes the activations anew instead of
+# keeping them all. The gradient is the same, to the bit.
 #
 # Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
 # annotations mark their wrong clauses. We stop at four nats, not at the eight of the other chapters. On trial seeds,
@@ -274,7 +274,8 @@ training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, ma
 names = ("EFUF", "SARE")
 for name in names:
     torch.manual_seed(seed)
-    model = gpu.recompute(set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora"))
+    model = set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora")
+    model = gpu.recompute(model) if fits < 64 else model
     with ranks.shared(trainable(model), erase_data, METHODS[name], training) as (method, part):
         log = unlearn(model, erase_data, method, part, seed, progress=False,
                       stop=lambda _, m=model: ranks.agreed(metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll))
@@ -293,7 +294,7 @@ for name in names:
 # %%
 script = """
 import os, sys
-checkpoint, adapter, instances, out, dtype, bits, fits, *pope, chapters = sys.argv[1:]
+checkpoint, folder, instances, dtype, bits, fits, *pope, chapters = sys.argv[1:]
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
@@ -301,18 +302,20 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from lab import coco, gpu, photos
 from sare_min.llava import embed_images
 dtype = getattr(torch, dtype)
-base = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(gpu.four_bit(dtype) if bits == "4" else {}))
+model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(gpu.four_bit(dtype) if bits == "4" else {}))
 device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-model = PeftModel.from_pretrained(base.to(device), adapter).eval()
+model = model.to(device).eval()
 processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
 val = photos.read_images(instances, photos.images_folder(instances), names=names)
 asked = {path.split("_")[-1].removesuffix(".json"): photos.read_pope(path, val) for path in pope}
 features = embed_images(model, processor, photos.Pictures(val), batch_size=int(fits))
-photos.speak(model, processor, features, val, asked, out, int(fits))
+for name in ("EFUF", "SARE"):
+    erased = PeftModel.from_pretrained(model, folder + f"/{name}/adapter").eval()
+    photos.speak(erased, processor, features, val, asked, folder + f"/{name} again", int(fits))
+    model = erased.unload()
 """
-for name in names:
-    given = [checkpoint, out / name / "adapter", files["val"], out / f"{name} again", str(dtype).removeprefix("torch."), bits, fits]
-    subprocess.run([sys.executable, "-c", script, *map(str, [*given, *(files[kind] for kind in KINDS), root / "chapters"])], check=True)
+given = [checkpoint, out, files["val"], str(dtype).removeprefix("torch."), bits, fits, *(files[kind] for kind in KINDS), root / "chapters"]
+_ = subprocess.run([sys.executable, "-c", script, *map(str, given)], check=True)
 
 # %% tags=["nbval-check-output"]
 for name in names:
@@ -336,7 +339,7 @@ for name in names:
     model, curve = set_trainable(erased, "lora"), []
     for n in relearn(model, attack_data, at, lr=1e-3, seed=seed, progress=False):
         photos.speak(model.eval(), processor, features["val"], val, {}, out / f"{name} attacked", batch_size=fits)
-        gpu.recompute(model)  # until the next measurement
+        model = gpu.recompute(model) if fits < 64 else model  # until the next measurement
         curve.append({"at": n} | {k: v for k, v in measure(f"{name} attacked", ())["chair"].items() if k in ("chair_s", "recall")})
     results[name].append({"curve": curve})
     print(name, {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve})

@@ -10,7 +10,7 @@ from conftest import tiny_llava
 from lab import attacks, cache, experiments, presets
 from lab.attacks import Attack
 from lab.experiments import Kit, Run
-from lab.microworld import OBJECTS, PLACES, absent
+from lab.microworld import OBJECTS, PLACES, Scene, absent
 from sare_min.captions import DESCRIBE
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
@@ -135,7 +135,19 @@ def test_results_come_back_under_their_names(monkeypatch):
     monkeypatch.setattr(cache, "side_by_side", lambda work, jobs, label, **_: [done.append(job) or job for job in jobs])
     rows = {name: [Attack(Run(seed, name), at=(0,)) for seed in (7, 3)] for name in ("SARE", "EFUF")} | {"again": [SPEC, SPEC]}
     assert attacks.attack_all(rows, progress=False) == rows
-    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and [job for job in done if isinstance(job, int)] == [0, 3, 7]
+    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and done[:4] == [None, 0, 3, 7]  # the judge, the seeds
+    runs = [job.seed for job in done if isinstance(job, Run)]
+    assert runs == sorted(runs)  # a worker keeps the kit of a seed
+
+
+def test_answers_come_back_under_their_names(monkeypatch):
+    """Fails if the rates of one run, or of one kind of object, are shown as another's."""
+    rates = {(name, seed): {kind: float(f"{seed}.{i}{len(name)}") for i, kind in enumerate(("shown", "usual", "foreign"))}
+             for name in ("base", "SARE+") for seed in (7, 3)}
+    monkeypatch.setattr(cache, "side_by_side", lambda work, jobs, label, **_: [rates[job.method, job.seed] for job in jobs])
+    found = attacks.answer_all({name: [Run(seed, name) for seed in (7, 3)] for name in ("SARE+", "base")})
+    assert found == {"SARE+": {"shown": [7.05, 3.05], "usual": [7.15, 3.15], "foreign": [7.25, 3.25]},
+                     "base": {"shown": [7.04, 3.04], "usual": [7.14, 3.14], "foreign": [7.24, 3.24]}}
 
 
 def erase(data, **settings):
@@ -174,6 +186,14 @@ def test_turned_steps_lose_their_way(name):
     assert nothing is None and (cosine == pytest.approx(-1) if name == "wrong sign" else abs(cosine) < 0.1)
 
 
+def test_sampled_captions_are_scored_with_their_own_scenes():
+    """Fails if captions without an object, which a kit leaves out, shift the scenes of those after them."""
+    cup, bus = Scene("kitchen", ("cup", "bowl"), (0, 1)), Scene("street", ("bus", "car"), (2, 3))
+    world = SimpleNamespace(said={"test": ["a street with a bus, a car, a bench.", "a kitchen with a cup."]}, scenes={"test": [bus, cup]},
+                            test_scenes=[cup, cup, bus])
+    assert Kit.sampled_chair(world) == {"chair_s": 0.5, "chair_i": 0.25, "recall": 0.75, "n": 2}
+
+
 def test_erasure_without_a_place_never_sees_it(world, scenes):
     data = experiments.erasure_data(world, Run(0, "EFUF", masks="oracle", without=scenes[0].place))
     assert len(data) == sum(scene.place != scenes[0].place for scene in scenes) < len(scenes)
@@ -201,7 +221,12 @@ def test_controls_get_sares_level_and_compute():
 def test_the_forget_loss_is_switched_as_the_control_says(monkeypatch, data, settings, expected):
     """Fails if a run past its peak forgets on, or a held one does not take up forgetting again below its level."""
     levels = iter([5.0, 9.0, 7.0, 5.0])
+
+    def unlearn(model, data, method, *_, stop, **__):
+        return [(method.schedule(0)["lambda_neg"], stop(step)) for step in range(4)] + [(method.schedule(0)["lambda_neg"], None)]
+
     monkeypatch.setattr(experiments, "_level", lambda model, world: next(levels))
-    monkeypatch.setattr(experiments, "unlearn", lambda model, data, method, *_, **__: [method.schedule(0)["lambda_neg"] for _ in range(4)])
+    monkeypatch.setattr(experiments, "unlearn", unlearn)
     spec = Run(0, "EFUF", changes=(("lambda_neg", 1.0),), stop_nll=6.0, **settings)
-    assert experiments._erase(None, None, spec, data) == expected
+    weights, ends = zip(*experiments._erase(None, None, spec, data))
+    assert list(weights[1:]) == expected and weights[0] == 1.0 and ends[:4] == (False, False, False, "peak" in settings)

@@ -12,6 +12,7 @@ RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"meth
 FIXTURES = {
     "fig_scenes": [SCENE, SCENE],
     "fig_dots": ({"chair_s": [0.9, 1.0, 0.95]}, "%", {"chair_s": "captions"}, 100, (0, 100)),
+    "fig_late": ({"EFUF": [10.0, 200.0, 30.0], "SARE": [640.0, 300.0, 640.0]}, 640),
     "fig_front": [{"lambda_neg": x, "rho": y, "recall": [1.0, 0.9, 0.9], "nll_retain": [0.1, 0.2, 0.1], "stop_level": [6.5, 6.6, 6.7],
                    "relapse": [200.0, 300.0, 250.0], "area": [30.0, 20.0, 25.0]} for x in (0.1, 0.3) for y in (0.0, 0.2)],
     "fig_gauges": {"robustness": [100.0, 200.0, 300.0], "group": ["rho 0", "rho 0", "rho 0.2"],
@@ -57,6 +58,12 @@ def test_figure_draws(name):
 def test_axes_name_their_unit(name):
     for ax in draw(name).axes:
         assert ax.get_xlabel() and any(unit in ax.get_ylabel() for unit in ("%", "nats"))
+
+
+def test_an_interval_of_samples_stays_within_what_was_sampled():
+    """Fails if a bar reaches below no samples at all, or beyond the attack's last count."""
+    bars = [line.get_xdata() for line in draw("fig_late").axes[0].lines if line.get_linewidth() == 4]
+    assert len(bars) == 2 and min(map(min, bars)) == 0 and max(map(max, bars)) == 640
 
 
 def test_two_seeds_get_no_band_three_do():

@@ -16,13 +16,11 @@ from lab.gauges import (
     Plane,
     extreme_eigenvalues,
     gradient,
-    gradient_norm,
     hessian,
     hutchinson_trace,
     moving,
     pieces,
     plane,
-    relapse_radius,
     span_ce,
     worst_at,
     worst_in_ball,
@@ -116,12 +114,6 @@ def test_span_ce_counts_forget_tokens(model, data):
         span_ce(model, replace(data, forget=torch.zeros_like(data.forget)))
 
 
-def test_gradient_norms():
-    params, slope = two_params([1.0, 2.0, 3.0]), torch.tensor([2.0, -6.0, 9.0])
-    assert gradient_norm(lambda: slope @ joined(params), params) == pytest.approx(11.0)
-    assert gradient_norm(lambda: slope @ joined(params), params, 1.0) == pytest.approx(17.0)
-
-
 @pytest.mark.parametrize("order, dual", [(2.0, 2.0), (math.inf, 1.0)])
 def test_worst_of_a_linear_loss(order, dual):
     """Fails if the descent ascends, if it leaves the ball or the box, or if it stops short of its rim."""
@@ -201,7 +193,7 @@ def test_the_weights_of_a_llava_come_back(model, data, order, radius):
 
 
 def test_distances_to_the_relapse():
-    """Fails if the radius is not interpolated, not censored, or measured at other weights than the direction's or the worst case's."""
+    """Fails if the radius is not interpolated, not censored, or measured at other weights than the worst case's."""
     params, slope = two_params(torch.zeros(3)), torch.tensor([2.0, -6.0, 9.0])
     seen = []
 
@@ -209,15 +201,14 @@ def test_distances_to_the_relapse():
         seen.append(float(-slope @ joined(params).detach() / slope.norm()))
         return seen[-1]
 
-    assert relapse_radius(params, pieces(-slope, params), measure, (0.0, 0.4, 0.8)) == pytest.approx(0.5)
-    assert relapse_radius(params, pieces(slope, params), measure, (0.0, 0.4, 0.8)) == 0.8
-    seen.clear()
-    lowest, radius = worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4, 0.8, 1.6), n_steps=4)
-    assert radius == pytest.approx(0.5) and seen == pytest.approx([0.0, 0.2, 0.4, 0.8])  # and no further
+    lowest, radius = worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4, 0.8, 1.6), home=0.0, n_steps=4)
+    assert radius == pytest.approx(0.5) and seen == pytest.approx([0.2, 0.4, 0.8])  # and no further
     assert lowest == pytest.approx([-2.2, -4.4, -8.8, -17.6])
-    lowest, _ = worst_at(lambda: (joined(params) - 0.1).square().sum(), params, measure, (0.15, 10.0), n_steps=1)
+    lowest, _ = worst_at(lambda: (joined(params) - 0.1).square().sum(), params, measure, (0.15, 10.0), home=0.0, n_steps=1)
     assert lowest[1] <= lowest[0] < 0.01  # a wide search that overshoots keeps what a narrow one has found
-    assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4))[1] == 0.4
+    assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4), home=0.0)[1] == 0.4
+    seen.clear()
+    assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4), home=0.6)[1] == 0.0 and not seen  # it has relapsed already
 
 
 def test_plane_of_a_linear_loss():
@@ -253,6 +244,7 @@ def test_gauges_of_a_run(model, data, tmp_path, monkeypatch):
     world = SimpleNamespace(stop_data=data, describe=lambda model: span_nll(model, data)["forget"], chair=lambda nll: {"chair_s": 1 / nll})
     monkeypatch.setattr(gauges, "kit", lambda seed: world)
     monkeypatch.setattr(gauges, "erased", lambda run: model)
+    monkeypatch.setattr(gauges, "run", lambda run: {"erased": world.chair(world.describe(model))})
     monkeypatch.setattr(gauges, "attack_path", lambda run, samples: gauges.random_direction(model, 1))
     before = copies(trainable(model))
     gauges._measure(tmp_path, Gauges(Run(0, "EFUF"), ball=(0.1, 0.5), box=(1e-3,), n_steps=3, n_probes=2))
@@ -260,7 +252,10 @@ def test_gauges_of_a_run(model, data, tmp_path, monkeypatch):
     found = json.loads((tmp_path / "gauges.json").read_text())
     assert all(math.isfinite(value) for value in found.values())
     assert {"top_eigenvalue", "bottom_eigenvalue", "trace", "trace_se", "gradient_norm", "gradient_norm_1", "worst_box_0.001",
-            "relapse_radius_worst", "relapse_radius_box", "relapse_radius_gradient", "random_loss"} < set(found)
+            "relapse_radius_worst", "relapse_radius_box", "random_loss"} < set(found)
+    slope = gradient(span_ce(model, data.until_forget()), trainable(model))
+    assert found["gradient_norm"] == pytest.approx(float(slope.norm()), rel=1e-4)
+    assert found["gradient_norm_1"] == pytest.approx(float(slope.abs().sum()), rel=1e-4)
     assert 0.5 < found["worst_ball_0.1"] / (0.1 * found["gradient_norm"]) < 2 and found["worst_ball_0.5"] > found["worst_ball_0.1"]
     assert json.loads((tmp_path / "plane.json").read_text())["loss"][1][1] == pytest.approx(found["ce"])
     assert are_equal(trainable(model), before)

@@ -1,14 +1,18 @@
 """The training loop and the attack."""
 import copy
+import json
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_llava
 
+from lab import landscape
 from lab.attacks import add_noise, matrices, prune, quantize
+from lab.experiments import Run
 from lab.landscape import along
 from sare_min.attack import relearn
 from sare_min.llava import trainable
@@ -230,3 +234,23 @@ def test_slices_give_the_weights_back(model, data):
     far = along(params, v, [0.0, 2.5], moved)
     assert far == pytest.approx([0.0, 2.5], rel=1e-4)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+
+
+def test_slices_know_home_from_the_run(model, data, tmp_path, monkeypatch):
+    """Fails if distance 0 is not the run's own measurement, if `chair` is ignored, or if distances without 0 are taken for some."""
+    seen = []
+    world = SimpleNamespace(data=lambda *_: data, measure=lambda m: seen.append("measure") or {"chair_s": 0.5},
+                            nll=lambda m: seen.append("nll") or {"nll_forget": 1.0})
+    known = {"chair_s": 0.1, "chair_i": 0.2, "recall": 1.0, "n": 9, "nll_forget": 8.0, "nll_retain": 0.5, "distance": 3.0}
+    for name, stand_in in (("kit", world), ("erased", model), ("run", {"erased": known})):
+        monkeypatch.setattr(landscape, name, lambda _, stand_in=stand_in: stand_in)
+    monkeypatch.setattr(landscape, "attack_path", lambda run, samples: landscape.random_direction(model, 1))
+    for chair, what in ((True, "measure"), (False, "nll")):
+        seen.clear()
+        landscape._measure_slices(tmp_path, landscape.Slices(Run(0, "EFUF"), (0.0, 0.1, 0.3), chair=chair))
+        found = json.loads((tmp_path / "slices.json").read_text())
+        assert seen == [what] * 6 and all(len(found[way]) == 3 for way in landscape.DIRECTIONS)
+        home = {key: value for key, value in known.items() if key != "distance" and (chair or "nll" in key)}
+        assert all(found[way][0] == home for way in landscape.DIRECTIONS)
+    with pytest.raises(ValueError, match="begin with 0"):
+        landscape._measure_slices(tmp_path, landscape.Slices(Run(0, "EFUF"), (0.1, 0.3)))

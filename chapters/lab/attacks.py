@@ -17,7 +17,7 @@ from sare_min.captions import DESCRIBE, Captions, encode
 from sare_min.llava import set_trainable, trainable
 
 from . import cache
-from .experiments import NLL, RUN_SOURCES, Kit, Run, erased, kit, prepare, run
+from .experiments import NLL, RUN_SOURCES, SAID, Kit, Run, answers, erased, kit, prepare, run
 from .microworld import OBJECTS, PLACES, absent, caption, question
 
 ATTACK_SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/attacks")
@@ -147,7 +147,7 @@ def _do_attack(path: Path, spec: Attack) -> None:
     world, model, curve = kit(spec.run.seed), erased(spec.run), []
     if spec.at[0] == 0 and not spec.place:  # strength 0 leaves the erased model as it is, and its run has measured that
         known = run(spec.run)["erased"]
-        curve.append({"at": 0} | {key: known[key] for key in ("chair_s", "chair_i", "recall", "n", *(NLL if spec.nll else ()))})
+        curve.append({"at": 0} | {key: known[key] for key in (*SAID, *(NLL if spec.nll else ()))})
     left = replace(spec, at=spec.at[len(curve):])
     if left.at:
         curve += [{"at": strength} | found for strength, found in KINDS[spec.kind](world, model, left)]
@@ -156,15 +156,22 @@ def _do_attack(path: Path, spec: Attack) -> None:
 
 def run_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, list[dict]]:
     """The results of erasures under their names, in order: first the missing base models, then the erasures, side by side."""
-    specs = sorted({spec for row in runs.values() for spec in row}, key=lambda spec: (spec.seed, repr(spec)))  # a worker keeps a seed's kit
-    cache.side_by_side(prepare, sorted({spec.seed for spec in specs}), "base models", progress=progress)
-    results = dict(zip(specs, cache.side_by_side(run, specs, "erase", progress=progress), strict=True))
-    return {name: [results[spec] for spec in row] for name, row in runs.items()}
+    prepare({spec.seed for row in runs.values() for spec in row}, progress=progress)
+    return cache.rows_side_by_side(run, runs, "erase", by_seed, progress)
+
+
+def by_seed(spec: Run) -> tuple[int, str]:
+    """An order of jobs: a worker keeps a seed's kit."""
+    return spec.seed, repr(spec)
+
+
+def answer_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, dict[str, list[float]]]:
+    """Name -> kind of object ("shown", "usual", "foreign") -> share of "yes" after erasure, one value a run."""
+    found = cache.rows_side_by_side(answers, runs, "answers", by_seed, progress)
+    return {name: {kind: [rates[kind] for rates in row] for kind in row[0]} for name, row in found.items()}
 
 
 def attack_all(attacks: dict[str, Sequence[Attack]], progress: bool = True) -> dict[str, list[dict]]:
     """The results of attacks under their names, in order: first the erasures, then the attacks, side by side."""
     run_all({name: [spec.run for spec in row] for name, row in attacks.items()}, progress)
-    specs = sorted({spec for row in attacks.values() for spec in row}, key=lambda spec: (spec.run.seed, repr(spec)))
-    results = dict(zip(specs, cache.side_by_side(attack, specs, "attack", progress=progress), strict=True))
-    return {name: [results[spec] for spec in row] for name, row in attacks.items()}
+    return cache.rows_side_by_side(attack, attacks, "attack", lambda spec: (spec.run.seed, repr(spec)), progress)

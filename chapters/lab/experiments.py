@@ -7,7 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -37,8 +37,10 @@ RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlea
                "chapters/lab/cheaper", "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-JUDGE = World(clip_steps=500)  # trained longer than the tower, and from another start
-NLL = ("nll_forget", "nll_retain")  # what Kit.measure says of the spans
+JUDGE = World(clip_steps=800)  # a better CLIP than the towers of LLaVA, trained longer
+JUDGE_SEED = 1000  # its start, and the scenes that it is trained on
+SAID = ("chair_s", "chair_i", "recall", "n")  # what Kit.measure says of greedy captions
+NLL = ("nll_forget", "nll_retain")  # and of the spans
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
 N_STOP = 64  # captions that this is measured on, at every step
 TRAINING = Training(steps=200, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
@@ -47,24 +49,38 @@ cache.remember(RUN_SOURCES)
 cache.one_thread()
 
 
+@lru_cache(maxsize=1 << 16)  # models say the same of many scenes, and again at every measurement
+def named(caption: str) -> tuple[str, ...]:
+    """The objects that a caption names, in order, repeats kept."""
+    return tuple(noun for noun, _ in mentions(caption, SYNONYMS))
+
+
 def noise_control(job: tuple[int, float]) -> dict[str, float]:
     """Kit.measure of a base model of (seed, noise) whose training captions carry another share of noise."""
     seed, noise = job
     world = kit(seed)
-    model, _ = load(base_folder(seed, World(noise=noise)) / "llava", device="cpu")
+    model, _ = load(base_folder(seed, World(noise=noise)), device="cpu")
     return world.measure(model) | world.yes_rates(model)
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
-    """The cached base model of a seed: llava/ (model and processor), said.json (captions sampled from it), features.pt."""
-    return cache.folder("base", (seed, world, SIZES, MAX_NEW_TOKENS), BASE_SOURCES, lambda path: _build_base(path, seed, world))
+    """The cached base model of a seed: a checkpoint, in the folder's own llava/."""
+    return cache.folder("base", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_base(path, seed, world)) / "llava"
 
 
 def _build_base(path: Path, seed: int, world: World) -> None:
-    scenes = microworld.split_scenes(seed, **SIZES)
-    clip = CLIPModel.from_pretrained(clip_folder(seed, world))
-    model, processor = microworld.train_llava(clip, scenes["train"], world, seed)
-    save(model, processor, path / "llava")
+    scenes = microworld.split_scenes(seed, **SIZES)["train"]
+    save(*microworld.train_llava(CLIPModel.from_pretrained(clip_folder(seed, world)), scenes, world, seed), path / "llava")
+
+
+def said_folder(seed: int) -> Path:
+    """What the base model of a seed sees and says of all scenes but its own, cached: features.pt, said.json (sampled captions)."""
+    return cache.folder("said", (seed, World(), SIZES, MAX_NEW_TOKENS), (*BASE_SOURCES, "chapters/lab/experiments"),
+                        lambda path: _hear(path, seed))
+
+
+def _hear(path: Path, seed: int) -> None:
+    scenes, (model, processor) = microworld.split_scenes(seed, **SIZES), load(base_folder(seed), device="cpu")
     features = {split: embed_images(model, processor, [draw(scene) for scene in scenes[split]]) for split in ("erase", "attack", "test")}
     said = {split: generate(model, processor, seen, temperature=1.0, seed=seed, max_new_tokens=MAX_NEW_TOKENS)
             for split, seen in features.items()}
@@ -73,35 +89,45 @@ def _build_base(path: Path, seed: int, world: World) -> None:
 
 
 def clip_folder(seed: int, world: World = World()) -> Path:
-    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise, or (world: JUDGE) the judge, which curates.
-
-    The two are trained apart: as in EFUF, where ViT-B/32 judges what LLaVA saw through ViT-L/14.
-    """
-    settings = (seed, world is JUDGE, world.n_train, world.clip_steps, world.clip_batch, world.clip_lr)
+    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise."""
+    settings = (seed, world.n_train, world.clip_steps, world.clip_batch, world.clip_lr)
     return cache.folder("clip", (settings, SIZES), BASE_SOURCES, lambda path: _build_clip(path, seed, world))
 
 
 def _build_clip(path: Path, seed: int, world: World) -> None:
-    scenes, start = microworld.split_scenes(seed, **SIZES)["train"], seed + 1000 * (world is JUDGE)
-    microworld.train_clip(scenes, world, start).save_pretrained(path)
+    scenes = microworld.split_scenes(seed, **SIZES)["train"]
+    microworld.train_clip(scenes, world, seed).save_pretrained(path)
 
 
-def prepare(seed: int) -> None:
-    """Train what a kit needs, if the cache lacks it."""
-    base_folder(seed)
-    clip_folder(seed, JUDGE)
+def judge_folder() -> Path:
+    """The cached CLIP that curates: one for all seeds, as EFUF lets the one public ViT-B/32 judge what LLaVA saw through ViT-L/14."""
+    return clip_folder(JUDGE_SEED, JUDGE)
+
+
+def prepare(seeds: Collection[int], noisy: Collection[tuple[int, float]] = (), progress: bool = True) -> None:
+    """Train what the kits of these seeds need and the cache lacks, and base models of other (seed, noise), side by side."""
+    cache.side_by_side(_prepare, [None, *sorted(seeds), *noisy], "base models", progress=progress)
+
+
+def _prepare(job: int | tuple[int, float] | None) -> None:
+    if job is None:
+        judge_folder()
+    elif isinstance(job, int):
+        said_folder(job)
+    else:
+        base_folder(job[0], World(noise=job[1]))
 
 
 class Kit:
     """The base model of one seed and the data made from it. Nothing here is changed by a run: `fresh()` copies the model."""
 
     def __init__(self, seed: int):
-        self.seed, path = seed, base_folder(seed)
-        self.model, self.processor = load(path / "llava", device="cpu")
+        self.seed, path = seed, said_folder(seed)
+        self.model, self.processor = load(base_folder(seed), device="cpu")
         said = json.loads((path / "said.json").read_text())
         scenes = microworld.split_scenes(seed, **SIZES)
         # Sampling at temperature 1 now and then breaks off before any object is named: such captions cannot be curated.
-        rows = {split: [i for i, text in enumerate(texts) if mentions(text, SYNONYMS)] for split, texts in said.items()}
+        rows = {split: [i for i, text in enumerate(texts) if named(text)] for split, texts in said.items()}
         self.said: dict[str, list[str]] = {split: [said[split][i] for i in chosen] for split, chosen in rows.items()}
         self.scenes: dict[str, list[Scene]] = {split: [scenes[split][i] for i in chosen] for split, chosen in rows.items()}
         self.test_scenes: list[Scene] = scenes["test"]
@@ -120,11 +146,11 @@ class Kit:
     @cached_property
     def scores(self) -> list[dict[str, float]]:
         """Per erasure caption, object -> the tiny CLIP's S(o)."""
-        path = cache.folder("scores", (self.seed, World(), JUDGE, SIZES), RUN_SOURCES, self._score)
+        path = cache.folder("scores", (self.seed, World(), JUDGE, JUDGE_SEED, SIZES), RUN_SOURCES, self._score)
         return [dict(zip(OBJECTS, row)) for row in torch.load(path / "scores.pt", weights_only=True).tolist()]
 
     def _score(self, path: Path) -> None:
-        clip = CLIPModel.from_pretrained(clip_folder(self.seed, JUDGE)).eval()
+        clip = CLIPModel.from_pretrained(judge_folder()).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
         tokenizer = microworld.build_tokenizer(for_clip=True)
@@ -137,7 +163,7 @@ class Kit:
         Forget below the middle between the clusters' centres, retain above the middle of what is left up to the upper centre. No
         fixed values, because a score's scale depends on the CLIP: EFUF's belong to ViT-B/32 with a sliding window.
         """
-        said = [score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun, _ in mentions(text, SYNONYMS)]
+        said = [score[noun] for text, score in zip(self.said["erase"], self.scores, strict=True) for noun in named(text)]
         centres, _ = kmeans2(np.array(said)[:, None], np.quantile(said, [0.05, 0.95])[:, None], minit="matrix")
         low, high = sorted(centres[:, 0].tolist())
         retain = (low + 3 * high) / 4
@@ -193,7 +219,11 @@ class Kit:
     def chair(self, captions: Sequence[str], places: Sequence[str] = tuple(PLACES)) -> dict[str, float]:
         """CHAIR and recall of captions of the held-out scenes, all or those in some places."""
         chosen = [(scene, text) for scene, text in zip(self.test_scenes, captions, strict=True) if scene.place in places]
-        return chair([[noun for noun, _ in mentions(text, SYNONYMS)] for _, text in chosen], [scene.objects for scene, _ in chosen])
+        return chair([named(text) for _, text in chosen], [scene.objects for scene, _ in chosen])
+
+    def sampled_chair(self) -> dict[str, float]:
+        """CHAIR and recall of the base model's captions of held-out scenes, sampled at temperature 1."""
+        return chair([named(text) for text in self.said["test"]], [scene.objects for scene in self.scenes["test"]])
 
     def measure(self, model, apart: str = "", nll: bool = True) -> dict[str, float]:
         """Held-out scenes: CHAIR and recall of greedy captions (shares), NLL of spans of the base model's captions (nats a token).
@@ -202,9 +232,13 @@ class Kit:
         """
         said = self.describe(model)
         others = self.chair(said, [place for place in PLACES if place != apart]) if apart else {}
-        spans = span_nll(model, self.test_data) if nll else {}
-        return (self.chair(said) | {f"nll_{kind}": spans[kind] for kind in ("forget", "retain") if spans}
+        return (self.chair(said) | (self.nll(model) if nll else {})
                 | {f"{key} elsewhere": value for key, value in others.items() if key != "n"})
+
+    def nll(self, model) -> dict[str, float]:
+        """The NLL half of `measure`."""
+        spans = span_nll(model, self.test_data)
+        return {key: spans[key.removeprefix("nll_")] for key in NLL}
 
     def yes_rates(self, model) -> dict[str, float]:
         """Share of "yes" to "Is there a ...?": about an object that is shown, one usual here but absent, one from another place."""
@@ -273,10 +307,18 @@ def missed(spans: Sequence[dict[str, list[Span]]], captions: Sequence[str], shar
 def run(spec: Run) -> dict:
     """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": {...}}.
 
-    erased: Kit.measure, "yes" (Kit.yes_rates), "stop_level" (NLL, after the cool-down, of the captions that said when to stop),
-    "distance" (L2 from the base model) and "forget_share" (of the erasure's captions).
+    erased: Kit.measure, "stop_level" (NLL, after the cool-down, of the captions that said when to stop), "distance" (L2 from the
+    base model) and "forget_share" (of the erasure's captions).
     """
     return json.loads((_run_folder(spec) / "run.json").read_text())
+
+
+def answers(spec: Run) -> dict[str, float]:
+    """Kit.yes_rates after one erasure, cached."""
+    def ask(path: Path) -> None:
+        cache.write_json(path / "yes.json", kit(spec.seed).yes_rates(erased(spec)))
+
+    return json.loads((cache.folder("answers", spec, RUN_SOURCES, ask) / "yes.json").read_text())
 
 
 def erased(spec: Run):
@@ -298,12 +340,12 @@ def _do_run(path: Path, spec: Run) -> None:
     model = world.fresh(spec.part)
     start = [p.detach().clone() for p in trainable(model)]
     if spec.method == "honest":  # its vision tower is the base model's: CLIP never sees the captions
-        model = set_trainable(load(base_folder(spec.seed, World(noise=0.0)) / "llava", device="cpu")[0], spec.part)
+        model = set_trainable(load(base_folder(spec.seed, World(noise=0.0)), device="cpu")[0], spec.part)
     data = erasure_data(world, spec)
     log = [] if spec.method in ("base", "honest") else _erase(model, world, spec, data)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
     moved = torch.cat([(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)])
-    measured = world.measure(model) | {"yes": world.yes_rates(model), "stop_level": _level(model, world), "distance": float(moved.norm()),
+    measured = world.measure(model) | {"stop_level": _level(model, world), "distance": float(moved.norm()),
                                       "forget_share": float(data.forget.any(1).float().mean())}
     cache.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": measured})
 
@@ -325,7 +367,7 @@ def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Caption
 
 def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
     """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls' other ways to end there."""
-    method, has_peaked, look_again = get_method(spec.method, **dict(spec.changes)), False, 0
+    method, level, has_peaked, look_again = get_method(spec.method, **dict(spec.changes)), 0.0, False, 0
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
     if spec.step:
@@ -336,19 +378,19 @@ def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float
         if spec.stop_nll is None or step < look_again:
             return False
         missing = spec.stop_nll - _level(model, world)
-        look_again = step + int(missing)  # a step adds less than a nat: no need to look again before
+        look_again = step + max(2, int(1.5 * missing))  # a step adds less than two thirds of a nat (but GA's, up to three)
         return missing <= 0
 
     def weights(done: float) -> dict[str, float]:
-        nonlocal has_peaked
-        level = _level(model, world)
-        has_peaked = has_peaked or (spec.peak is not None and level >= spec.peak)
         is_off = has_peaked or (spec.hold and level >= spec.stop_nll)
         return {"lambda_neg": 0.0 if is_off else method.lambda_neg}
 
-    if spec.hold:
-        return unlearn(model, data, replace(method, schedule=weights), spec.training, spec.seed, progress=False)
-    if spec.peak is not None:
-        return unlearn(model, data, replace(method, schedule=weights), spec.training, spec.seed, progress=False,
-                       stop=lambda step: has_peaked and _level(model, world) <= spec.stop_nll)
+    def back_again(step: int) -> bool:  # asked after every step, so that `weights` knows the level before the next
+        nonlocal level, has_peaked
+        level = _level(model, world)
+        has_peaked = has_peaked or (spec.peak is not None and level >= spec.peak)
+        return has_peaked and level <= spec.stop_nll
+
+    if spec.hold or spec.peak is not None:
+        method, reached = replace(method, schedule=weights), back_again
     return unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)

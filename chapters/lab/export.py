@@ -125,10 +125,11 @@ def _write(path: Path, content: object) -> None:
 def book(seed: int) -> Path:
     """The world of one of the book's seeds, exported once into the cache: train is its erasure and attack scenes, val its test scenes."""
     def build(path: Path) -> None:
-        base, scenes = experiments.base_folder(seed), microworld.split_scenes(seed, **experiments.SIZES)
-        said = json.loads((base / "said.json").read_text())
-        clip = CLIPModel.from_pretrained(experiments.clip_folder(seed, experiments.JUDGE)).eval()
-        export(path, {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]}, clip, *load(base / "llava", device="cpu"),
+        scenes = microworld.split_scenes(seed, **experiments.SIZES)
+        said = json.loads((experiments.said_folder(seed) / "said.json").read_text())
+        clip = CLIPModel.from_pretrained(experiments.judge_folder()).eval()
+        model, processor = load(experiments.base_folder(seed), device="cpu")
+        export(path, {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]}, clip, model, processor,
                said["erase"] + said["attack"], seed)
 
     return cache.folder("export", (seed, experiments.SIZES), SOURCES, build)

@@ -138,6 +138,11 @@ def fig_dots(results: Mapping[str, Sequence[float]], xlabel: str, labels: Mappin
     return ax.figure
 
 
+def fig_late(results: Mapping[str, Sequence[float]], last: float) -> Figure:
+    """fig_dots of readings.relapses; last: the attack's last sample count, which stands for "never"."""
+    return fig_dots(results, "relearning samples until CHAIR_s passes 50 %", bounds=(0, last))
+
+
 def fig_cost(results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | None = None) -> Figure:
     """Cost against robustness: {name: {"cost": [forward passes over a batch, a value a seed], "relapse": [samples, a value a seed]}}."""
     if ax is None:

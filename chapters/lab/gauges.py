@@ -25,7 +25,7 @@ from sare_min.llava import trainable
 from sare_min.losses import counts
 
 from . import cache
-from .experiments import RUN_SOURCES, Run, erased, kit
+from .experiments import RUN_SOURCES, Run, erased, kit, run
 from .landscape import along, attack_path, random_direction
 from .stats import relapse_samples
 
@@ -35,9 +35,8 @@ Loss = Callable[[], Tensor]
 
 
 def span_ce(model: nn.Module, data: Captions) -> Tensor:
-    """Mean NLL in nats per forget token, all rows in one forward, twice differentiable; raises ValueError without forget tokens."""
-    with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has no double backward
-        return (token_nll(model, data) * data.forget).sum() / counts(data, "token")["neg"]
+    """Mean NLL in nats per forget token, all rows in one forward; raises ValueError without forget tokens."""
+    return (token_nll(model, data) * data.forget).sum() / counts(data, "token")["neg"]
 
 
 def gradient(loss: Tensor, params: Sequence[Tensor], grad_outputs: Tensor | None = None, **how) -> Tensor:
@@ -45,14 +44,10 @@ def gradient(loss: Tensor, params: Sequence[Tensor], grad_outputs: Tensor | None
     return parameters_to_vector(torch.autograd.grad(loss, params, grad_outputs, materialize_grads=True, allow_unused=True, **how))
 
 
-def gradient_norm(loss: Loss, params: Sequence[Tensor], order: float = 2.0) -> float:
-    """Norm of the gradient: order 2 is the slope along it, order 1 the slope along a sign step (dual to the L-infinity norm)."""
-    return float(torch.linalg.vector_norm(gradient(loss(), params), ord=order))
-
-
 def hessian(loss: Loss, params: Sequence[Tensor]) -> Callable[[Tensor], Tensor]:
     """v -> H v, both (n,), by double backward (Pearlmutter 1994). One forward serves all products: the weights must stay till then."""
-    slope = gradient(loss(), params, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # the CPU's fused attention has no double backward
+        slope = gradient(loss(), params, create_graph=True)
     return lambda v: gradient(slope, params, v, retain_graph=True)
 
 
@@ -139,12 +134,13 @@ def worst_in_ball(loss: Loss, params: Sequence[Tensor], radius: float, order: fl
 
 
 def worst_at(loss: Loss, params: Sequence[Tensor], measure: Callable[[], float], radii: Sequence[float], order: float = 2.0,
-             **how) -> tuple[list[float], float]:
+             *, home: float, **how) -> tuple[list[float], float]:
     """(lowest loss in each of the rising radii, each search going on from the one before; the relapse radius at what they found).
 
-    measure: CHAIR_s, a share; not called again once it has passed one half. how: settings of worst_in_ball.
+    measure: CHAIR_s, a share; not called again once it has passed one half. home: what it gives at the weights. how: settings of
+    worst_in_ball.
     """
-    lowest, shares, delta = [], [measure()], None
+    lowest, shares, delta = [], [home], None
     for radius in radii:
         value, delta = worst_in_ball(loss, params, radius, order, start=delta, **how)
         lowest.append(value)
@@ -153,15 +149,6 @@ def worst_at(loss: Loss, params: Sequence[Tensor], measure: Callable[[], float],
                 move(delta)
                 shares.append(measure())
     return lowest, relapse_samples([0.0, *radii][:len(shares)], shares)
-
-
-def relapse_radius(params: Sequence[Tensor], direction: Sequence[Tensor], measure: Callable[[], float],
-                   distances: Sequence[float]) -> float:
-    """Smallest L2 distance along a direction at which measure() (CHAIR_s, a share) passes one half, by linear interpolation.
-
-    direction: one tensor like each parameter, any length. distances: rising; the last one is the answer if it never passes (censored).
-    """
-    return relapse_samples(distances, along(params, direction, distances, measure))
 
 
 def plane(loss: Loss, params: Sequence[Tensor], directions: Sequence[Sequence[Tensor]], extent: float, n_points: int) -> dict:
@@ -193,10 +180,9 @@ class Gauges:
     n_vectors: int = 8  # Lanczos basis; a Hessian product takes twice as long as a gradient
     n_probes: int = 4  # Rademacher vectors
     ball: tuple[float, ...] = (0.2, 0.5, 0.7, 1.0)  # L2 radii
-    box: tuple[float, ...] = (8e-4, 1.6e-3, 2.4e-3)  # L-infinity radii: four AdamW steps of 2e-4 reach the first
+    box: tuple[float, ...] = ()  # L-infinity radii, e.g. (8e-4, 1.6e-3): four AdamW steps of 2e-4 reach the first
     n_steps: int = 4  # at each radius, on from the one before; five from the weights themselves end higher
     restarts: int = 0  # no random start ended lower in the runs tried
-    distances: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5)  # along the gradient
     random: float = 4.0  # L2 distance in random directions
 
 
@@ -204,8 +190,8 @@ def measure(spec: Gauges) -> dict[str, float]:
     """The gauges of one run, cached.
 
     ce (nats, at the erased weights); gradient_norm, gradient_norm_1; top_eigenvalue, bottom_eigenvalue; trace, trace_se; nats lost:
-    worst_ball_R, worst_box_R, random_loss (mean of three directions); distances at which half of the captions hallucinate:
-    relapse_radius_worst and relapse_radius_box (at the worst cases in ball and box), relapse_radius_gradient (straight downhill).
+    worst_ball_R, random_loss (mean of three directions); relapse_radius_worst, the distance at which half of the captions hallucinate
+    at the worst case in the ball; where the spec has a box, worst_box_R and relapse_radius_box, too.
     All are taken in the weights that the run trained, so those of a LoRA compare with LoRAs only.
     """
     return json.loads((cache.folder("gauges", spec, SOURCES, lambda path: _measure(path, spec)) / "gauges.json").read_text())
@@ -214,21 +200,21 @@ def measure(spec: Gauges) -> dict[str, float]:
 def _measure(path: Path, spec: Gauges) -> None:
     world, model, seed = kit(spec.run.seed), erased(spec.run), spec.run.seed
     params, loss = trainable(model), partial(span_ce, model, world.stop_data[: spec.n_captions].until_forget())
-    home, product, n = loss().item(), hessian(loss, params), sum(p.numel() for p in params)
-    found = {"ce": home, "gradient_norm": gradient_norm(loss, params), "gradient_norm_1": gradient_norm(loss, params, 1.0)}
+    value, product, n = loss(), hessian(loss, params), sum(p.numel() for p in params)
+    home, slope = value.item(), gradient(value, params)
+    found = {"ce": home, "gradient_norm": float(slope.norm()), "gradient_norm_1": float(slope.norm(1))}  # 1: along a sign step
     found["top_eigenvalue"], found["bottom_eigenvalue"] = extreme_eigenvalues(product, n, spec.n_vectors, seed=seed)
     found["trace"], found["trace_se"] = hutchinson_trace(product, n, spec.n_probes, seed)
 
     def chair_s() -> float:
         return world.chair(world.describe(model))["chair_s"]
 
-    how = {"n_steps": spec.n_steps, "restarts": spec.restarts, "seed": seed}
+    how = {"home": run(spec.run)["erased"]["chair_s"], "n_steps": spec.n_steps, "restarts": spec.restarts, "seed": seed}
     in_ball, found["relapse_radius_worst"] = worst_at(loss, params, chair_s, spec.ball, **how)
-    in_box, found["relapse_radius_box"] = worst_at(loss, params, chair_s, spec.box, math.inf, **how)
     found |= {f"worst_ball_{r:g}": home - ce for r, ce in zip(spec.ball, in_ball, strict=True)}
-    found |= {f"worst_box_{r:g}": home - ce for r, ce in zip(spec.box, in_box, strict=True)}
-    downhill = pieces(-gradient(loss(), params), params)
-    found["relapse_radius_gradient"] = relapse_radius(params, downhill, chair_s, spec.distances)
+    if spec.box:
+        in_box, found["relapse_radius_box"] = worst_at(loss, params, chair_s, spec.box, math.inf, **how)
+        found |= {f"worst_box_{r:g}": home - ce for r, ce in zip(spec.box, in_box, strict=True)}
     ends = [along(params, random_direction(model, seed + i), [spec.random], lambda: loss().item())[0] for i in range(3)]
     found["random_loss"] = home - sum(ends) / len(ends)
     cache.write_json(path / "gauges.json", found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +17,11 @@ from sare_min.losses import counts, method_losses
 from sare_min.unlearn import METHODS
 
 from . import cache
-from .experiments import RUN_SOURCES, Run, erased, kit
+from .experiments import NLL, RUN_SOURCES, SAID, Run, erased, kit, run
 
 SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/landscape")
 cache.remember(SOURCES)
-DISTANCES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
+DISTANCES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
 DIRECTIONS = ("relapse", "attack", "random")
 
 
@@ -31,6 +32,7 @@ class Slices:
     run: Run
     distances: tuple[float, ...] = DISTANCES
     attack_samples: int = 256  # the attack's path is the straight line to where this many samples lead
+    chair: bool = True  # CHAIR, too, and not the NLL alone, which takes half the time
 
 
 @torch.no_grad()
@@ -50,18 +52,24 @@ def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequ
 
 
 def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
-    """{direction: [Kit.measure at each distance]} plus {"attack_distance": how far the attack travelled (L2)}; cached."""
+    """{direction: [Kit.measure (without `chair`: Kit.nll) at each distance]}, {"attack_distance": how far the attack went (L2)}; cached.
+
+    Raises ValueError if the distances do not begin with 0.
+    """
     path = cache.folder("slices", spec, SOURCES, lambda path: _measure_slices(path, spec))
     return json.loads((path / "slices.json").read_text())
 
 
 def _measure_slices(path: Path, spec: Slices) -> None:
-    world, model = kit(spec.run.seed), erased(spec.run)
+    if spec.distances[0] != 0:
+        raise ValueError(f"slices: distances {spec.distances}: begin with 0, the erased weights themselves.")
+    world, model, known = kit(spec.run.seed), erased(spec.run), run(spec.run)["erased"]
     found: dict = {}
     vectors = {"relapse": relapse_direction(model, world.data("erase", spec.run.masks)),
                "attack": attack_path(spec.run, spec.attack_samples), "random": random_direction(model, spec.run.seed)}
     for name, vector in vectors.items():
-        found[name] = along(trainable(model), vector, spec.distances, lambda: world.measure(model))
+        found[name] = [{key: known[key] for key in (*(SAID if spec.chair else ()), *NLL)}]  # its run has measured that
+        found[name] += along(trainable(model), vector, spec.distances[1:], partial(world.measure if spec.chair else world.nll, model))
     found["attack_distance"] = float(torch.linalg.vector_norm(torch.cat([v.reshape(-1) for v in vectors["attack"]])))
     cache.write_json(path / "slices.json", found)
 

@@ -276,7 +276,8 @@ def train_clip(scenes: Sequence[Scene], world: World, seed: int, progress: bool 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = build_clip().train()
-    pixels = image_processor()([draw(scene) for scene in scenes], return_tensors="pt")["pixel_values"]
+    drawn = [draw(scene) for scene in scenes]  # at the right size: resizing and cropping them would take longer than drawing
+    pixels = image_processor()(drawn, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
 
     def loss_at(step: int) -> Tensor:
         rows = rng.sample(range(len(scenes)), world.clip_batch)

@@ -23,7 +23,7 @@ class Preset:
     n_side_seeds: int  # seeds of comparisons that are no headline
     rivals: tuple[str, ...]  # baselines beside EFUF (chapter 02)
     controls: tuple[str, ...]  # of CONTROLS (chapter 04)
-    attackers: tuple[tuple[float, int], ...]  # relearning: learning rate, batch size
+    attackers: tuple[tuple[float, int, int], ...]  # relearning: learning rate, batch size, last sample count
     kinds: tuple[str, ...]  # other attacks: of STRENGTHS
     attacked: tuple[str, ...]  # the methods that meet all of these
     compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
@@ -61,15 +61,15 @@ UNITS = {"noise": "noise, standard deviations", "rounding": "bits a weight", "pr
 PRESETS = {
     "fast": Preset(seeds=(21, 22), at=(0, 64, 128, 256, 512), coarse=(0, 128, 256, 512), noise=((0.0, 1), (0.7, 1)),
                    lambdas=(0.1,), rhos=(0.0, 0.2), n_side_seeds=1, rivals=("NPO",),
-                   controls=CONTROLS[3:4], attackers=((6e-4, 8),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
+                   controls=CONTROLS[3:4], attackers=((6e-4, 8, 256),), kinds=("noise", "prefilled"), attacked=("EFUF", "SARE"),
                    compared=("EFUF", "SARE"), map_points=9, missed=(0.0, 0.4), levels=(4.0, STOP_NLL), cheaper=tuple(CHEAPER)[:1]),
     "full": Preset(seeds=(21, 22, 23, 24, 25, 26, 27, 28), at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640),
-                   coarse=(0, 64, 128, 256, 384, 640), noise=((0.0, 5), (0.35, 1), (0.7, 5)),
-                   lambdas=(0.1, 0.2, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.4), n_side_seeds=5,
+                   coarse=(0, 64, 128, 256, 384, 640), noise=((0.0, 5), (0.7, 5)),
+                   lambdas=(0.1, 0.2, 0.3), rhos=(0.0, 0.05, 0.1, 0.2, 0.3), n_side_seeds=5,
                    rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
-                   controls=CONTROLS, attackers=((1e-4, 8), (6e-4, 8), (2e-4, 32), (6e-4, 32)), kinds=tuple(STRENGTHS),
+                   controls=CONTROLS, attackers=((1e-4, 8, 640), (6e-4, 8, 384), (2e-4, 32, 640), (6e-4, 32, 640)), kinds=tuple(STRENGTHS),
                    attacked=tuple(METHODS),
-                   compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=21,
+                   compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"), map_points=17,
                    missed=(0.0, 0.2, 0.4), levels=(4.0, STOP_NLL, 12.0), cheaper=tuple(CHEAPER)),
 }
 # The full preset's headline and its attackers alone, at a third of the time: do the claims C1 to C6 hold on other seeds?

@@ -21,12 +21,11 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from torch import Tensor, nn
 
 from sare_min.captions import encode
-from sare_min.curate import mentions
 from sare_min.llava import generate
 from sare_min.metrics import chair, span_nll
 
 from . import cache
-from .experiments import RUN_SOURCES, SYNONYMS, Kit, Run, erased, kit
+from .experiments import RUN_SOURCES, Kit, Run, erased, kit, named
 from .microworld import OBJECTS, PLACES, Scene, caption, question
 from .score import score_pope
 
@@ -65,7 +64,7 @@ def quality(model: nn.Module, world: Kit) -> dict:
     true, shown = [caption(scene) for scene in scenes], [scene.objects for scene in scenes]
     asked = {kind: pope_questions(shown, OBJECTS, kind, seed=world.seed) for kind in POPE_KINDS}
     return {
-        **chair(named(captions), shown), **text_quality(captions, [[text] for text in true]),
+        **chair([named(text) for text in captions], shown), **text_quality(captions, [[text] for text in true]),
         "ppl_base": perplexity(world.model, world.processor, world.test_features, captions),
         "ppl_true": perplexity(model, world.processor, world.test_features, true),
         "pope": {kind: pope(model, world, questions) for kind, questions in asked.items()},
@@ -73,17 +72,12 @@ def quality(model: nn.Module, world: Kit) -> dict:
     }
 
 
-def named(captions: Sequence[str]) -> list[list[str]]:
-    """The microworld's objects that each caption names, in order, repeats kept."""
-    return [[noun for noun, _ in mentions(text, SYNONYMS)] for text in captions]
-
-
 def by_place(captions: Sequence[str], scenes: Sequence[Scene]) -> dict[str, dict[str, float]]:
     """{place: chair's entries} of the captions of that place's scenes; a place without a scene is left out."""
     if len(captions) != len(scenes):
         raise ValueError(f"by_place: {len(captions)} captions of {len(scenes)} scenes: give one caption per scene.")
     rows = {place: [i for i, scene in enumerate(scenes) if scene.place == place] for place in PLACES}
-    said = named(captions)
+    said = [named(text) for text in captions]
     return {place: chair([said[i] for i in chosen], [scenes[i].objects for i in chosen]) for place, chosen in rows.items() if chosen}
 
 

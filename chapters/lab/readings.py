@@ -1,9 +1,7 @@
 """What the chapters read off results: curves, samples until relapse, metrics after erasure, the curation judged by the truth."""
 from __future__ import annotations
 
-from sare_min.curate import mentions
-
-from .experiments import SYNONYMS, Kit
+from .experiments import Kit, named
 from .stats import area, relapse_samples
 
 
@@ -26,9 +24,8 @@ def areas(drawn: dict, key: str = "chair_s") -> dict[str, list[float]]:
 
 
 def after(results: dict[str, list[dict]], name: str, metric: str, factor: float = 1) -> list[float]:
-    """A metric of the named row after erasure, one value a seed; "yes shown", "yes usual", "yes foreign" are the yes rates."""
-    is_yes = metric.startswith("yes ")
-    return [factor * (result["erased"]["yes"][metric[4:]] if is_yes else result["erased"][metric]) for result in results[name]]
+    """A metric of the named row after erasure, one value a seed."""
+    return [factor * result["erased"][metric] for result in results[name]]
 
 
 def slice_lines(row: list[dict], way: str, metric: str = "nll_forget") -> list[list[float]]:
@@ -47,7 +44,7 @@ def judge_curation(world: Kit) -> dict:
     {"present", "absent": scores; "forget_below", "retain_above"; "precision", "recall" of forget; "retain_precision", "retain_recall"}.
     """
     captions = zip(world.said["erase"], world.scores, world.scenes["erase"], strict=True)
-    scored = [(score[noun], noun in scene.objects) for text, score, scene in captions for noun, _ in mentions(text, SYNONYMS)]
+    scored = [(score[noun], noun in scene.objects) for text, score, scene in captions for noun in named(text)]
     limits = world.thresholds
     present, absent_ = ([s for s, is_shown in scored if is_shown == kind] for kind in (True, False))
     forgotten = [is_shown for s, is_shown in scored if s < limits.forget_below]
