@@ -336,7 +336,7 @@ _ = figures.save(figures.fig_late(itself, few.coarse[-1]), "04_levels", itself, 
 #   the forget level remove two unfair advantages, and a control for the third, compute, costs no more than a run.
 # * In the book's run SARE relapses later in seven of eight seeds, 1.8 times as late on average, and the headline (C6a)
 #   is supported; two of its runs had not even reached the forget level. But on two other sets of seeds the same claim
-#   is undecided, +87 and +82 samples with intervals that span zero, and so it was on these seeds with batches of 32
+#   is undecided, +87 and +104 samples with intervals that span zero, and so it was on these seeds with batches of 32
 #   captions in the erasure (the README lists all runs). The sign is the same each time, the verdict is not: do not
 #   quote the one that fits.
 # * Of the controls, SARE clearly beats EFUF from above and the step with the wrong sign. At its own level, with its
