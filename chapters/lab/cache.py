@@ -173,6 +173,7 @@ def rows_side_by_side(work: Callable, rows: dict[str, Sequence], label: str, ord
                       progress: bool = True) -> dict[str, list]:
     """side_by_side for named rows of hashable jobs, all together, sorted by `order`; one that stands in several rows is done once."""
     jobs = list(dict.fromkeys(job for row in rows.values() for job in row))
-    jobs.sort(key=order or (lambda job: 0))
+    if order:
+        jobs.sort(key=order)
     results = dict(zip(jobs, side_by_side(work, jobs, label, progress=progress), strict=True))
     return {name: [results[job] for job in row] for name, row in rows.items()}

@@ -210,7 +210,7 @@ class Kit:
         """A held-out scene with what was said of it, as figures.fig_scenes draws it: each object named and whether it is invented."""
         scene = self.test_scenes[row]
         return {"place": scene.place, "objects": scene.objects, "cells": scene.cells,
-                "says": [[noun, noun not in scene.objects] for noun, _ in mentions(text, SYNONYMS)]}
+                "says": [[noun, noun not in scene.objects] for noun in named(text)]}
 
     def describe(self, model, **how) -> list[str]:
         """Greedy captions of the held-out scenes; how: generate's question or prefix."""
