@@ -9,7 +9,7 @@ from conftest import tiny_llava
 
 from lab import attacks, cache, experiments, presets
 from lab.attacks import Attack
-from lab.experiments import Kit, Run
+from lab.experiments import TRAINING, Kit, Run
 from lab.microworld import OBJECTS, PLACES, Scene, absent
 from sare_min.captions import DESCRIBE
 from sare_min.llava import trainable
@@ -130,14 +130,16 @@ def test_an_unknown_attack_is_named():
 
 
 def test_results_come_back_under_their_names(monkeypatch):
-    """Fails if sorting the jobs by seed, or doing a shared run once, mixes up whose result is whose."""
+    """Fails if sorting the jobs, or doing a shared run once, mixes up whose result is whose."""
     done = []
     monkeypatch.setattr(cache, "side_by_side", lambda work, jobs, label, **_: [done.append(job) or job for job in jobs])
     rows = {name: [Attack(Run(seed, name), at=(0,)) for seed in (7, 3)] for name in ("SARE", "EFUF")} | {"again": [SPEC, SPEC]}
     assert attacks.attack_all(rows, progress=False) == rows
     assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and done[:4] == [None, 0, 3, 7]  # the judge, the seeds
-    runs = [job.seed for job in done if isinstance(job, Run)]
-    assert runs == sorted(runs)  # a worker keeps the kit of a seed
+    runs = [(job.method, job.seed) for job in done if isinstance(job, Run)]
+    assert runs == [("SARE", 3), ("SARE", 7), ("EFUF", 0), ("EFUF", 3), ("EFUF", 7)]  # the longest first
+    seeds = [job.run.seed for job in done if isinstance(job, Attack)]
+    assert seeds == sorted(seeds)  # a worker keeps the kit of a seed
 
 
 def test_answers_come_back_under_their_names(monkeypatch):
@@ -204,6 +206,15 @@ def test_the_front_holds_the_books_own_settings():
     front = presets.front(presets.get_preset("full", ["5"]))
     assert len(front) == 15 and front[0.1, 0.0] == [presets.book_run("EFUF", 5)] and front[0.1, 0.2] == [presets.book_run("SARE", 5)]
     assert dict(front[0.3, 0.05][0].changes) == {"lambda_neg": 0.3, "rho": 0.05}
+
+
+def test_the_longest_erasures_are_done_first():
+    """Fails if a row's last job may be a long one: SARE, then a baseline with more steps than others, then a run without a step."""
+    more = Run(1, "EFUF", hold=True, training=replace(TRAINING, steps=2 * TRAINING.steps))
+    still = Run(1, "SARE", changes=(("rho", 0.0),), training=replace(TRAINING, steps=1))
+    row = [Run(2, "SARE"), Run(3, "SARE"), Run(3, "NPO+Targeted-SAM"), more, Run(1, "EFUF"), Run(2, "EFUF"), still]
+    assert sorted(row, key=attacks.longest_first) == [row[0], row[2], row[1], *row[3:]]
+    assert attacks.longest_first(Run(1, "base")) == attacks.longest_first(Run(1, "base")) < attacks.longest_first(Run(2, "base"))
 
 
 def test_controls_get_sares_level_and_compute():

@@ -15,6 +15,7 @@ from torch import nn
 from sare_min.attack import relearn
 from sare_min.captions import DESCRIBE, Captions, encode
 from sare_min.llava import set_trainable, trainable
+from sare_min.unlearn import METHODS, get_method
 
 from . import cache
 from .experiments import NLL, RUN_SOURCES, SAID, Kit, Run, answers, erased, kit, prepare, run
@@ -157,12 +158,21 @@ def _do_attack(path: Path, spec: Attack) -> None:
 def run_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, list[dict]]:
     """The results of erasures under their names, in order: first the missing base models, then the erasures, side by side."""
     prepare({spec.seed for row in runs.values() for spec in row}, progress=progress)
-    return cache.rows_side_by_side(run, runs, "erase", by_seed, progress)
+    return cache.rows_side_by_side(run, runs, "erase", longest_first, progress)
 
 
 def by_seed(spec: Run) -> tuple[int, str]:
     """An order of jobs: a worker keeps a seed's kit."""
     return spec.seed, repr(spec)
+
+
+def longest_first(spec: Run) -> tuple[int, int, str]:
+    """An order of erasures, by the most that their steps may cost: a core that is done waits for a short last job, not for a long one.
+
+    A caption with forget tokens costs 8 passes with an ascent step, else 3 (a backward pass counts twice).
+    """
+    ascends = spec.method in METHODS and get_method(spec.method, **dict(spec.changes)).rho > 0
+    return (-spec.training.steps * (8 if ascends else 3), *by_seed(spec))
 
 
 def answer_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, dict[str, list[float]]]:
@@ -174,4 +184,4 @@ def answer_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[st
 def attack_all(attacks: dict[str, Sequence[Attack]], progress: bool = True) -> dict[str, list[dict]]:
     """The results of attacks under their names, in order: first the erasures, then the attacks, side by side."""
     run_all({name: [spec.run for spec in row] for name, row in attacks.items()}, progress)
-    return cache.rows_side_by_side(attack, attacks, "attack", lambda spec: (spec.run.seed, repr(spec)), progress)
+    return cache.rows_side_by_side(attack, attacks, "attack", lambda spec: by_seed(spec.run), progress)

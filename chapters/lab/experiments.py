@@ -359,7 +359,7 @@ def erasure_data(world: Kit, spec: Run) -> Captions:
     return _erasure_data(world, spec.masks, spec.missed, spec.without)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Captions:
     rows = [i for i, scene in enumerate(world.scenes["erase"]) if scene.place != without]
     return world.encode("erase", rows, missed(world.spans("erase", masks), world.said["erase"], share, world.seed))
