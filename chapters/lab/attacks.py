@@ -18,6 +18,7 @@ from sare_min.llava import set_trainable, trainable
 from sare_min.unlearn import METHODS, get_method
 
 from . import cache
+from .cheaper import COST
 from .experiments import NLL, RUN_SOURCES, SAID, Kit, Run, answers, erased, kit, prepare, run
 from .microworld import OBJECTS, PLACES, absent, caption, question
 
@@ -166,13 +167,11 @@ def by_seed(spec: Run) -> tuple[int, str]:
     return spec.seed, repr(spec)
 
 
-def longest_first(spec: Run) -> tuple[int, int, str]:
+def longest_first(spec: Run) -> tuple[float, int, str]:
     """An order of erasures, by the most that their steps may cost: a core that is done waits for a short last job, not for a long one.
-
-    A caption with forget tokens costs 8 passes with an ascent step, else 3 (a backward pass counts twice).
     """
     ascends = spec.method in METHODS and get_method(spec.method, **dict(spec.changes)).rho > 0
-    return (-spec.training.steps * (8 if ascends else 3), *by_seed(spec))
+    return (-spec.training.steps * COST["SARE" if ascends else "EFUF"](1.0), *by_seed(spec))
 
 
 def answer_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, dict[str, list[float]]]:

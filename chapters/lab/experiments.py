@@ -42,7 +42,7 @@ JUDGE_SEED = 1000  # its start, and the scenes that it is trained on
 SAID = ("chair_s", "chair_i", "recall", "n")  # what Kit.measure says of greedy captions
 NLL = ("nll_forget", "nll_retain")  # and of the spans
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
-N_STOP = 64  # captions that this is measured on, at every step
+N_STOP = 64  # captions that this is measured on
 TRAINING = Training(steps=200, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from sare_min.unlearn import METHODS
 
 from .attacks import Attack
+from .cheaper import COST
 from .experiments import STOP_NLL, TRAINING, Run
 
 
@@ -127,13 +128,12 @@ def front(preset: Preset) -> dict[tuple[float, float], list[Run]]:
 def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
     """What else could make SARE robust? One row a rival cause. sare: SARE's results, one a seed, whose level and compute they get.
 
-    A row without forget tokens costs 3 units (one forward, one backward of two), one with them 8 (two forwards, three backwards);
-    EFUF's cost 3 each: so EFUF gets (3 + 5 f) / 3 as many steps, f being the share of forget rows.
+    Work is counted in passes (cheaper.COST): EFUF gets more steps by as much as a step of SARE costs more.
     """
     rows: dict[str, list[Run]] = {name: [] for name in CONTROLS}
     for seed, result in zip(preset.seeds, sare, strict=True):
         level, share = result["erased"]["stop_level"], result["erased"]["forget_share"]
-        steps = round(len(result["log"]) * (3 + 5 * share) / 3)
+        steps = round(len(result["log"]) * COST["SARE"](share) / COST["EFUF"](share))
         matched = (
             Run(seed, "EFUF", stop_nll=level),
             Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
