@@ -164,7 +164,7 @@ per_seed = {kind: [[sign * row[loss] for row in r["log"][:steps]] for r in resul
             for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))}
 training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": per_seed}}
 _ = figures.save(figures.fig_training(training), "02_training", training, preset, setting.seeds,
-                 f"EFUF, training batches of 24 captions, {len(setting.seeds)} seeds, up to the shortest run.")
+                 f"EFUF, training batches of 24 captions, {len(setting.seeds)} seeds (faint), mean, 95 % interval, up to the shortest run.")
 
 # %% [markdown]
 # The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out
@@ -226,7 +226,8 @@ few = setting.few()
 honest = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
 both = readings.curves(honest, "honest", "EFUF")
 _ = figures.save(figures.fig_relapse(both), "02_honest", both, preset, few.seeds,
-                 f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds.")
+                 f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds (faint), mean, "
+                 "95 % interval.")
 
 # %%
 sooner = readings.relapses(both)
