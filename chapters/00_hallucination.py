@@ -114,8 +114,11 @@ print(sum(bool(microworld.noisy_extra(example, 0.7, rng)) for _ in range(1000)),
 # picture, is frozen; a *projector*, which turns its output into something like words, and a tiny LLaMA, a language
 # model, are put behind it and learn to describe and to answer. One call does it for one seed, and keeps the result;
 # we do it for all seeds of the preset, side by side, and at once for the control models of the last section, which are
-# trained on other captions. (One more CLIP, trained longer and on scenes of its own, is
-# put aside for chapter 02, where it will judge captions: one judge for all seeds.)
+# trained on other captions.
+#
+# The CLIP is trained once, on scenes of its own that no seed uses, and every seed's model sees through its tower, as
+# every LLaVA-1.5 sees through the one public ViT-L/14: so no interval in this book tells what another tower would do.
+# (A second CLIP, trained longer on the same scenes, is put aside for chapter 02, where it will judge captions.)
 
 # %%
 controls = [(s, noise) for noise, n_seeds in setting.noise for s in setting.seeds[:n_seeds]]

@@ -44,7 +44,7 @@ def test_relearning_brings_it_back(data):
     hallucinated = data[torch.arange(6)]
     hallucinated.sentence[:] = hallucinated.forget | hallucinated.retain
     nll = {n: span_nll(model, data)["forget"] for n in relearn(model, hallucinated, at=(0, 2, 6), lr=3e-3, batch_size=2, progress=False)}
-    assert nll[0] > nll[2] > nll[6]
+    assert nll[0] > 1 + max(nll[2], nll[6])
 
 
 @pytest.mark.parametrize("at", [(0, 3), (0, 100)])

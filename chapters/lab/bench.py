@@ -6,6 +6,7 @@ of LLaVA-1.5 (576): time and memory do not depend on what the weights have learn
 """
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import platform
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,13 +31,14 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
-from sare_min.captions import DESCRIBE, Captions, encode, render
+from sare_min.captions import DESCRIBE, Captions, encode, render, sentence_nll
 from sare_min.curate import Span, Thresholds, curate
 from sare_min.llava import embed_images, generate, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
 from . import cache, cheaper, figures, microworld
+from .last_layer import skip_unread
 from .microworld import OBJECTS, World, a
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
@@ -59,6 +62,7 @@ RATIOS = {  # name -> (case above, case below)
     "projector_over_sare": ("SARE, eps of the projector", "SARE"),
     "features_over_efuf": ("image features", "EFUF"),
     "one_by_one_over_batched": ("generate, one by one", "generate, batched"),
+    "where_read_over_everywhere": ("last layer where read", "last layer everywhere"),
 }
 AIMS = {"rows_over_packed": ("at least", 5.0), "memory_rows_over_packed": ("at least", 5.0), "sare_over_efuf": ("at most", 2.3),
         "sare_over_released": ("at most", 0.6), "memory_sare_over_efuf": ("at most", 1.15)}
@@ -239,6 +243,24 @@ def generation_cases(bench: Bench) -> dict[str, Step]:
             "generate, one by one": one_by_one}
 
 
+def last_layer_cases(bench: Bench) -> dict[str, Step]:
+    """Plain fine-tuning's gradient on the book's own LLaVA of two layers, whose last one skips what no loss reads (last_layer.py), or not.
+    """
+    scenes = microworld.split_scenes(0, some=bench.size.captions)["some"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        stock = set_trainable(microworld.build_llava().eval().to(bench.model.device), "all")
+    processor = microworld.build_processor()
+    features = embed_images(stock, processor, [microworld.draw(scene) for scene in scenes])
+    batch = encode(processor, features, [microworld.caption(scene) for scene in scenes])[:].to(stock.device)
+
+    def step(model: nn.Module) -> None:
+        model.zero_grad()
+        sentence_nll(model, batch).backward()
+
+    return {"last layer where read": partial(step, skip_unread(copy.deepcopy(stock))), "last layer everywhere": partial(step, stock)}
+
+
 @contextmanager
 def only_new(model: nn.Module) -> Iterator[None]:
     """No gradients at first, and nothing that was there before is collected as garbage or shows up in gc.get_objects."""
@@ -325,7 +347,7 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
         return time.perf_counter()
 
     bench, cases, ratio, spread = build(size, device), {}, {}, {}
-    for make in tqdm((packing_cases, method_cases, generation_cases), desc=f"bench on {device}", disable=not progress):
+    for make in tqdm((packing_cases, method_cases, generation_cases, last_layer_cases), desc=f"bench on {device}", disable=not progress):
         steps = make(bench)
         for name, step in steps.items():  # also warms up
             step()

@@ -29,16 +29,17 @@ from sare_min.unlearn import Training, get_method, unlearn, with_reference
 
 from . import cache, cheaper, microworld
 from .cheaper import Step
+from .last_layer import skip_unread
 from .microworld import OBJECTS, PLACES, Scene, World, a, absent, draw, question
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
-BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "chapters/lab/microworld")
+BASE_SOURCES = ("sare_min/captions", "sare_min/llava", "chapters/lab/last_layer", "chapters/lab/microworld")
 RUN_SOURCES = (*BASE_SOURCES, "sare_min/losses", "sare_min/sam", "sare_min/unlearn", "sare_min/metrics", "sare_min/curate",
                "chapters/lab/cheaper", "chapters/lab/experiments")
 SIZES = {"train": World().n_train, "erase": 1536, "attack": 1400, "test": 200}  # scenes; no two splits share one
 MAX_NEW_TOKENS = 32
-JUDGE = World(clip_steps=800)  # a better CLIP than the towers of LLaVA, trained longer
-JUDGE_SEED = 1000  # its start, and the scenes that it is trained on
+JUDGE = World(clip_steps=800)  # a better CLIP than the tower of LLaVA, trained longer
+JUDGE_SEED, TOWER_SEED = 1000, 1001  # their starts; both are trained on the same scenes, as OpenAI's CLIPs are
 SAID = ("chair_s", "chair_i", "recall", "n")  # what Kit.measure says of greedy captions
 NLL = ("nll_forget", "nll_retain")  # and of the spans
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
@@ -59,18 +60,24 @@ def noise_control(job: tuple[int, float]) -> dict[str, float]:
     """Kit.measure of a base model of (seed, noise) whose training captions carry another share of noise."""
     seed, noise = job
     world = kit(seed)
-    model, _ = load(base_folder(seed, World(noise=noise)), device="cpu")
+    model, _ = base_model(seed, World(noise=noise))
     return world.measure(model) | world.yes_rates(model)
 
 
 def base_folder(seed: int, world: World = World()) -> Path:
     """The cached base model of a seed: a checkpoint, in the folder's own llava/."""
-    return cache.folder("base", (seed, world, SIZES), BASE_SOURCES, lambda path: _build_base(path, seed, world)) / "llava"
+    return cache.folder("base", (seed, TOWER_SEED, world, SIZES), BASE_SOURCES, lambda path: _build_base(path, seed, world)) / "llava"
 
 
 def _build_base(path: Path, seed: int, world: World) -> None:
     scenes = microworld.split_scenes(seed, **SIZES)["train"]
-    save(*microworld.train_llava(CLIPModel.from_pretrained(clip_folder(seed, world)), scenes, world, seed), path / "llava")
+    save(*microworld.train_llava(CLIPModel.from_pretrained(clip_folder()), scenes, world, seed), path / "llava")
+
+
+def base_model(seed: int, world: World = World()):
+    """(model, processor) of a cached base model, ready for many short forwards."""
+    model, processor = load(base_folder(seed, world), device="cpu")
+    return skip_unread(model), processor
 
 
 def said_folder(seed: int) -> Path:
@@ -80,7 +87,7 @@ def said_folder(seed: int) -> Path:
 
 
 def _hear(path: Path, seed: int) -> None:
-    scenes, (model, processor) = microworld.split_scenes(seed, **SIZES), load(base_folder(seed), device="cpu")
+    scenes, (model, processor) = microworld.split_scenes(seed, **SIZES), base_model(seed)
     features = {split: embed_images(model, processor, [draw(scene) for scene in scenes[split]]) for split in ("erase", "attack", "test")}
     said = {split: generate(model, processor, seen, temperature=1.0, seed=seed, max_new_tokens=MAX_NEW_TOKENS)
             for split, seen in features.items()}
@@ -88,19 +95,18 @@ def _hear(path: Path, seed: int) -> None:
     cache.write_json(path / "said.json", said)
 
 
-def clip_folder(seed: int, world: World = World()) -> Path:
-    """A cached CLIP: the tower of the seed's base models, whatever their captions' noise."""
-    settings = (seed, world.n_train, world.clip_steps, world.clip_batch, world.clip_lr)
-    return cache.folder("clip", (settings, SIZES), BASE_SOURCES, lambda path: _build_clip(path, seed, world))
+def clip_folder(seed: int = TOWER_SEED, world: World = World()) -> Path:
+    """A cached CLIP; as it stands, the tower of all base models, as every LLaVA-1.5 sees through the one public ViT-L/14."""
+    settings = (seed, world.clip_steps, world.clip_batch, world.clip_lr)
+    return cache.folder("clip", settings, BASE_SOURCES, lambda path: _build_clip(path, seed, world))
 
 
 def _build_clip(path: Path, seed: int, world: World) -> None:
-    scenes = microworld.split_scenes(seed, **SIZES)["train"]
-    microworld.train_clip(scenes, world, seed).save_pretrained(path)
+    microworld.train_clip(microworld.clip_scenes(), world, seed).save_pretrained(path)
 
 
 def judge_folder() -> Path:
-    """The cached CLIP that curates: one for all seeds, as EFUF lets the one public ViT-B/32 judge what LLaVA saw through ViT-L/14."""
+    """The cached CLIP that curates: one for all seeds, too, as EFUF lets the public ViT-B/32 judge what LLaVA saw through ViT-L/14."""
     return clip_folder(JUDGE_SEED, JUDGE)
 
 
@@ -123,7 +129,7 @@ class Kit:
 
     def __init__(self, seed: int):
         self.seed, path = seed, said_folder(seed)
-        self.model, self.processor = load(base_folder(seed), device="cpu")
+        self.model, self.processor = base_model(seed)
         said = json.loads((path / "said.json").read_text())
         scenes = microworld.split_scenes(seed, **SIZES)
         # Sampling at temperature 1 now and then breaks off before any object is named: such captions cannot be curated.
@@ -340,7 +346,7 @@ def _do_run(path: Path, spec: Run) -> None:
     model = world.fresh(spec.part)
     start = [p.detach().clone() for p in trainable(model)]
     if spec.method == "honest":  # its vision tower is the base model's: CLIP never sees the captions
-        model = set_trainable(load(base_folder(spec.seed, World(noise=0.0)), device="cpu")[0], spec.part)
+        model = set_trainable(base_model(spec.seed, World(noise=0.0))[0], spec.part)
     data = erasure_data(world, spec)
     log = [] if spec.method in ("base", "honest") else _erase(model, world, spec, data)
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
@@ -367,19 +373,21 @@ def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Caption
 
 def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
     """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls' other ways to end there."""
-    method, level, has_peaked, look_again = get_method(spec.method, **dict(spec.changes)), 0.0, False, 0
+    method, level, has_peaked = get_method(spec.method, **dict(spec.changes)), 0.0, False
+    look_again, seen = 0, ()  # the next step after which to look at the level; the last one, with its level
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
     if spec.step:
         method = replace(method, step=STEPS[spec.step](model, spec.seed))
 
     def reached(step: int) -> bool:
-        nonlocal look_again
+        nonlocal look_again, seen
         if spec.stop_nll is None or step < look_again:
             return False
-        missing = spec.stop_nll - _level(model, world)
-        look_again = step + max(2, int(1.5 * missing))  # a step adds less than two thirds of a nat (but GA's, up to three)
-        return missing <= 0
+        now = _level(model, world)
+        pace = max(0.1, (now - seen[1]) / (step - seen[0])) if seen else 0.4  # nats a step, which grows on the way
+        look_again, seen = step + max(2, int(0.4 * (spec.stop_nll - now) / pace)), (step, now)
+        return now >= spec.stop_nll
 
     def weights(done: float) -> dict[str, float]:
         is_off = has_peaked or (spec.hold and level >= spec.stop_nll)

@@ -18,7 +18,7 @@ from functools import cache
 
 import torch
 from PIL import Image, ImageDraw
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -36,6 +36,8 @@ from transformers import (
 
 from sare_min.captions import DESCRIBE, encode, sentence_nll
 from sare_min.llava import embed_images, set_trainable, trainable
+
+from .last_layer import skip_unread
 
 PLACES = {
     "kitchen": ("fork", "cup", "bowl", "banana", "bottle"),
@@ -106,11 +108,20 @@ def every_scene() -> tuple[Scene, ...]:
                  for objects in itertools.permutations(names, n) for cells in itertools.combinations(range(GRID**2), n))
 
 
+@cache
+def clip_scenes(n: int = 6000) -> tuple[Scene, ...]:
+    """The scenes that the CLIPs learn from; no seed's splits hold one of them."""
+    return tuple(random.Random("CLIP").sample(every_scene(), n))
+
+
 def split_scenes(seed: int, **sizes: int) -> dict[str, list[Scene]]:
-    """Disjoint random sets of scenes: split_scenes(0, train=6000, test=200)["train"]."""
-    if sum(sizes.values()) > len(every_scene()):
-        raise ValueError(f"the microworld has {len(every_scene())} scenes, the splits ask for {sum(sizes.values())}: make them smaller.")
-    shuffled = iter(random.Random(seed).sample(every_scene(), sum(sizes.values())))
+    """Disjoint random sets of scenes that no CLIP has seen: split_scenes(0, train=6000, test=200)["train"]."""
+    taken = set(clip_scenes())
+    left = [scene for scene in every_scene() if scene not in taken]
+    if sum(sizes.values()) > len(left):
+        raise ValueError(f"the microworld has {len(left)} scenes that no CLIP has seen, the splits ask for {sum(sizes.values())}: "
+                         "make them smaller.")
+    shuffled = iter(random.Random(seed).sample(left, sum(sizes.values())))
     return {name: list(itertools.islice(shuffled, size)) for name, size in sizes.items()}
 
 
@@ -170,7 +181,7 @@ def alt_text(scene: Scene, rng: random.Random) -> str:
     return f"A photo containing {' and '.join(map(a, shown))}."
 
 
-SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[,.?]"), "isolated")])
 
 
 def _words(text: str) -> list[str]:
@@ -293,7 +304,7 @@ def train_llava(clip: CLIPModel, scenes: Sequence[Scene], world: World, seed: in
     rng, processor = random.Random(seed), build_processor()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_llava(world).train()
+        model = skip_unread(build_llava(world)).train()
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     set_trainable(model, "all")
     features = embed_images(model, processor, [draw(scene) for scene in scenes])
