@@ -162,9 +162,49 @@ def erase(data, **settings):
 
 def test_a_run_ends_at_its_level(data):
     """Fails if looking less often at the level passes it by far, or never looks."""
-    log, level = erase(data, stop_nll=6.0)
+    log, level = erase(data, stop_nll=5.0)
     free, far = erase(data, stop_nll=None)
-    assert len(log) < len(free) == 60 and 6.0 <= level < 8.0 < far
+    assert len(log) < len(free) == 60 and 4.75 <= level < 6.0 < far
+
+
+def looked_at(monkeypatch, level, n_steps=200):
+    """The steps after which a run that cools down for ten steps looks at its level, level(step), and what it then says; its end is 8."""
+    steps, said = [], []
+
+    def unlearn(model, data, method, *_, stop, **__):
+        cooling = None
+        for step in range(n_steps):
+            steps.append(step)
+            if cooling in (None, step):
+                before = len(asked)
+                answer = stop(step)
+                cooling = step + 10 if answer and cooling is None else step if answer else None
+                said.extend([answer] * (len(asked) - before))
+                if cooling == step:
+                    break
+
+    asked = []
+    monkeypatch.setattr(experiments, "_level", lambda model, world: asked.append(steps[-1]) or level(steps[-1]))
+    monkeypatch.setattr(experiments, "unlearn", unlearn)
+    experiments._erase(None, None, Run(0, "EFUF", stop_nll=8.0), None)
+    return asked, said
+
+
+def test_the_level_is_asked_for_more_often_as_it_nears(monkeypatch):
+    """Fails if a run looks at every step, or strides on past its level."""
+    asked, said = looked_at(monkeypatch, lambda step: 0.5 + 0.1 * min(step, 75))
+    gaps = [b - a for a, b in zip(asked, asked[1:])]
+    assert asked[0] == 0 and len(asked) < 15 and gaps[1] > 10 and gaps[1:-1] == sorted(gaps[1:-1], reverse=True)
+    assert 70 <= asked[-2] <= 72 and said[-2:] == [True, True]  # ten steps at a falling rate go as far as five: half a nat
+
+
+def test_a_run_that_falls_short_goes_on(monkeypatch):
+    """Fails if a cool-down that ends half a nat below the level counts, or if one that ends a tenth below does not."""
+    short, said = looked_at(monkeypatch, lambda step: 0.5 + 0.1 * min(step, 70) if step < 90 else 8.0)
+    first = said.index(True)
+    assert said[first : first + 2] == [True, False] and said[-1] and short[-1] > 90
+    near, said = looked_at(monkeypatch, lambda step: min(0.5 + 0.1 * step, 7.9))
+    assert said.count(True) == 2 and said[-2:] == [True, True]
 
 
 def test_hold_spends_the_steps_and_keeps_the_level(data):

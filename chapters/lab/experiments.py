@@ -44,7 +44,7 @@ SAID = ("chair_s", "chair_i", "recall", "n")  # what Kit.measure says of greedy 
 NLL = ("nll_forget", "nll_retain")  # and of the spans
 STOP_NLL = 8.0  # nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model: about 0.5)
 N_STOP = 64  # captions that this is measured on
-TRAINING = Training(steps=200, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
+TRAINING = Training(steps=240, batch_size=24, lr=6e-4, cooldown=10)  # steps: the limit; a run ends before, at STOP_NLL
 logging.disable_progress_bar()
 cache.remember(RUN_SOURCES)
 cache.one_thread()
@@ -374,20 +374,23 @@ def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Caption
 def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
     """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls' other ways to end there."""
     method, level, has_peaked = get_method(spec.method, **dict(spec.changes)), 0.0, False
-    look_again, seen = 0, ()  # the next step after which to look at the level; the last one, with its level
+    look_again, seen, cooled = 0, (), -1  # the next step after which to look at the level; the last one, with its level; a cool-down's end
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
     if spec.step:
         method = replace(method, step=STEPS[spec.step](model, spec.seed))
 
     def reached(step: int) -> bool:
-        nonlocal look_again, seen
+        nonlocal look_again, seen, cooled
         if spec.stop_nll is None or step < look_again:
             return False
         now = _level(model, world)
-        pace = max(0.1, (now - seen[1]) / (step - seen[0])) if seen else 0.4  # nats a step, which grows on the way
-        look_again, seen = step + max(2, int(0.4 * (spec.stop_nll - now) / pace)), (step, now)
-        return now >= spec.stop_nll
+        pace = max(0.1, (now - seen[1]) / (step - seen[0])) if seen else 0.4  # nats a step
+        # A cool-down goes on as far as half of its steps at full speed. Where it has ended, a quarter of a nat is near enough.
+        missing = spec.stop_nll - now - (0.25 if step == cooled else pace * spec.training.cooldown / 2)
+        look_again, seen = step + max(1, int(0.4 * missing / pace)), (step, now)
+        cooled = -1 if missing > 0 else step + spec.training.cooldown
+        return missing <= 0
 
     def weights(done: float) -> dict[str, float]:
         is_off = has_peaked or (spec.hold and level >= spec.stop_nll)

@@ -188,11 +188,12 @@ def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
     ax.plot(results["x"], results["worst"], color="#d55e00", dashes=(4, 2))
     ax.text(0.1, 0.5, "loss", color="#111827", fontweight="bold", ha="right")
     ax.text(1.5, 0.55, f"worst loss\nwithin ±{results['rho']:g}", color="#d55e00", fontweight="bold", ha="left")
-    marks = (("lowest loss", results["loss"], "#111827", "o"), ("lowest worst case", results["worst"], "#d55e00", "D"))
-    for name, values, colour, marker in marks:
+    marks = (("lowest loss", results["loss"], "#111827", "o", (14, -4), "left"),
+             ("lowest worst case", results["worst"], "#d55e00", "D", (0, -62), "center"))
+    for name, values, colour, marker, offset, side in marks:
         i = int(np.argmin(values))
         ax.plot(results["x"][i], values[i], marker, color=colour, markersize=9)
-        ax.annotate(name, (results["x"][i], values[i]), xytext=(0, 10), textcoords="offset points", ha="center", color=colour)
+        ax.annotate(name, (results["x"][i], values[i]), xytext=offset, textcoords="offset points", ha=side, color=colour)
     ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.1, None))
     return ax.figure
 
