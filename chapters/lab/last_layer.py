@@ -2,8 +2,8 @@
 
 A loss reads the logits of the caption or the answer, generation those of the last token. Pictures and questions, more than half of all
 positions, reach them through the last layer's keys and values alone; its queries and its feed-forward part there are computed by stock
-transformers and dropped. That is next to nothing of 7B's 32 layers, and an eighth of a fine-tuning step's time here (`make bench`). Weights, their
-names and the checkpoint on disk stay as they are.
+transformers and dropped. That is next to nothing of 7B's 32 layers, and an eighth of a fine-tuning step's time here (`make bench`).
+Weights, their names and the checkpoint on disk stay as they are.
 """
 from __future__ import annotations
 
