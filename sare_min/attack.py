@@ -1,4 +1,5 @@
 """The relearning attack: how little fine-tuning brings the erased hallucinations back?"""
+
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,17 +10,30 @@ from .captions import Captions, sentence_nll
 from .llava import trainable
 
 
-def relearn(model: nn.Module, data: Captions, at: Sequence[int], lr: float = 2e-4, batch_size: int = 8, seed: int = 0,
-            progress: bool = True) -> Iterator[int]:
-    """Fine-tune the model's trainable parameters on captions by plain cross-entropy, in one pass over shuffled rows.
+def relearn(
+    model: nn.Module,
+    data: Captions,
+    at: Sequence[int],
+    lr: float = 2e-4,
+    batch_size: int = 8,
+    seed: int = 0,
+    progress: bool = True,
+) -> Iterator[int]:
+    """Fine-tune the model's trainable parameters on captions by plain cross-entropy, in one pass
+    over shuffled rows.
 
-    data: hallucinated captions for the relearning attack (clean ones make benign fine-tuning). Yields the number of samples seen, at
-    each of `at`, so that the caller measures between the steps: `for n in relearn(...): curve[n] = evaluate(model)`.
-    Raises ValueError if `at` asks for more samples than the data have, or for no multiple of batch_size.
-    Source: Unlearn-Smooth's WMDP relearning (AdamW, plain CE, one pass; OPTML-Group/Unlearn-Smooth).
+    data: hallucinated captions for the relearning attack (clean ones make benign fine-tuning).
+    Yields the number of samples seen, at each of `at`, so that the caller measures between the
+    steps: `for n in relearn(...): curve[n] = evaluate(model)`. Raises ValueError if `at` asks for
+    more samples than the data have, or for no multiple of batch_size.
+    Source: Unlearn-Smooth's WMDP relearning (AdamW, plain CE, one pass;
+    OPTML-Group/Unlearn-Smooth).
     """
     if max(at) > len(data) or any(n % batch_size for n in at):
-        raise ValueError(f"at={list(at)}: sample counts must be multiples of batch_size={batch_size} and at most the data's {len(data)}.")
+        raise ValueError(
+            f"at={list(at)}: sample counts must be multiples of batch_size={batch_size} and at most"
+            f" the data's {len(data)}."
+        )
     params = trainable(model)
     optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0, fused=True)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))

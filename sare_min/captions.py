@@ -1,8 +1,9 @@
 """Captions as rows of tokens with masks, and the NLL of each token under a LLaVA.
 
-Prompt, image placeholder and EOS come from the checkpoint's own processor. Image features are the frozen tower's output, so every
-forward starts at the projector.
+Prompt, image placeholder and EOS come from the checkpoint's own processor. Image features are the
+frozen tower's output, so every forward starts at the projector.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 DESCRIBE = "Describe the image."  # the default question
-TOKENS = ("input_ids", "attention_mask", "forget", "retain", "sentence")  # fields of Captions of shape (n, T)
+# Fields of Captions of shape (n, T)
+TOKENS = ("input_ids", "attention_mask", "forget", "retain", "sentence")
 
 
 @dataclass(frozen=True)
 class Captions:
-    """n captions under teacher forcing: rows of T tokens (image tokens, prompt, caption, EOS), right-padded.
+    """n captions under teacher forcing: rows of T tokens (image tokens, prompt, caption, EOS),
+    right-padded.
 
-    input_ids, attention_mask: (n, T) int64. forget, retain, sentence: (n, T) bool, True where a token's NLL is counted.
-    features: (n_images, N, D), the frozen tower's output. image: (n,) int64, each row's index into features.
+    input_ids, attention_mask: (n, T) int64. forget, retain, sentence: (n, T) bool, True where a
+    token's NLL is counted. features: (n_images, N, D), the frozen tower's output. image: (n,)
+    int64, each row's index into features.
     reference: (n,) or None, the base model's summed NLL of each row's forget tokens (NPO needs it).
     """
 
@@ -45,7 +49,9 @@ class Captions:
         reference = None if self.reference is None else self.reference[rows]
         tokens = {name: getattr(self, name)[rows] for name in TOKENS}
         width = int(tokens["attention_mask"].sum(1).max()) if len(image) else 0
-        return Captions(**tokens, image=image, features=self.features[kept], reference=reference).cut(width)
+        return Captions(
+            **tokens, image=image, features=self.features[kept], reference=reference
+        ).cut(width)
 
     def cut(self, width: int) -> Captions:
         """All rows, their first `width` tokens."""
@@ -57,7 +63,9 @@ class Captions:
         return self[has_forget], self[~has_forget]
 
     def until_forget(self) -> Captions:
-        """The rows cut after the batch's last forget token: in a causal model nothing later can change L_neg."""
+        """The rows cut after the batch's last forget token: in a causal model nothing later can
+        change L_neg.
+        """
         return self.cut(int(self.forget.any(0).nonzero().max()) + 1)
 
     def to(self, device: torch.device) -> Captions:
@@ -70,62 +78,121 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
 
 
 def render(processor, question: str, *, opened: bool = False) -> str:
-    """The chat template's text of the question about an image, or all that stands before an answer (some open it with a space)."""
+    """The chat template's text of the question about an image, or all that stands before an answer
+    (some open it with a space).
+    """
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
-    text = processor.apply_chat_template([*chat, {"role": "assistant", "content": [{"type": "text", "text": "X"}]}])
+    text = processor.apply_chat_template(
+        [*chat, {"role": "assistant", "content": [{"type": "text", "text": "X"}]}]
+    )
     return text[: text.index("X", len(prompt))] if opened else prompt
 
 
-def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str, device: torch.device | str = "cpu"):
-    """Token ids with the image placeholder repeated once per image feature, padded on `side`; offsets count from each text's end."""
-    order = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # each different text once: questions repeat
+def tokenize(
+    processor,
+    texts: Sequence[str],
+    n_image_tokens: int,
+    side: str,
+    device: torch.device | str = "cpu",
+):
+    """Token ids with the image placeholder repeated once per image feature, padded on `side`;
+    offsets count from each text's end.
+    """
+    # Each different text once: questions repeat
+    order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     rows = torch.tensor([order[text] for text in texts], dtype=torch.long)
-    texts = [text.replace(processor.image_token, processor.image_token * n_image_tokens, 1) for text in order]
-    add_bos = not (texts and processor.tokenizer.bos_token and texts[0].startswith(processor.tokenizer.bos_token))
-    tokens = processor.tokenizer(texts, padding=True, padding_side=side, add_special_tokens=add_bos, return_tensors="pt",
-                                 return_offsets_mapping=True)
-    from_end = tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
-    return tokens["input_ids"][rows].to(device), tokens["attention_mask"][rows].to(device), from_end[rows]
+    texts = [
+        text.replace(processor.image_token, processor.image_token * n_image_tokens, 1)
+        for text in order
+    ]
+    add_bos = not (
+        texts
+        and processor.tokenizer.bos_token
+        and texts[0].startswith(processor.tokenizer.bos_token)
+    )
+    tokens = processor.tokenizer(
+        texts,
+        padding=True,
+        padding_side=side,
+        add_special_tokens=add_bos,
+        return_tensors="pt",
+        return_offsets_mapping=True,
+    )
+    from_end = (
+        tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
+    )
+    return (
+        tokens["input_ids"][rows].to(device),
+        tokens["attention_mask"][rows].to(device),
+        from_end[rows],
+    )
 
 
-def encode(processor, features: Tensor, captions: Sequence[str], spans: Sequence[dict[str, list[tuple[int, int]]]] | None = None,
-           question: str | Sequence[str] = DESCRIBE, image: Sequence[int] | None = None) -> Captions:
+def encode(
+    processor,
+    features: Tensor,
+    captions: Sequence[str],
+    spans: Sequence[dict[str, list[tuple[int, int]]]] | None = None,
+    question: str | Sequence[str] = DESCRIBE,
+    image: Sequence[int] | None = None,
+) -> Captions:
     """Turn captions into rows of tokens with masks.
 
-    captions: n strings. spans: per caption {"forget" | "retain" | "sentence": [(start, end) in characters]}; None counts every
-    caption whole as its sentence. A span that reaches the caption's end under "sentence" takes the EOS with it. question: one, or n.
-    image: the row of `features` that each caption belongs to (default 0..n-1).
+    captions: n strings. spans: per caption {"forget" | "retain" | "sentence": [(start, end) in
+    characters]}; None counts every caption whole as its sentence. A span that reaches the caption's
+    end under "sentence" takes the EOS with it. question: one, or n. image: the row of `features`
+    that each caption belongs to (default 0..n-1).
     """
     n = len(captions)
     spans = [{"sentence": [(0, len(caption))]} for caption in captions] if spans is None else spans
     questions = [question] * n if isinstance(question, str) else question
     image = torch.arange(n) if image is None else torch.as_tensor(image)
-    if len({n, len(spans), len(questions), len(image)}) != 1 or (n and int(image.max()) >= len(features)):
-        raise ValueError(f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)} features: give one each.")
-    heads = {q: render(processor, q, opened=True) for q in set(questions)}  # a template takes longer than all the rest
-    texts = [heads[q] + caption + processor.tokenizer.eos_token for q, caption in zip(questions, captions, strict=True)]
+    if len({n, len(spans), len(questions), len(image)}) != 1 or (
+        n and int(image.max()) >= len(features)
+    ):
+        raise ValueError(
+            f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)}"
+            " features: give one each."
+        )
+    # A template takes longer than all the rest
+    heads = {q: render(processor, q, opened=True) for q in set(questions)}
+    texts = [
+        heads[q] + caption + processor.tokenizer.eos_token
+        for q, caption in zip(questions, captions, strict=True)
+    ]
     ids, attention, from_end = tokenize(processor, texts, features.shape[1], side="right")
     eos = len(processor.tokenizer.eos_token)
-    masks = {kind: torch.zeros_like(ids, dtype=torch.bool) for kind in ("forget", "retain", "sentence")}
+    masks = {
+        kind: torch.zeros_like(ids, dtype=torch.bool) for kind in ("forget", "retain", "sentence")
+    }
     for row, caption in enumerate(captions):
-        # A token belongs to the span that holds its last character: a leading space never moves a token out of its word.
+        # A token belongs to the span that holds its last character: a leading space never moves a
+        # token out of its word.
         last = from_end[row] + eos + len(caption) - 1
         for kind, pieces in spans[row].items():
             for start, end in pieces:
                 if kind not in masks or not 0 <= start < end <= len(caption):
-                    raise ValueError(f"caption {row}: {kind} span ({start}, {end}) does not fit {caption!r}. Kinds are {', '.join(masks)}.")
+                    raise ValueError(
+                        f"caption {row}: {kind} span ({start}, {end}) does not fit {caption!r}."
+                        f" Kinds are {', '.join(masks)}."
+                    )
                 end += eos if kind == "sentence" and end == len(caption) else 0
                 masks[kind][row] |= (start <= last) & (last < end) & attention[row].bool()
     return Captions(ids, attention, **masks, image=image, features=features)
 
 
 def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor) -> Tensor:
-    """Input embeddings (B, T, H) with the projected image features (B, N, D) in place of the image tokens."""
+    """Input embeddings (B, T, H) with the projected image features (B, N, D) in place of the image
+    tokens.
+    """
     is_image = input_ids == model.config.image_token_id
     for row, n in enumerate(is_image.sum(1).tolist()):
         if n != features.shape[1]:
-            raise ValueError(f"row {row} has {n} image tokens but its image has {features.shape[1]} features: encode it by its processor.")
+            raise ValueError(
+                f"row {row} has {n} image tokens but its image has {features.shape[1]} features:"
+                " encode it by its processor."
+            )
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -133,23 +200,36 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
 
 
 def token_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """NLL in nats of each token given all before it, (B, T); 0 up to the first token that any row counts. The first token has none."""
+    """NLL in nats of each token given all before it, (B, T); 0 up to the first token that any row
+    counts. The first token has none.
+    """
     model = base(model)
     counted = (batch.forget | batch.retain | batch.sentence).any(0).nonzero()
     if not len(counted):  # curation leaves captions between the thresholds without any
         return torch.zeros(batch.input_ids.shape, device=batch.input_ids.device)
     first = max(1, int(counted.min()))
-    logits = model(inputs_embeds=embed(model, batch.input_ids, batch.features[batch.image]), attention_mask=batch.attention_mask,
-                   logits_to_keep=batch.input_ids.shape[1] - first + 1, use_cache=False).logits
-    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch.input_ids[:, first:], reduction="none")
+    logits = model(
+        inputs_embeds=embed(model, batch.input_ids, batch.features[batch.image]),
+        attention_mask=batch.attention_mask,
+        logits_to_keep=batch.input_ids.shape[1] - first + 1,
+        use_cache=False,
+    ).logits
+    nll = F.cross_entropy(
+        logits[:, :-1].float().transpose(1, 2), batch.input_ids[:, first:], reduction="none"
+    )
     return F.pad(nll, (first, 0))
 
 
 def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
-    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the relearning attack.
+    """Mean NLL per sentence token: plain fine-tuning, the loss of pre-training and of the
+    relearning attack.
 
-    Raises ValueError if no token is marked: curated captions that hallucinate have forget masks and no sentence.
+    Raises ValueError if no token is marked: curated captions that hallucinate have forget masks and
+    no sentence.
     """
     if not batch.sentence.any():
-        raise ValueError(f"none of {len(batch)} captions has a sentence token to train on: encode them without spans.")
+        raise ValueError(
+            f"none of {len(batch)} captions has a sentence token to train on: encode them without"
+            " spans."
+        )
     return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

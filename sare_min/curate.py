@@ -1,8 +1,11 @@
-"""Curation: cut captions into sub-sentences, let CLIP say which of their objects are in the picture, and mark what to forget.
+"""Curation: cut captions into sub-sentences, let CLIP say which of their objects are in the
+picture, and mark what to forget.
 
-EFUF's rule (arXiv 2402.09801, section 3), which SARE takes over: a sub-sentence is *forget* if one of its objects has S(o) < T1, and
-*retain* if all have S(o) > T0; a caption whose mean score is above T2 and that has nothing to forget is kept whole (*sentence*).
+EFUF's rule (arXiv 2402.09801, section 3), which SARE takes over: a sub-sentence is *forget* if one
+of its objects has S(o) < T1, and *retain* if all have S(o) > T0; a caption whose mean score is
+above T2 and that has nothing to forget is kept whole (*sentence*).
 """
+
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,9 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """CLIP scores (logits_per_image: the cosine times CLIP's learnt scale). EFUF's values for its sliding-window scores: 23, 32, 27.5."""
+    """CLIP scores (logits_per_image: the cosine times CLIP's learnt scale). EFUF's values for its
+    sliding-window scores: 23, 32, 27.5.
+    """
 
     forget_below: float
     retain_above: float
@@ -25,7 +30,8 @@ class Thresholds:
 
 
 def sub_sentences(caption: str) -> list[Span]:
-    """(start, end) of each clause with the separator that leads it in: "a cup, a fork." -> "a cup", ", a fork", ".".
+    """(start, end) of each clause with the separator that leads it in: "a cup, a fork." -> "a cup",
+    ", a fork", ".".
 
     The separator belongs to the clause it opens: else the model learns to open a clause and stall.
     """
@@ -34,7 +40,8 @@ def sub_sentences(caption: str) -> list[Span]:
 
 
 def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
-    """(object, (start, end)) of each whole-word mention in order, repeats kept, longest phrase first.
+    """(object, (start, end)) of each whole-word mention in order, repeats kept, longest phrase
+    first.
 
     synonyms: surface word or phrase, lower case -> the object's name.
     """
@@ -44,29 +51,55 @@ def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
 
 
 @torch.no_grad()
-def clip_scores(clip, image_processor, tokenizer, images: Sequence[Image.Image], texts: Sequence[str], batch_size: int = 64,
-                progress: bool = False) -> Tensor:
+def clip_scores(
+    clip,
+    image_processor,
+    tokenizer,
+    images: Sequence[Image.Image],
+    texts: Sequence[str],
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Tensor:
     """CLIP's logits of each image with each text, (n images, n texts); whole image, no window."""
-    tokens, rows = tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False).to(clip.device), []
+    tokens, rows = (
+        tokenizer(list(texts), padding=True, return_tensors="pt", return_token_type_ids=False).to(
+            clip.device
+        ),
+        [],
+    )
     for start in tqdm(range(0, len(images), batch_size), desc="CLIP scores", disable=not progress):
-        pixels = image_processor(list(images[start : start + batch_size]), return_tensors="pt")["pixel_values"].to(clip.device)
+        pixels = image_processor(list(images[start : start + batch_size]), return_tensors="pt")[
+            "pixel_values"
+        ].to(clip.device)
         rows.append(clip(**tokens, pixel_values=pixels).logits_per_image.cpu())
     return torch.cat(rows)
 
 
-def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synonyms: Mapping[str, str],
-           thresholds: Thresholds) -> list[dict[str, list[Span]]]:
-    """The spans of each caption to forget, to retain, and (whole) to keep as a sentence; what lies between the thresholds is left out.
+def curate(
+    captions: Sequence[str],
+    scores: Sequence[Mapping[str, float]],
+    synonyms: Mapping[str, str],
+    thresholds: Thresholds,
+) -> list[dict[str, list[Span]]]:
+    """The spans of each caption to forget, to retain, and (whole) to keep as a sentence; what lies
+    between the thresholds is left out.
 
-    scores: per caption, object -> S(o) with its picture. Raises ValueError naming the row of a caption that mentions no known object.
+    scores: per caption, object -> S(o) with its picture. Raises ValueError naming the row of a
+    caption that mentions no known object.
     """
     curated = []
     for row, (caption, score) in enumerate(zip(captions, scores, strict=True)):
         found = mentions(caption, synonyms)
         if not found:
-            raise ValueError(f"caption {row} names no known object: {caption!r}. Drop it, or add its words to the synonyms.")
+            raise ValueError(
+                f"caption {row} names no known object: {caption!r}. Drop it, or add its words to"
+                " the synonyms."
+            )
         if unscored := [noun for noun, _ in found if noun not in score]:
-            raise ValueError(f"caption {row} names {unscored[0]!r}, which has no CLIP score: score every object of the synonyms.")
+            raise ValueError(
+                f"caption {row} names {unscored[0]!r}, which has no CLIP score: score every object"
+                " of the synonyms."
+            )
         spans: dict[str, list[Span]] = {"forget": [], "retain": [], "sentence": []}
         for start, end in sub_sentences(caption):
             inside = [score[noun] for noun, (at, _) in found if start <= at < end]
@@ -74,7 +107,10 @@ def curate(captions: Sequence[str], scores: Sequence[Mapping[str, float]], synon
                 spans["forget"].append((start, end))
             elif inside and min(inside) > thresholds.retain_above:
                 spans["retain"].append((start, end))
-        if not spans["forget"] and sum(score[noun] for noun, _ in found) / len(found) > thresholds.sentence_above:
+        if (
+            not spans["forget"]
+            and sum(score[noun] for noun, _ in found) / len(found) > thresholds.sentence_above
+        ):
             spans["sentence"].append((0, len(caption)))
         curated.append(spans)
     return curated

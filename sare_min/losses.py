@@ -1,8 +1,11 @@
-"""Losses on the tokens of one forward: erasure (EFUF, SARE), NPO; and their weighted sums for one method.
+"""Losses on the tokens of one forward: erasure (EFUF, SARE), NPO; and their weighted sums for one
+method.
 
-A caption is one row and its sub-sentences are masks over the same tokens (*packing*). In a causal model the NLL of a token does not
-depend on what follows, so this equals one row per sub-sentence, without repeating the image tokens for each.
+A caption is one row and its sub-sentences are masks over the same tokens (*packing*). In a causal
+model the NLL of a token does not depend on what follows, so this equals one row per sub-sentence,
+without repeating the image tokens for each.
 """
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,25 +17,33 @@ from .sam import targeted_sam
 
 
 def erasure(nll: Tensor, mask: Tensor, reference: Tensor | None = None) -> Tensor:
-    """-NLL summed over each row's forget tokens, (B,): gradient ascent on the hallucination; unbounded below.
+    """-NLL summed over each row's forget tokens, (B,): gradient ascent on the hallucination;
+    unbounded below.
 
-    nll: (B, T) nats. mask: (B, T) bool. Source: EFUF (arXiv 2402.09801), its negative term; SARE's L_neg.
+    nll: (B, T) nats. mask: (B, T) bool. Source: EFUF (arXiv 2402.09801), its negative term; SARE's
+    L_neg.
     """
     return -(nll * mask).sum(1)
 
 
 def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) -> Tensor:
-    """-(2 / beta) log sigmoid(beta * (NLL - NLL_ref)) of each row's forget tokens taken as one sequence, (B,).
+    """-(2 / beta) log sigmoid(beta * (NLL - NLL_ref)) of each row's forget tokens taken as one
+    sequence, (B,).
 
-    reference: (B,) summed NLL under the base model. Source: NPO (arXiv 2404.05868, eq. 3); open-unlearning's per-sequence sum.
+    reference: (B,) summed NLL under the base model. Source: NPO (arXiv 2404.05868, eq. 3);
+    open-unlearning's per-sequence sum.
     """
     if reference is None:
-        raise ValueError("NPO compares with the base model: give the captions a reference (see unlearn.with_reference).")
+        raise ValueError(
+            "NPO compares with the base model: give the captions a reference (see"
+            " unlearn.with_reference)."
+        )
     return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
 
 
 def simnpo(nll: Tensor, mask: Tensor, reference: Tensor | None = None, beta: float = 4.5) -> Tensor:
-    """-(2 / beta) log sigmoid(beta * NLL / number of forget tokens), (B,): NPO by the token, without a reference.
+    """-(2 / beta) log sigmoid(beta * NLL / number of forget tokens), (B,): NPO by the token,
+    without a reference.
 
     Source: SimNPO (arXiv 2410.07163); open-unlearning's simnpo.py, delta 0.
     """
@@ -41,29 +52,52 @@ def simnpo(nll: Tensor, mask: Tensor, reference: Tensor | None = None, beta: flo
 
 @dataclass(frozen=True)
 class Method:
-    """One row of METHODS. A loss is minimised: L = lambda_neg * L_neg + lambda_pos * L_pos + lambda_sent * L_sent."""
+    """One row of METHODS. A loss is minimised: L = lambda_neg * L_neg + lambda_pos * L_pos +
+    lambda_sent * L_sent.
+    """
 
     forget_loss: Callable[..., Tensor] = erasure  # (nll, mask, reference) -> one term a row
     per: str = "token"  # L_neg is a mean per forget "token" or per "row" that has some
-    lambda_neg: float = 0.1  # ours; EFUF's released 0.3 soon breaks the grammar of a model this small
+    lambda_neg: float = (
+        0.1  # ours; EFUF's released 0.3 soon breaks the grammar of a model this small
+    )
     lambda_pos: float = 1.0
     lambda_sent: float = 1.0
     rho: float = 0.0  # L2 length of the ascent step, in weight units
-    perturb: tuple[str, ...] = ("neg",)  # whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
-    step: Callable[..., float] = targeted_sam  # how the two losses become one gradient; controls and approximations bring their own
-    schedule: Callable[[float], Mapping[str, float]] | None = None  # share of the run done -> settings that change on the way
+    # Whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
+    perturb: tuple[str, ...] = ("neg",)
+    step: Callable[..., float] = (
+        # how the two losses become one gradient; controls and approximations bring their own
+        targeted_sam
+    )
+    schedule: Callable[[float], Mapping[str, float]] | None = (
+        None  # share of the run done -> settings that change on the way
+    )
 
 
 def counts(batch: Captions, per: str) -> dict[str, int]:
-    """What each loss is a mean over, in the whole batch; raises ValueError if there is nothing to forget."""
+    """What each loss is a mean over, in the whole batch; raises ValueError if there is nothing to
+    forget.
+    """
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
-        raise ValueError(f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold, or drop such rows.")
-    return {"neg": n_forget, "pos": max(1, int(batch.retain.sum())), "sent": max(1, int(batch.sentence.sum()))}
+        raise ValueError(
+            f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold, or"
+            " drop such rows."
+        )
+    return {
+        "neg": n_forget,
+        "pos": max(1, int(batch.retain.sum())),
+        "sent": max(1, int(batch.sentence.sum())),
+    }
 
 
-def method_losses(model: nn.Module, batch: Captions, method: Method, n: dict[str, int]) -> dict[str, Tensor]:
-    """This micro-batch's share of each mean: scalars "neg", "pos", "sent", not yet weighted; one whose mask is empty is left out."""
+def method_losses(
+    model: nn.Module, batch: Captions, method: Method, n: dict[str, int]
+) -> dict[str, Tensor]:
+    """This micro-batch's share of each mean: scalars "neg", "pos", "sent", not yet weighted; one
+    whose mask is empty is left out.
+    """
     nll = token_nll(model, batch)
     kept = {"pos": batch.retain, "sent": batch.sentence}
     found = {name: (nll * mask).sum() / n[name] for name, mask in kept.items() if mask.any()}

@@ -2,12 +2,15 @@
 
 With L_neg an *erasure* loss (it falls as the hallucinated span becomes unlikely), one step computes
 
-    eps* = rho * grad L_neg(theta) / ||grad L_neg(theta)||                                       the relapse direction
-    g    = lambda_neg * grad L_neg(theta + eps*) + grad [lambda_pos * L_pos + lambda_sent * L_sent](theta)
+    eps* = rho * grad L_neg(theta) / ||grad L_neg(theta)||        the relapse direction
+    g    = lambda_neg * grad L_neg(theta + eps*)
+           + grad [lambda_pos * L_pos + lambda_sent * L_sent](theta)
 
-and hands g to the optimiser. `target` below is the loss that is perturbed (lambda_neg * L_neg for SARE) and `rest` all others: with
-target = every loss this is ordinary SAM (arXiv 2010.01412), with rho = 0 it is the plain step (EFUF, arXiv 2402.09801).
+and hands g to the optimiser. `target` below is the loss that is perturbed (lambda_neg * L_neg for
+SARE) and `rest` all others: with target = every loss this is ordinary SAM (arXiv 2010.01412), with
+rho = 0 it is the plain step (EFUF, arXiv 2402.09801).
 """
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,23 +19,33 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho: float) -> Iterator[float]:
-    """Step to theta + rho * g / ||g||, yield ||g||, and step back bit for bit, also when the body raises.
+def perturbed(
+    params: Sequence[Tensor], direction: Sequence[Tensor | None], rho: float
+) -> Iterator[float]:
+    """Step to theta + rho * g / ||g||, yield ||g||, and step back bit for bit, also when the body
+    raises.
 
-    params: tensors of any shape and float dtype. direction: g, one tensor like each parameter (None: it stays); a list is emptied on
-    the way, so that g is freed while theta is kept and the step costs one copy of the weights, not two. rho: L2 length over all
-    parameters together, >= 0. Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its place in
-    params), or if all are zero. Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
+    params: tensors of any shape and float dtype. direction: g, one tensor like each parameter
+    (None: it stays); a list is emptied on the way, so that g is freed while theta is kept and the
+    step costs one copy of the weights, not two. rho: L2 length over all parameters together, >= 0.
+    Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its
+    place in params), or if all are zero. Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
-    norms = {i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
-             for i, g in enumerate(direction) if g is not None}
+    norms = {
+        i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+        for i, g in enumerate(direction)
+        if g is not None
+    }
     bad = [i for i, norm in norms.items() if not norm.isfinite()]
     norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values())))) if norms else 0.0
     if bad or not norm:
         what = f"not finite in parameter {bad[0]} of {len(params)}" if bad else "zero everywhere"
-        raise ValueError(f"the ascent direction is {what}: check that the batch has forget tokens and that the loss is finite.")
+        raise ValueError(
+            f"the ascent direction is {what}: check that the batch has forget tokens and that the"
+            " loss is finite."
+        )
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
         with torch.no_grad():
@@ -48,13 +61,22 @@ def perturbed(params: Sequence[Tensor], direction: Sequence[Tensor | None], rho:
                 parameter.copy_(theta)
 
 
-def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence, again: Sequence, losses: Callable[..., tuple[Tensor, Tensor]],
-                 rho: float, turn: Callable[[list], list] | None = None) -> float:
-    """Leave g = grad target(theta + eps*) + grad rest(theta) in .grad; return ||grad target(theta)|| (nan at rho = 0).
+def targeted_sam(
+    params: Sequence[nn.Parameter],
+    batches: Sequence,
+    again: Sequence,
+    losses: Callable[..., tuple[Tensor, Tensor]],
+    rho: float,
+    turn: Callable[[list], list] | None = None,
+) -> float:
+    """Leave g = grad target(theta + eps*) + grad rest(theta) in .grad; return ||grad
+    target(theta)|| (nan at rho = 0).
 
-    batches: micro-batches that make up the whole batch. again: those whose target loss the second pass needs. losses(batch): the pair
-    (target, rest), each a scalar that requires grad, already divided by the *whole* batch's counts, so that the sum over micro-batches
-    is the loss: eps* comes from the whole batch's gradient, which is not m-SAM. turn: a control's way to step in another direction.
+    batches: micro-batches that make up the whole batch. again: those whose target loss the second
+    pass needs. losses(batch): the pair (target, rest), each a scalar that requires grad, already
+    divided by the *whole* batch's counts, so that the sum over micro-batches is the loss: eps*
+    comes from the whole batch's gradient, which is not m-SAM. turn: a control's way to step in
+    another direction.
     """
     for parameter in params:
         parameter.grad = None
@@ -65,8 +87,12 @@ def targeted_sam(params: Sequence[nn.Parameter], batches: Sequence, again: Seque
     direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
-        direction = [new if old is None else old if new is None else old + new for old, new in
-                     zip(direction, torch.autograd.grad(target, params, retain_graph=True, allow_unused=True))]
+        direction = [
+            new if old is None else old if new is None else old + new
+            for old, new in zip(
+                direction, torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
+            )
+        ]
         rest.backward()  # at theta: the grounded text keeps its ordinary gradient
         del target, rest  # or the graph lives on while the next one is built
     with perturbed(params, turn(direction) if turn else direction, rho) as norm:

@@ -1,4 +1,5 @@
 """METHODS, a table of settings, and the one training loop that they all share."""
+
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,9 @@ from .losses import Method, counts, method_losses, npo, simnpo
 
 
 def efuf_released(done: float) -> dict[str, float]:
-    """The weights of EFUF's released code, which fall during the run (starreeze/efuf finetune/loss.py)."""
+    """The weights of EFUF's released code, which fall during the run (starreeze/efuf
+    finetune/loss.py).
+    """
     return {"lambda_neg": 0.3 * min(1.0, (1 - done) / 0.6), "lambda_pos": 1 - done / 2}
 
 
@@ -21,8 +24,12 @@ METHODS: dict[str, Method] = {
     "GA": Method(lambda_pos=0.0, lambda_sent=0.0),  # gradient ascent on the forget spans alone
     "GradDiff": Method(lambda_sent=0.0),
     "EFUF": Method(),  # constant weights
-    "EFUF released": Method(lambda_sent=0.36, schedule=efuf_released),  # the released code's ratio of whole captions to retain spans
-    "EFUF+SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: everything is perturbed
+    "EFUF released": Method(
+        lambda_sent=0.36, schedule=efuf_released
+    ),  # the released code's ratio of whole captions to retain spans
+    "EFUF+SAM": Method(
+        rho=0.2, perturb=("neg", "pos", "sent")
+    ),  # untargeted: everything is perturbed
     "NPO": Method(npo, per="row"),
     "SimNPO": Method(simnpo, per="row", lambda_neg=0.125),  # published beta and weight
     "NPO+Targeted-SAM": Method(npo, per="row", rho=0.2),
@@ -32,15 +39,20 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast, at a microworld's scale (EFUF's released code, on 7B: lr 1e-5, weight decay 0.05)."""
+    """How long and how fast, at a microworld's scale (EFUF's released code, on 7B: lr 1e-5, weight
+    decay 0.05).
+    """
 
     steps: int = 96
     batch_size: int = 64  # captions
     micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
     lr: float = 2e-4
     weight_decay: float = 0.0
-    share: tuple[int, int] = (0, 1)  # (i, n): this process takes every n-th micro-batch of a batch, from the i-th on
-    cooldown: int = 12  # last steps, over which the learning rate falls linearly: the end of a run must not hang on its last batch
+    # (i, n): this process takes every n-th micro-batch of a batch, from the i-th on
+    share: tuple[int, int] = (0, 1)
+    # last steps, over which the learning rate falls linearly: the end of a run must not hang on its
+    # last batch
+    cooldown: int = 12
 
 
 def get_method(name: str, **changes) -> Method:
@@ -51,12 +63,20 @@ def get_method(name: str, **changes) -> Method:
 
 
 def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Endless row indices, each batch with the data's own share of forget rows (at least one), each pool in shuffled passes."""
+    """Endless row indices, each batch with the data's own share of forget rows (at least one), each
+    pool in shuffled passes.
+    """
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
-        raise ValueError(f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold or check the masks.")
+        raise ValueError(
+            f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold"
+            " or check the masks."
+        )
     # Neither pool is left out, however small.
-    n_forget = max(1, min(batch_size - (len(pools[1]) > 0), round(batch_size * len(pools[0]) / len(has_forget))))
+    n_forget = max(
+        1,
+        min(batch_size - (len(pools[1]) > 0), round(batch_size * len(pools[0]) / len(has_forget))),
+    )
     generator = torch.Generator().manual_seed(seed)
 
     def passes(pool: Tensor) -> Iterator[int]:
@@ -65,61 +85,118 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
 
     forget, other = map(passes, pools)
     while True:
-        yield torch.tensor([next(forget) for _ in range(n_forget)] + [next(other) for _ in range(batch_size - n_forget)])
+        yield torch.tensor(
+            [next(forget) for _ in range(n_forget)]
+            + [next(other) for _ in range(batch_size - n_forget)]
+        )
 
 
-def gradient(model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64, share: tuple[int, int] = (0, 1)) -> dict[str, float]:
-    """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses, "norm": ||grad target||}.
+def gradient(
+    model: nn.Module,
+    batch: Captions,
+    method: Method,
+    micro_batch: int = 64,
+    share: tuple[int, int] = (0, 1),
+) -> dict[str, float]:
+    """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses,
+    "norm": ||grad target||}.
 
-    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole: n processes' gradients and losses add up.
+    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole: n
+    processes' gradients and losses add up.
 
-    With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one forward and one backward.
+    With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one
+    forward and one backward.
     """
     n, rows_logged = counts(batch, method.per), []
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
     halves = batch.split_forget() if method.rho and method.perturb == ("neg",) else (batch,)
-    parts = [half[rows] for half in halves for rows in torch.arange(len(half)).split(micro_batch) if len(rows)][share[0] :: share[1]]
+    parts = [
+        half[rows]
+        for half in halves
+        for rows in torch.arange(len(half)).split(micro_batch)
+        if len(rows)
+    ][share[0] :: share[1]]
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
         found = method_losses(model, part, method, n)
         rows_logged.append({name: loss.item() for name, loss in found.items()})
-        target, rest = ([weights[k] * v for k, v in found.items() if (k in method.perturb) == inside] for inside in (True, False))
-        nothing = torch.zeros((), requires_grad=True)  # a micro-batch may have no token for one of the losses
+        target, rest = (
+            [weights[k] * v for k, v in found.items() if (k in method.perturb) == inside]
+            for inside in (True, False)
+        )
+        # A micro-batch may have no token for one of the losses
+        nothing = torch.zeros((), requires_grad=True)
         return sum(target, nothing), sum(rest, nothing)
 
-    again = [part.until_forget() for part in parts if part.forget.any()] if method.perturb == ("neg",) else parts
+    again = (
+        [part.until_forget() for part in parts if part.forget.any()]
+        if method.perturb == ("neg",)
+        else parts
+    )
     norm = method.step(trainable(model), parts, again, losses, method.rho)
-    log = {name: sum(row.get(name, 0.0) for row in rows_logged[: len(parts)]) for name in weights}  # of the first pass
+    # Of the first pass
+    log = {name: sum(row.get(name, 0.0) for row in rows_logged[: len(parts)]) for name in weights}
     if not all(map(math.isfinite, log.values())):
-        raise ValueError(f"a loss is not finite ({log}): check the image features and lower the learning rate; no step was taken.")
+        raise ValueError(
+            f"a loss is not finite ({log}): check the image features and lower the learning rate;"
+            " no step was taken."
+        )
     return log | {"norm": norm}
 
 
 @torch.no_grad()
 def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Captions:
-    """The same captions with each row's forget NLL under this (base) model, which NPO compares with."""
-    parts = (data[rows].to(next(model.parameters()).device) for rows in torch.arange(len(data)).split(batch_size))
+    """The same captions with each row's forget NLL under this (base) model, which NPO compares
+    with.
+    """
+    parts = (
+        data[rows].to(next(model.parameters()).device)
+        for rows in torch.arange(len(data)).split(batch_size)
+    )
     nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in parts]
     return replace(data, reference=torch.cat(nll).to(data.input_ids.device))
 
 
-def unlearn(model: nn.Module, data: Captions, method: Method, training: Training = Training(), seed: int = 0, *,
-            stop: Callable[[int], bool] | None = None, progress: bool = True) -> list[dict[str, float]]:
+def unlearn(
+    model: nn.Module,
+    data: Captions,
+    method: Method,
+    training: Training = Training(),
+    seed: int = 0,
+    *,
+    stop: Callable[[int], bool] | None = None,
+    progress: bool = True,
+) -> list[dict[str, float]]:
     """Train the model's trainable parameters by one method; returns a log row per step.
 
-    data: captions with forget, retain and sentence masks. stop(step): asked after each step; True starts the cool-down that ends
-    the run (a matched forget level). Asked again at its end: False, and the run goes on at full speed until a later cool-down holds.
-    Raises ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
+    data: captions with forget, retain and sentence masks. stop(step): asked after each step; True
+    starts the cool-down that ends the run (a matched forget level). Asked again at its end: False,
+    and the run goes on at full speed until a later cool-down holds. Raises ValueError if nothing
+    trains, nothing is to be forgotten, or a loss is not finite.
     """
     params, log, end = trainable(model), [], training.steps - 1
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
-    optimizer = torch.optim.AdamW(params, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(
+        params, lr=training.lr, weight_decay=training.weight_decay, fused=True
+    )
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
-        now = replace(method, **method.schedule(step / training.steps)) if method.schedule else method
-        optimizer.param_groups[0]["lr"] = training.lr * min(1.0, (last - step + 1) / (training.cooldown + 1))
-        log.append(gradient(model, data[next(rows)].to(params[0].device), now, training.micro_batch, training.share))
+        now = (
+            replace(method, **method.schedule(step / training.steps)) if method.schedule else method
+        )
+        optimizer.param_groups[0]["lr"] = training.lr * min(
+            1.0, (last - step + 1) / (training.cooldown + 1)
+        )
+        log.append(
+            gradient(
+                model,
+                data[next(rows)].to(params[0].device),
+                now,
+                training.micro_batch,
+                training.share,
+            )
+        )
         optimizer.step()
         if stop and last in (end, step):  # not while it cools down
             last = min(last, step + training.cooldown) if stop(step) else end

@@ -1,4 +1,7 @@
-"""A real, tiny LLaVA with random weights and captions that need no training; one thread, so that repeats are equal to the bit."""
+"""A real, tiny LLaVA with random weights and captions that need no training; one thread, so that
+repeats are equal to the bit.
+"""
+
 import sys
 from pathlib import Path
 
@@ -48,12 +51,17 @@ def features(processor, scenes):
 @pytest.fixture(scope="session")
 def texts(scenes):
     """Six captions that end in an object that is not there, two that are true."""
-    return [microworld.caption(scene, microworld.absent(scene)[:1] if row < 6 else ()) for row, scene in enumerate(scenes)]
+    return [
+        microworld.caption(scene, microworld.absent(scene)[:1] if row < 6 else ())
+        for row, scene in enumerate(scenes)
+    ]
 
 
 @pytest.fixture(scope="session")
 def spans(texts, scenes):
-    truth = [{noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes]
+    truth = [
+        {noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes
+    ]
     return curate(texts, truth, SYNONYMS, Thresholds(0.5, 0.5, 0.99))
 
 
@@ -66,4 +74,5 @@ def data(processor, features, texts, spans):
 def saved(tmp_path_factory, processor):
     """A checkpoint on disk, as a hub would hold it."""
     from sare_min.llava import save
+
     return save(tiny_llava(), processor, tmp_path_factory.mktemp("checkpoint") / "llava")

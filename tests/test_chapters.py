@@ -1,4 +1,7 @@
-"""The chapters as documents: pairs agree, parameters are checked, outputs are stored, the address stands in one place."""
+"""The chapters as documents: pairs agree, parameters are checked, outputs are stored, the address
+stands in one place.
+"""
+
 import ast
 import re
 import sys
@@ -17,18 +20,27 @@ NAMES = execute.NAMES
 
 @pytest.fixture(params=NAMES)
 def pair(request):
-    return jupytext.read(CHAPTERS / f"{request.param}.py"), nbformat.read(CHAPTERS / f"{request.param}.ipynb", as_version=4)
+    return jupytext.read(CHAPTERS / f"{request.param}.py"), nbformat.read(
+        CHAPTERS / f"{request.param}.ipynb", as_version=4
+    )
 
 
 def test_there_are_chapters():
-    assert [name[:2] for name in NAMES] == [f"{i:02d}" for i in range(len(NAMES))] and len(NAMES) >= 5
+    assert [name[:2] for name in NAMES] == [f"{i:02d}" for i in range(len(NAMES))] and len(
+        NAMES
+    ) >= 5
 
 
 def test_pairs_agree(pair):
-    """Fails if a .py was edited and its notebook not rebuilt (make sync), or the notebook was edited by hand."""
+    """Fails if a .py was edited and its notebook not rebuilt (make sync), or the notebook was
+    edited by hand.
+    """
     source, notebook = pair
     assert execute.cells(source) == execute.cells(notebook)
-    assert notebook.metadata.kernelspec.name == "python3" and notebook.metadata.kernelspec.language == "python"
+    assert (
+        notebook.metadata.kernelspec.name == "python3"
+        and notebook.metadata.kernelspec.language == "python"
+    )
 
 
 def test_outputs_are_stored_and_checked(pair):
@@ -46,13 +58,24 @@ def test_one_parameters_cell_of_literals(pair):
     assert len(tagged) == 1
     tree = ast.parse(tagged[0].source)
     found = {node.targets[0].id: ast.literal_eval(node.value) for node in tree.body}
-    assert {"preset": "fast", "seeds": ""}.items() <= found.items() and set(found) <= {"preset", "seeds", "checkpoint", "data", "bits"}
+    assert {"preset": "fast", "seeds": ""}.items() <= found.items() and set(found) <= {
+        "preset",
+        "seeds",
+        "checkpoint",
+        "data",
+        "bits",
+    }
 
 
 def test_prose_leads(pair):
-    """Fails if a chapter turns into a script: five words of prose a line of code, no cell over 25 lines."""
+    """Fails if a chapter turns into a script: five words of prose a line of code, no cell over 25
+    lines.
+    """
     code = [c.source for c in pair[0].cells if c.cell_type == "code"]
-    lines = [[line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")] for text in code]
+    lines = [
+        [line for line in text.splitlines() if line.strip() and not line.strip().startswith("#")]
+        for text in code
+    ]
     words = sum(len(c.source.split()) for c in pair[0].cells if c.cell_type == "markdown")
     assert max(map(len, lines)) <= 25 and words >= 5 * sum(map(len, lines))
 
@@ -60,8 +83,15 @@ def test_prose_leads(pair):
 def test_every_chapter_has_its_parts(pair):
     """Fails if the question, the claims not shown, the exercises or the sources are missing."""
     text = "\n".join(c.source for c in pair[0].cells if c.cell_type == "markdown")
-    for part in ("**The question.**", "**What you will see.**", "**Time.**", "## What we learned", "## What we did not show",
-                 "## Exercises", "## Sources"):
+    for part in (
+        "**The question.**",
+        "**What you will see.**",
+        "**Time.**",
+        "## What we learned",
+        "## What we did not show",
+        "## Exercises",
+        "## Sources",
+    ):
         assert part in text, part
     tags = [tag for c in pair[0].cells for tag in c.metadata.get("tags", [])]
     assert "exercise" in tags and "solution" in tags
@@ -70,7 +100,9 @@ def test_every_chapter_has_its_parts(pair):
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_the_address_stands_in_one_place():
     """Fails if a badge or an install cell names another repository than pyproject.toml."""
-    address = tomllib.loads((cache.ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    address = tomllib.loads((cache.ROOT / "pyproject.toml").read_text())["project"]["urls"][
+        "Repository"
+    ]
     for name in NAMES:
         text = (CHAPTERS / f"{name}.py").read_text()
         on_colab = address.replace("https://github.com", "https://colab.research.google.com/github")
@@ -97,9 +129,15 @@ def test_stored_pictures_are_small_and_true():
 
     import numpy as np
     from PIL import Image
+
     wide = np.zeros((40, 60, 3), np.uint8)
-    wide[:, :20], wide[:, 20:40] = (1, 115, 178), (222, 143, 5)  # two of the book's colours on black
+    # Two of the book's colours on black
+    wide[:, :20], wide[:, 20:40] = ((1, 115, 178), (222, 143, 5))
     png = io.BytesIO()
     Image.fromarray(wide).save(png, "PNG")
-    again = Image.open(io.BytesIO(base64.b64decode(execute.in_colours(base64.b64encode(png.getvalue()).decode()))))
-    assert again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4
+    again = Image.open(
+        io.BytesIO(base64.b64decode(execute.in_colours(base64.b64encode(png.getvalue()).decode())))
+    )
+    assert (
+        again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4
+    )

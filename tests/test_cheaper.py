@@ -1,4 +1,5 @@
 """Approximate ascent steps: exact where they claim to be, and cheaper by what is said."""
+
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,12 @@ def after(model, data, step=None, method="SARE", micro=64):
     """The gradient that a step leaves, (number of weights,), and its log."""
     row = METHODS[method] if step is None else replace(METHODS[method], step=step)
     log = gradient(model, data, row, micro)
-    return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.reshape(-1).clone() for p in trainable(model)]), log
+    return torch.cat(
+        [
+            torch.zeros(p.numel()) if p.grad is None else p.grad.reshape(-1).clone()
+            for p in trainable(model)
+        ]
+    ), log
 
 
 def apart(one, other):
@@ -25,9 +31,18 @@ def apart(one, other):
 
 
 @pytest.mark.parametrize("micro", [64, 2])
-@pytest.mark.parametrize("exact", [lambda m: cheaper.kept(1), lambda m: cheaper.sampled(1.0), lambda m: cheaper.over(trainable(m))])
+@pytest.mark.parametrize(
+    "exact",
+    [
+        lambda m: cheaper.kept(1),
+        lambda m: cheaper.sampled(1.0),
+        lambda m: cheaper.over(trainable(m)),
+    ],
+)
 def test_nothing_left_out_is_the_exact_step(data, exact, micro):
-    """Fails if an approximation that leaves nothing out differs from Targeted-SAM, in gradient, logged losses or norm."""
+    """Fails if an approximation that leaves nothing out differs from Targeted-SAM, in gradient,
+    logged losses or norm.
+    """
     model = tiny_llava()
     want, want_log = after(model, data, micro=micro)
     for _ in range(2):
@@ -37,7 +52,9 @@ def test_nothing_left_out_is_the_exact_step(data, exact, micro):
 
 
 def test_a_kept_direction_is_the_old_one(data):
-    """Fails if the second of two steps takes a direction of its own, if the third does not, or if it is kept by reference and changes."""
+    """Fails if the second of two steps takes a direction of its own, if the third does not, or if
+    it is kept by reference and changes.
+    """
     model, step = tiny_llava(), cheaper.kept(2)
     first, other = data[torch.tensor([0, 1, 6])], data[torch.tensor([2, 3, 7])]
     _, old = after(model, first, step)
@@ -50,7 +67,8 @@ def test_a_kept_direction_is_the_old_one(data):
     third, _ = after(model, other, step)
     assert apart(third, own) < 1e-6
     fresh = after(model, other)[1]["norm"]
-    assert after(model, first, step)[1]["norm"] == pytest.approx(fresh)  # the fourth keeps the third's, no longer the first's
+    # The fourth keeps the third's, no longer the first's
+    assert after(model, first, step)[1]["norm"] == pytest.approx(fresh)
 
 
 def test_a_step_in_the_projector_leaves_the_rest_at_theta(data):
@@ -68,8 +86,12 @@ def test_a_step_in_the_projector_leaves_the_rest_at_theta(data):
         there = torch.autograd.grad(l_neg(), params, allow_unused=True)
     rest, _ = after(model, data, method="EFUF")
     at_theta = torch.autograd.grad(l_neg(), params, allow_unused=True)
-    change = torch.cat([torch.zeros(p.numel()) if g is None else (g - h).reshape(-1)
-                        for p, g, h in zip(params, there, at_theta, strict=True)])
+    change = torch.cat(
+        [
+            torch.zeros(p.numel()) if g is None else (g - h).reshape(-1)
+            for p, g, h in zip(params, there, at_theta, strict=True)
+        ]
+    )
     assert apart(found - rest, change) < 1e-3 and float(change.norm()) > 0
 
 
@@ -78,7 +100,9 @@ def test_a_share_of_the_rows_gives_another_direction(data):
     model = tiny_llava()
     whole, few = after(model, data)[1]["norm"], after(model, data, cheaper.sampled(0.01))[1]["norm"]
     one = data[torch.tensor([0])]
-    alone = -METHODS["SARE"].lambda_neg * (token_nll(model, one) * one.forget).sum() / data.forget.sum()
+    alone = (
+        -METHODS["SARE"].lambda_neg * (token_nll(model, one) * one.forget).sum() / data.forget.sum()
+    )
     grads = torch.autograd.grad(alone, trainable(model), allow_unused=True)
     norm = torch.cat([g.reshape(-1) for g in grads if g is not None]).norm()
     assert few == pytest.approx(float(norm), rel=1e-4) and few < 0.9 * whole
@@ -97,15 +121,21 @@ def test_every_step_puts_the_weights_back(data, name):
     gradient(model, data, plain)
     found = torch.cat([p.grad.reshape(-1) for p in trainable(model) if p.grad is not None])
     gradient(model, data, METHODS["EFUF"])
-    assert torch.equal(found, torch.cat([p.grad.reshape(-1) for p in trainable(model) if p.grad is not None]))
+    assert torch.equal(
+        found, torch.cat([p.grad.reshape(-1) for p in trainable(model) if p.grad is not None])
+    )
 
 
 def test_costs_count_the_passes(data):
-    """Fails if the units of COST are not the forward and backward passes over rows that the steps make (a row pass each)."""
+    """Fails if the units of COST are not the forward and backward passes over rows that the steps
+    make (a row pass each).
+    """
     model, rows, passes = tiny_llava(), len(data), []
     n_forget = int(data.forget.any(1).sum())
-    hook = model.model.language_model.register_forward_hook(lambda module, args, kwargs, out: passes.append(len(kwargs["inputs_embeds"])),
-                                                            with_kwargs=True)
+    hook = model.model.language_model.register_forward_hook(
+        lambda module, args, kwargs, out: passes.append(len(kwargs["inputs_embeds"])),
+        with_kwargs=True,
+    )
     counted = {}
     for name in ("SARE", "kept", "sampled", "projector"):
         step = STEPS[name](model, 0) if name in STEPS else None
@@ -117,13 +147,20 @@ def test_costs_count_the_passes(data):
     assert counted["SARE"] == counted["kept"] == counted["projector"] == rows + n_forget
     assert counted["sampled"] == rows + n_forget + max(1, round(0.25 * n_forget))
     units = [cost(0.5) for cost in cheaper.COST.values()]
-    # EFUF; + 5 f; a fresh direction (2 f) in one step of four; 3 f over a quarter of the rows; 1 f, as a backward without weights is half
+    # EFUF; + 5 f; a fresh direction (2 f) in one step of four; 3 f over a quarter of the rows; 1 f,
+    # as a backward without weights is half
     assert units == [3, 5.5, 3 + 0.5 * (3 + 2 / 4), 3 + 0.5 * (3 + 3 / 4), 3 + 0.5 * (3 + 1)]
     assert list(cheaper.COST)[2:] == list(presets.CHEAPER)
 
 
-@pytest.mark.parametrize("make, match", [(lambda: cheaper.kept(0), "k=0"), (lambda: cheaper.sampled(0.0), "share=0.0"),
-                                         (lambda: cheaper.over([]), "no parameter")])
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: cheaper.kept(0), "k=0"),
+        (lambda: cheaper.sampled(0.0), "share=0.0"),
+        (lambda: cheaper.over([]), "no parameter"),
+    ],
+)
 def test_impossible_approximations_are_refused(make, match):
     """Fails if a setting that means nothing is taken."""
     with pytest.raises(ValueError, match=match):

@@ -1,4 +1,5 @@
 """Curation and CHAIR by cases a reader can check by hand."""
+
 import math
 
 import pytest
@@ -12,17 +13,27 @@ SYNONYMS = {"cup": "cup", "mug": "cup", "fork": "fork", "wine glass": "wine glas
 
 
 def test_sub_sentences_start_at_their_separator():
-    """Fails if a separator stays with the clause before it: the model would learn to open a clause and stall."""
+    """Fails if a separator stays with the clause before it: the model would learn to open a clause
+    and stall.
+    """
     text = "a kitchen with a cup, a fork; a car."
-    assert [text[a:b] for a, b in sub_sentences(text)] == ["a kitchen with a cup", ", a fork", "; a car", "."]
+    assert [text[a:b] for a, b in sub_sentences(text)] == [
+        "a kitchen with a cup",
+        ", a fork",
+        "; a car",
+        ".",
+    ]
     assert sub_sentences("") == [] and sub_sentences(", a") == [(0, 3)]
 
 
-@pytest.mark.parametrize("text, found", [
-    ("A Cup and a mug", ["cup", "cup"]),
-    ("two cups on a carpet", []),  # whole words: "car" is not in "carpet"
-    ("a wine glass, a fork", ["wine glass", "fork"]),
-])
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("A Cup and a mug", ["cup", "cup"]),
+        ("two cups on a carpet", []),  # whole words: "car" is not in "carpet"
+        ("a wine glass, a fork", ["wine glass", "fork"]),
+    ],
+)
 def test_mentions(text, found):
     """Fails on substrings, on repeats, on phrases."""
     assert [noun for noun, _ in mentions(text, SYNONYMS)] == found
@@ -33,16 +44,22 @@ def test_curation_by_hand():
     text, thresholds = "a kitchen with a cup, a fork, a car.", Thresholds(10, 20, 25)
     spans = curate([text], [{"cup": 30.0, "fork": 15.0, "car": 5.0}], SYNONYMS, thresholds)[0]
     assert [text[a:b] for a, b in spans["forget"]] == [", a car"]
-    assert [text[a:b] for a, b in spans["retain"]] == ["a kitchen with a cup"]  # the fork lies between: left out
+    # The fork lies between: left out
+    assert [text[a:b] for a, b in spans["retain"]] == ["a kitchen with a cup"]
     assert spans["sentence"] == []
     clean = curate([text], [{"cup": 30.0, "fork": 26.0, "car": 28.0}], SYNONYMS, thresholds)[0]
     assert clean["sentence"] == [(0, len(text))] and not clean["forget"]
 
 
 def test_a_sub_sentence_of_two_objects():
-    """Fails if min and max are mixed up: one bad object is enough to forget, all must be good to retain."""
+    """Fails if min and max are mixed up: one bad object is enough to forget, all must be good to
+    retain.
+    """
     text, thresholds = "a room, a cup and a fork.", Thresholds(10, 20, 25)
-    forget, neither, retain = (curate([text], [{"cup": 30.0, "fork": s}], SYNONYMS, thresholds)[0] for s in (5.0, 15.0, 21.0))
+    forget, neither, retain = (
+        curate([text], [{"cup": 30.0, "fork": s}], SYNONYMS, thresholds)[0]
+        for s in (5.0, 15.0, 21.0)
+    )
     assert forget["forget"] and not forget["retain"]
     assert not neither["forget"] and not neither["retain"]
     assert retain["retain"] and not retain["forget"]
@@ -58,15 +75,28 @@ def test_a_caption_without_known_object_is_named():
         curate(["a cup", "a dream"], [{"cup": 1.0}, {}], SYNONYMS, Thresholds(0, 1, 1))
 
 
-@pytest.mark.parametrize("said, there, expected", [
-    ([["cup", "fork"]], [{"cup"}], (1.0, 0.5, 1.0)),
-    ([["cup"], ["fork", "fork", "cup"]], [{"cup"}, {"cup", "car"}], (0.5, 0.5, 0.75)),  # mentions are pooled, repeats counted
-    ([[]], [{"cup"}], (0.0, math.nan, 0.0)),  # nothing said: no hallucinated caption, no share of mentions
-])
+@pytest.mark.parametrize(
+    "said, there, expected",
+    [
+        ([["cup", "fork"]], [{"cup"}], (1.0, 0.5, 1.0)),
+        (
+            [["cup"], ["fork", "fork", "cup"]],
+            [{"cup"}, {"cup", "car"}],
+            (0.5, 0.5, 0.75),
+        ),  # mentions are pooled, repeats counted
+        (
+            [[]],
+            [{"cup"}],
+            (0.0, math.nan, 0.0),
+        ),  # nothing said: no hallucinated caption, no share of mentions
+    ],
+)
 def test_chair_by_hand(said, there, expected):
     """Fails if CHAIR_i is a mean of per-caption ratios, or an empty caption divides by zero."""
     score = chair(said, there)
-    assert [score[k] for k in ("chair_s", "chair_i", "recall")] == pytest.approx(list(expected), nan_ok=True)
+    assert [score[k] for k in ("chair_s", "chair_i", "recall")] == pytest.approx(
+        list(expected), nan_ok=True
+    )
 
 
 def test_chair_needs_one_truth_per_caption():
@@ -75,13 +105,24 @@ def test_chair_needs_one_truth_per_caption():
 
 
 def test_clip_scores_are_clips_own(scenes):
-    """Fails if batching or text order mixes rows or columns: the reference is one image and one text at a time."""
+    """Fails if batching or text order mixes rows or columns: the reference is one image and one
+    text at a time.
+    """
     torch.manual_seed(0)
-    clip, tokenizer, processor = microworld.build_clip().eval(), microworld.build_tokenizer(for_clip=True), microworld.image_processor()
-    images, texts = [microworld.draw(s) for s in scenes[:3]], ["A photo containing a fork.", "A photo containing an umbrella and a cup."]
+    clip, tokenizer, processor = (
+        microworld.build_clip().eval(),
+        microworld.build_tokenizer(for_clip=True),
+        microworld.image_processor(),
+    )
+    images, texts = (
+        [microworld.draw(s) for s in scenes[:3]],
+        ["A photo containing a fork.", "A photo containing an umbrella and a cup."],
+    )
     table = clip_scores(clip, processor, tokenizer, images, texts, batch_size=2)
     for i, image in enumerate(images):
         for j, text in enumerate(texts):
             pixels = processor(image, return_tensors="pt")["pixel_values"]
-            one = clip(**tokenizer([text], return_tensors="pt"), pixel_values=pixels).logits_per_image
+            one = clip(
+                **tokenizer([text], return_tensors="pt"), pixel_values=pixels
+            ).logits_per_image
             assert float(table[i, j]) == pytest.approx(one.item(), abs=1e-4)

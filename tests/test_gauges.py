@@ -1,4 +1,5 @@
 """Flatness gauges, against spectra, worst cases and maps that are known in closed form."""
+
 import json
 import math
 from dataclasses import replace
@@ -40,7 +41,9 @@ def joined(params):
 
 
 def symmetric(spectrum, seed=0):
-    turn, _ = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), generator=torch.Generator().manual_seed(seed)))
+    turn, _ = torch.linalg.qr(
+        torch.randn(len(spectrum), len(spectrum), generator=torch.Generator().manual_seed(seed))
+    )
     return turn @ torch.diag(torch.tensor(spectrum, dtype=torch.float32)) @ turn.T
 
 
@@ -53,7 +56,9 @@ def are_equal(params, others):
 
 
 def test_eigenvalues_and_trace_of_a_known_spectrum():
-    """Fails if an end of the spectrum is taken by magnitude, if the two are swapped, or if the probes are biased."""
+    """Fails if an end of the spectrum is taken by magnitude, if the two are swapped, or if the
+    probes are biased.
+    """
     spectrum = [-9.0, -8.0, 4.0, *np.linspace(-1, 1, 37)]
     params, matrix = two_params(torch.ones(40)), symmetric(spectrum)
     product = hessian(lambda: 0.5 * joined(params) @ matrix @ joined(params), params)
@@ -64,32 +69,48 @@ def test_eigenvalues_and_trace_of_a_known_spectrum():
 
 
 def test_trace_of_a_diagonal_is_exact():
-    """Fails if the probes are not of +1 and -1: then z_i^2 h_ii sums to the trace without any error."""
+    """Fails if the probes are not of +1 and -1: then z_i^2 h_ii sums to the trace without any
+    error.
+    """
     params, diagonal = two_params(torch.zeros(5)), torch.tensor([3.0, -1.0, 0.5, 2.0, 4.0])
     product = hessian(lambda: 0.5 * (diagonal * joined(params) ** 2).sum(), params)
     assert hutchinson_trace(product, 5, n_probes=3) == pytest.approx((8.5, 0.0))
 
 
 def test_hessian_of_a_network_is_the_dense_one():
-    """Fails if a block between two parameters is lost, or if one that the loss ignores breaks the product."""
+    """Fails if a block between two parameters is lost, or if one that the loss ignores breaks the
+    product.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs, shapes = torch.randn(7, 3, generator=generator), [(3, 4), (4,), (4, 2), (2, 2)]
     values = torch.randn(12 + 4 + 8 + 4, generator=generator)
 
     def output(vector):
-        w, b, v, _ = (part.view(shape) for part, shape in zip(vector.split([12, 4, 8, 4]), shapes, strict=True))
+        w, b, v, _ = (
+            part.view(shape)
+            for part, shape in zip(vector.split([12, 4, 8, 4]), shapes, strict=True)
+        )
         return (torch.tanh(torch.tanh(inputs @ w + b) @ v) ** 2).mean()
 
-    params = [part.view(shape).clone().requires_grad_() for part, shape in zip(values.split([12, 4, 8, 4]), shapes, strict=True)]
+    params = [
+        part.view(shape).clone().requires_grad_()
+        for part, shape in zip(values.split([12, 4, 8, 4]), shapes, strict=True)
+    ]
     dense = torch.autograd.functional.hessian(output, values)
     product = hessian(lambda: output(joined(params)), params)
-    torch.testing.assert_close(torch.stack([product(v) for v in torch.eye(28)]), dense, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack([product(v) for v in torch.eye(28)]), dense, rtol=1e-4, atol=1e-6
+    )
     exact = torch.linalg.eigvalsh(dense)
-    assert extreme_eigenvalues(product, 28) == pytest.approx((float(exact[-1]), float(exact[0])), rel=0.02)
+    assert extreme_eigenvalues(product, 28) == pytest.approx(
+        (float(exact[-1]), float(exact[0])), rel=0.02
+    )
 
 
 def test_a_llava_can_be_differentiated_twice(model, data):
-    """Fails on the CPU's fused attention, which has no double backward, or if the product is not the change of the gradient."""
+    """Fails on the CPU's fused attention, which has no double backward, or if the product is not
+    the change of the gradient.
+    """
     assert model.config._attn_implementation == "sdpa"  # what the math kernel is needed for
     params = trainable(model)
 
@@ -109,14 +130,18 @@ def test_a_llava_can_be_differentiated_twice(model, data):
 def test_span_ce_counts_forget_tokens(model, data):
     """Fails if it is a mean over rows or over other tokens; rows without any must not dilute it."""
     assert span_ce(model, data).item() == pytest.approx(span_nll(model, data)["forget"], rel=1e-5)
-    assert span_ce(model, data).item() == pytest.approx(span_ce(model, data.split_forget()[0].until_forget()).item(), rel=1e-5)
+    assert span_ce(model, data).item() == pytest.approx(
+        span_ce(model, data.split_forget()[0].until_forget()).item(), rel=1e-5
+    )
     with pytest.raises(ValueError, match="no forget tokens"):
         span_ce(model, replace(data, forget=torch.zeros_like(data.forget)))
 
 
 @pytest.mark.parametrize("order, dual", [(2.0, 2.0), (math.inf, 1.0)])
 def test_worst_of_a_linear_loss(order, dual):
-    """Fails if the descent ascends, if it leaves the ball or the box, or if it stops short of its rim."""
+    """Fails if the descent ascends, if it leaves the ball or the box, or if it stops short of its
+    rim.
+    """
     params, slope = two_params([1.0, 2.0, 3.0]), torch.tensor([2.0, -6.0, 9.0])
 
     def loss():
@@ -124,7 +149,9 @@ def test_worst_of_a_linear_loss(order, dual):
 
     home, before = loss().item(), copies(params)
     lowest, delta = worst_in_ball(loss, params, 0.3, order)
-    assert home - lowest == pytest.approx(0.3 * float(torch.linalg.vector_norm(slope, ord=dual)), rel=1e-4)
+    assert home - lowest == pytest.approx(
+        0.3 * float(torch.linalg.vector_norm(slope, ord=dual)), rel=1e-4
+    )
     assert float(torch.linalg.vector_norm(delta, ord=order)) == pytest.approx(0.3, rel=1e-5)
     assert are_equal(params, before)
     with moving(params) as move:
@@ -133,7 +160,9 @@ def test_worst_of_a_linear_loss(order, dual):
 
 
 def test_worst_of_a_quadratic_is_the_trust_regions():
-    """Fails if one step to the rim along the first gradient is taken for the worst case: the way there turns."""
+    """Fails if one step to the rim along the first gradient is taken for the worst case: the way
+    there turns.
+    """
     curvature, target = torch.tensor([1.0, 4.0, 0.2]), torch.tensor([3.0, 1.0, -2.0])
     params = two_params(torch.zeros(3))
 
@@ -162,7 +191,9 @@ def test_a_restart_leaves_a_stationary_point(order, lowest):
         return 0.5 * (curvature * joined(params) ** 2).sum()
 
     assert worst_in_ball(loss, params, 1.0, order, restarts=0)[0] == 0
-    assert worst_in_ball(loss, params, 1.0, order, n_steps=40, restarts=10)[0] == pytest.approx(lowest, rel=1e-2)
+    assert worst_in_ball(loss, params, 1.0, order, n_steps=40, restarts=10)[0] == pytest.approx(
+        lowest, rel=1e-2
+    )
 
 
 @pytest.mark.parametrize("order, radius", [(2.0, 0.5), (math.inf, 1e-3)])
@@ -184,8 +215,10 @@ def test_the_weights_of_a_llava_come_back(model, data, order, radius):
     lowest, _ = worst_in_ball(loss, params, radius, order, n_steps=2, restarts=0)
     assert lowest < seen[0][0] - 0.1 and seen[0][1] and not seen[1][1]  # the weights did move
     assert are_equal(params, before)
-    for search in (lambda: worst_in_ball(breaks, params, radius, order, n_steps=4),
-                   lambda: plane(breaks, params, (before, [torch.ones_like(p) for p in params]), 1.0, 3)):
+    for search in (
+        lambda: worst_in_ball(breaks, params, radius, order, n_steps=4),
+        lambda: plane(breaks, params, (before, [torch.ones_like(p) for p in params]), 1.0, 3),
+    ):
         seen.clear()
         with pytest.raises(KeyboardInterrupt):
             search()
@@ -193,7 +226,9 @@ def test_the_weights_of_a_llava_come_back(model, data, order, radius):
 
 
 def test_distances_to_the_relapse():
-    """Fails if the radius is not interpolated, not censored, or measured at other weights than the worst case's."""
+    """Fails if the radius is not interpolated, not censored, or measured at other weights than the
+    worst case's.
+    """
     params, slope = two_params(torch.zeros(3)), torch.tensor([2.0, -6.0, 9.0])
     seen = []
 
@@ -201,18 +236,34 @@ def test_distances_to_the_relapse():
         seen.append(float(-slope @ joined(params).detach() / slope.norm()))
         return seen[-1]
 
-    lowest, radius = worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4, 0.8, 1.6), home=0.0, n_steps=4)
+    lowest, radius = worst_at(
+        lambda: slope @ joined(params), params, measure, (0.2, 0.4, 0.8, 1.6), home=0.0, n_steps=4
+    )
     assert radius == pytest.approx(0.5) and seen == pytest.approx([0.2, 0.4, 0.8])  # and no further
     assert lowest == pytest.approx([-2.2, -4.4, -8.8, -17.6])
-    lowest, _ = worst_at(lambda: (joined(params) - 0.1).square().sum(), params, measure, (0.15, 10.0), home=0.0, n_steps=1)
-    assert lowest[1] <= lowest[0] < 0.01  # a wide search that overshoots keeps what a narrow one has found
+    lowest, _ = worst_at(
+        lambda: (joined(params) - 0.1).square().sum(),
+        params,
+        measure,
+        (0.15, 10.0),
+        home=0.0,
+        n_steps=1,
+    )
+    # A wide search that overshoots keeps what a narrow one has found
+    assert lowest[1] <= lowest[0] < 0.01
     assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4), home=0.0)[1] == 0.4
     seen.clear()
-    assert worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4), home=0.6)[1] == 0.0 and not seen  # it has relapsed already
+    # It has relapsed already
+    assert (
+        worst_at(lambda: slope @ joined(params), params, measure, (0.2, 0.4), home=0.6)[1] == 0.0
+        and not seen
+    )
 
 
 def test_plane_of_a_linear_loss():
-    """Fails if the axes are swapped, flipped or not at right angles, or if the centre is not the weights' own loss."""
+    """Fails if the axes are swapped, flipped or not at right angles, or if the centre is not the
+    weights' own loss.
+    """
     params, slope = two_params([1.0, 2.0, 3.0, 4.0]), torch.tensor([1.0, 10.0, 100.0, 1000.0])
     first, second = torch.tensor([0.0, 0.0, -2.0, 0.0]), torch.tensor([3.0, 0.0, 1.0, 0.0])
 
@@ -240,22 +291,47 @@ def test_what_cannot_be_measured_is_named():
 
 
 def test_gauges_of_a_run(model, data, tmp_path, monkeypatch):
-    """Fails if a gauge is lost, is not a number, or moves the erased weights; a tiny kit stands in for the trained one."""
-    world = SimpleNamespace(stop_data=data, describe=lambda model: span_nll(model, data)["forget"], chair=lambda nll: {"chair_s": 1 / nll})
+    """Fails if a gauge is lost, is not a number, or moves the erased weights; a tiny kit stands in
+    for the trained one.
+    """
+    world = SimpleNamespace(
+        stop_data=data,
+        describe=lambda model: span_nll(model, data)["forget"],
+        chair=lambda nll: {"chair_s": 1 / nll},
+    )
     monkeypatch.setattr(gauges, "kit", lambda seed: world)
     monkeypatch.setattr(gauges, "erased", lambda run: model)
     monkeypatch.setattr(gauges, "run", lambda run: {"erased": world.chair(world.describe(model))})
-    monkeypatch.setattr(gauges, "attack_path", lambda run, samples: gauges.random_direction(model, 1))
+    monkeypatch.setattr(
+        gauges, "attack_path", lambda run, samples: gauges.random_direction(model, 1)
+    )
     before = copies(trainable(model))
-    gauges._measure(tmp_path, Gauges(Run(0, "EFUF"), ball=(0.1, 0.5), box=(1e-3,), n_steps=3, n_probes=2))
+    gauges._measure(
+        tmp_path, Gauges(Run(0, "EFUF"), ball=(0.1, 0.5), box=(1e-3,), n_steps=3, n_probes=2)
+    )
     gauges._measure_plane(tmp_path, Plane(Run(0, "EFUF"), n_points=3))
     found = json.loads((tmp_path / "gauges.json").read_text())
     assert all(math.isfinite(value) for value in found.values())
-    assert {"top_eigenvalue", "bottom_eigenvalue", "trace", "trace_se", "gradient_norm", "gradient_norm_1", "worst_box_0.001",
-            "relapse_radius_worst", "relapse_radius_box", "random_loss"} < set(found)
+    assert {
+        "top_eigenvalue",
+        "bottom_eigenvalue",
+        "trace",
+        "trace_se",
+        "gradient_norm",
+        "gradient_norm_1",
+        "worst_box_0.001",
+        "relapse_radius_worst",
+        "relapse_radius_box",
+        "random_loss",
+    } < set(found)
     slope = gradient(span_ce(model, data.until_forget()), trainable(model))
     assert found["gradient_norm"] == pytest.approx(float(slope.norm()), rel=1e-4)
     assert found["gradient_norm_1"] == pytest.approx(float(slope.abs().sum()), rel=1e-4)
-    assert 0.5 < found["worst_ball_0.1"] / (0.1 * found["gradient_norm"]) < 2 and found["worst_ball_0.5"] > found["worst_ball_0.1"]
-    assert json.loads((tmp_path / "plane.json").read_text())["loss"][1][1] == pytest.approx(found["ce"])
+    assert (
+        0.5 < found["worst_ball_0.1"] / (0.1 * found["gradient_norm"]) < 2
+        and found["worst_ball_0.5"] > found["worst_ball_0.1"]
+    )
+    assert json.loads((tmp_path / "plane.json").read_text())["loss"][1][1] == pytest.approx(
+        found["ce"]
+    )
     assert are_equal(trainable(model), before)

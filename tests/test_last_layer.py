@@ -1,4 +1,7 @@
-"""What the last layer skips must not be missed: the same numbers as stock transformers, wherever the book uses it."""
+"""What the last layer skips must not be missed: the same numbers as stock transformers, wherever
+the book uses it.
+"""
+
 import copy
 
 import pytest
@@ -24,7 +27,9 @@ def last(model):
 
 
 def gradients(model):
-    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trainable(model)])
+    return torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trainable(model)]
+    )
 
 
 @pytest.fixture
@@ -34,7 +39,9 @@ def short(model):
 
 @pytest.mark.parametrize("rows", [slice(0, 8), slice(0, 1)], ids=["padded", "of one length"])
 def test_losses_and_gradients_are_those_of_stock_transformers(model, short, data, rows):
-    """Fails if a query sees other keys than its own past, takes another place's rotation, or padding is let in."""
+    """Fails if a query sees other keys than its own past, takes another place's rotation, or
+    padding is let in.
+    """
     batch = data[rows]
     assert (batch.attention_mask == 0).any() == (rows == slice(0, 8))
     close(token_nll(model, batch), token_nll(short, batch))
@@ -65,13 +72,24 @@ def test_less_is_computed(model, short, data):
 @pytest.mark.parametrize("prefix", ["", " a kitchen with a cup, a"])
 def test_generation_is_the_same(model, short, processor, features, prefix):
     """Fails if the prompt's keys do not reach the cache, or only those of its last token do."""
-    said = [generate(each, processor, features, prefix=prefix, max_new_tokens=12, temperature=1.0, seed=3) for each in (model, short)]
+    said = [
+        generate(
+            each, processor, features, prefix=prefix, max_new_tokens=12, temperature=1.0, seed=3
+        )
+        for each in (model, short)
+    ]
     assert said[0] == said[1] and len(set(said[0])) > 1
 
 
 def test_prompts_of_unequal_length_are_padded_on_the_left(model, short, processor, features):
-    asked = ["Describe the image." if row % 2 else "Is there a cup in the image? Describe the image." for row in range(len(features))]
-    said = [generate(each, processor, features, asked, max_new_tokens=12, temperature=1.0, seed=3) for each in (model, short)]
+    asked = [
+        "Describe the image." if row % 2 else "Is there a cup in the image? Describe the image."
+        for row in range(len(features))
+    ]
+    said = [
+        generate(each, processor, features, asked, max_new_tokens=12, temperature=1.0, seed=3)
+        for each in (model, short)
+    ]
     assert said[0] == said[1]
 
 
@@ -81,8 +99,12 @@ def test_curvature_is_the_same(model, short, data):
     for each in (model, short):
         params = trainable(each)
         with sdpa_kernel(SDPBackend.MATH):
-            first = torch.autograd.grad(token_nll(each, data).sum(), params, create_graph=True, allow_unused=True)
-            second = torch.autograd.grad(sum(g.square().sum() for g in first if g is not None), params, allow_unused=True)
+            first = torch.autograd.grad(
+                token_nll(each, data).sum(), params, create_graph=True, allow_unused=True
+            )
+            second = torch.autograd.grad(
+                sum(g.square().sum() for g in first if g is not None), params, allow_unused=True
+            )
         found.append(torch.cat([g.flatten() for g in second if g is not None]))
     close(*found, tolerance=1e-4)
 
@@ -102,7 +124,9 @@ def test_lora_and_copies(short, data):
 
 
 def test_the_checkpoint_is_stock(short, processor, data, tmp_path):
-    stock = LlavaForConditionalGeneration.from_pretrained(save(short, processor, tmp_path / "llava"))
+    stock = LlavaForConditionalGeneration.from_pretrained(
+        save(short, processor, tmp_path / "llava")
+    )
     assert type(last(stock)) is not LastLayer
     close(token_nll(stock, data), token_nll(short, data))
 
@@ -121,9 +145,15 @@ def test_another_attention_is_refused(model):
 def test_all_logits_may_be_asked_for(model, short, data, processor):
     """Fails if who asks for every logit gets fewer."""
     from sare_min.captions import embed
+
     batch = encode(processor, data.features, ["a kitchen with a cup."] * 2)
-    logits = [each(inputs_embeds=embed(each, batch.input_ids, batch.features[batch.image]), attention_mask=batch.attention_mask).logits
-              for each in (model, short)]
+    logits = [
+        each(
+            inputs_embeds=embed(each, batch.input_ids, batch.features[batch.image]),
+            attention_mask=batch.attention_mask,
+        ).logits
+        for each in (model, short)
+    ]
     assert logits[1].shape[1] == batch.input_ids.shape[1]
     close(*logits)
 
@@ -132,6 +162,10 @@ def test_the_book_uses_it(saved, monkeypatch, scenes):
     """Fails if base models or their training go the long way."""
     monkeypatch.setattr(experiments, "base_folder", lambda *_: saved)
     assert type(last(experiments.base_model(0)[0])) is LastLayer
-    settings = microworld.World(clip_steps=1, llava_steps=1, clip_batch=4, caption_batch=4, answer_batch=4)
-    model, _ = microworld.train_llava(microworld.train_clip(scenes, settings, 0), scenes, settings, 0)
+    settings = microworld.World(
+        clip_steps=1, llava_steps=1, clip_batch=4, caption_batch=4, answer_batch=4
+    )
+    model, _ = microworld.train_llava(
+        microworld.train_clip(scenes, settings, 0), scenes, settings, 0
+    )
     assert type(last(model)) is LastLayer

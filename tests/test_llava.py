@@ -1,4 +1,5 @@
 """Checkpoints on disk: load, caption, save, adapters; and the errors a reader meets first."""
+
 import json
 import shutil
 
@@ -16,26 +17,50 @@ from sare_min.llava import embed_images, generate, load, open_image, save, set_t
 def test_save_load_caption_round_trip(saved, processor, scenes, features):
     """Fails if a checkpoint saved here and loaded back captions a picture otherwise."""
     model, again = load(saved, device="cpu")
-    assert all(torch.equal(p, q) for p, q in zip(tiny_llava().parameters(), model.parameters(), strict=True))
-    assert generate(model, again, features, max_new_tokens=8) == generate(tiny_llava(), processor, features, max_new_tokens=8)
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(tiny_llava().parameters(), model.parameters(), strict=True)
+    )
+    assert generate(model, again, features, max_new_tokens=8) == generate(
+        tiny_llava(), processor, features, max_new_tokens=8
+    )
 
 
 def test_stock_transformers_captions_a_pil_image_alike(saved, scenes):
-    """Fails if our path (cached features, own embedding) and the plain one (`generate` on pixels) part ways."""
-    model, processor = LlavaForConditionalGeneration.from_pretrained(saved), AutoProcessor.from_pretrained(saved)
+    """Fails if our path (cached features, own embedding) and the plain one (`generate` on pixels)
+    part ways.
+    """
+    model, processor = (
+        LlavaForConditionalGeneration.from_pretrained(saved),
+        AutoProcessor.from_pretrained(saved),
+    )
     image = microworld.draw(scenes[0])
-    inputs = processor(text=render(processor, "Describe the image."), images=image, return_tensors="pt")
-    out = model.generate(**inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[model.config.image_token_id])
+    inputs = processor(
+        text=render(processor, "Describe the image."), images=image, return_tensors="pt"
+    )
+    out = model.generate(
+        **inputs, max_new_tokens=12, do_sample=False, suppress_tokens=[model.config.image_token_id]
+    )
     stock = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert stock.strip() == generate(model, processor, embed_images(model, processor, [image]), max_new_tokens=12)[0]
+    assert (
+        stock.strip()
+        == generate(model, processor, embed_images(model, processor, [image]), max_new_tokens=12)[0]
+    )
 
 
 def test_encoded_ids_are_the_processors_own(saved, scenes, features):
-    """Fails if prompt, image tokens or BOS are put together otherwise than by the processor on a real image."""
+    """Fails if prompt, image tokens or BOS are put together otherwise than by the processor on a
+    real image.
+    """
     processor = AutoProcessor.from_pretrained(saved)
     text = microworld.caption(scenes[0])
     ours = encode(processor, features[:1], [text]).input_ids
-    row, picture = render(processor, "Describe the image.", opened=True) + text + processor.tokenizer.eos_token, microworld.draw(scenes[0])
+    row, picture = (
+        render(processor, "Describe the image.", opened=True)
+        + text
+        + processor.tokenizer.eos_token,
+        microworld.draw(scenes[0]),
+    )
     theirs = processor(text=row, images=picture, return_tensors="pt")["input_ids"]
     assert ours.tolist() == theirs.tolist()
     assert ours[0, -1] == processor.tokenizer.eos_token_id
@@ -50,7 +75,9 @@ def test_each_row_asks_its_own_question(processor, features):
 
 
 def test_a_tokenizer_without_bos_gets_none(processor, features):
-    """Fails if a beginning-of-sequence token is forced on a checkpoint (Qwen2's) that has none, or is put twice."""
+    """Fails if a beginning-of-sequence token is forced on a checkpoint (Qwen2's) that has none, or
+    is put twice.
+    """
     bos = processor.tokenizer.bos_token_id
     rows = encode(processor, features[:1], ["a kitchen with a fork."]).input_ids
     assert int((rows == bos).sum()) == 1
@@ -61,24 +88,47 @@ def test_a_tokenizer_without_bos_gets_none(processor, features):
 
 def test_a_prefix_is_put_into_the_models_mouth(model, processor, features):
     """Fails if the prefix is dropped: the first words change what follows."""
-    free, led = (generate(model, processor, features, prefix=p, max_new_tokens=6) for p in ("", " a kitchen with a"))
-    mixed = generate(model, processor, features, prefix=[""] + [" a kitchen with a"] * (len(features) - 1), max_new_tokens=6)
+    free, led = (
+        generate(model, processor, features, prefix=p, max_new_tokens=6)
+        for p in ("", " a kitchen with a")
+    )
+    mixed = generate(
+        model,
+        processor,
+        features,
+        prefix=[""] + [" a kitchen with a"] * (len(features) - 1),
+        max_new_tokens=6,
+    )
     assert mixed == free[:1] + led[1:]
     assert free != led
 
 
 def test_answers_come_back_in_their_order(model, processor, features):
-    """Fails if sorting the prompts by length, so that a batch needs little padding, mixes up whose answer is whose."""
+    """Fails if sorting the prompts by length, so that a batch needs little padding, mixes up whose
+    answer is whose.
+    """
     prefixes = [" a kitchen with a" * (3 - i % 3) for i in range(len(features))]
-    alone = [generate(model, processor, features[i : i + 1], prefix=p, max_new_tokens=6)[0] for i, p in enumerate(prefixes)]
-    assert len(set(alone)) > 1 and generate(model, processor, features, prefix=prefixes, max_new_tokens=6, batch_size=3) == alone
+    alone = [
+        generate(model, processor, features[i : i + 1], prefix=p, max_new_tokens=6)[0]
+        for i, p in enumerate(prefixes)
+    ]
+    assert (
+        len(set(alone)) > 1
+        and generate(model, processor, features, prefix=prefixes, max_new_tokens=6, batch_size=3)
+        == alone
+    )
 
 
 def test_batches_of_questions_pad_on_the_left(model, processor, features):
-    """Fails if padding stands between the prompt and the answer: a batch must answer as one row at a time."""
+    """Fails if padding stands between the prompt and the answer: a batch must answer as one row at
+    a time.
+    """
     asked = ["Describe the image.", "Is there a fork in the image?"]
     together = generate(model, processor, features[:2], asked, max_new_tokens=6)
-    assert together == [generate(model, processor, features[i : i + 1], asked[i], max_new_tokens=6)[0] for i in range(2)]
+    assert together == [
+        generate(model, processor, features[i : i + 1], asked[i], max_new_tokens=6)[0]
+        for i in range(2)
+    ]
 
 
 def test_the_image_placeholder_is_never_sampled(model, processor, features):
@@ -113,7 +163,9 @@ def test_sampling_gives_the_global_generator_back(model, processor, features):
 def test_lora_adapter_is_loaded_by_stock_peft(saved, processor, data, tmp_path):
     """Fails if what LoRA trains cannot be read without this package."""
     model = set_trainable(load(saved, device="cpu")[0], "lora")
-    assert all("language_model" in n for n, p in model.named_parameters() if p.requires_grad), "the CLIP tower must not be adapted"
+    assert all("language_model" in n for n, p in model.named_parameters() if p.requires_grad), (
+        "the CLIP tower must not be adapted"
+    )
     before = token_nll(model, data).detach()
     optimizer = torch.optim.AdamW(trainable(model), lr=1e-2)
     for _ in range(2):
@@ -123,15 +175,24 @@ def test_lora_adapter_is_loaded_by_stock_peft(saved, processor, data, tmp_path):
     after = token_nll(model, data).detach()
     assert not torch.allclose(before, after), "the adapter must have learnt something"
     save(model, processor, tmp_path / "adapter")
-    assert {f.name for f in (tmp_path / "adapter").glob("*.safetensors")} == {"adapter_model.safetensors"}
-    stock = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(saved), tmp_path / "adapter")
+    assert {f.name for f in (tmp_path / "adapter").glob("*.safetensors")} == {
+        "adapter_model.safetensors"
+    }
+    stock = PeftModel.from_pretrained(
+        LlavaForConditionalGeneration.from_pretrained(saved), tmp_path / "adapter"
+    )
     assert torch.equal(token_nll(stock, data), after)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("part, trains", [("all", "language_model"), ("projector", "multi_modal_projector"), ("lora", "lora_")])
+@pytest.mark.parametrize(
+    "part, trains",
+    [("all", "language_model"), ("projector", "multi_modal_projector"), ("lora", "lora_")],
+)
 def test_trainable_parts(saved, part, trains, dtype):
-    """Fails if a part trains too much or too little, or in bf16 (where the ascent step rounds away)."""
+    """Fails if a part trains too much or too little, or in bf16 (where the ascent step rounds
+    away).
+    """
     model = set_trainable(load(saved, device="cpu", dtype=dtype)[0], part)
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     assert any(trains in n for n in names) and not any("vision_tower" in n for n in names)
@@ -144,7 +205,9 @@ def test_unknown_part_is_named(model):
 
 
 def test_no_llava_is_named(tmp_path, saved):
-    """Fails if a directory that holds no LLaVA, or one with missing weights, loads with random tensors."""
+    """Fails if a directory that holds no LLaVA, or one with missing weights, loads with random
+    tensors.
+    """
     with pytest.raises(ValueError, match="nothing.*no LLaVA checkpoint"):
         load(tmp_path / "nothing")
     microworld.build_clip().save_pretrained(tmp_path / "clip")
@@ -152,6 +215,7 @@ def test_no_llava_is_named(tmp_path, saved):
         load(tmp_path / "clip")
     shutil.copytree(saved, tmp_path / "holes")
     from safetensors.torch import load_file, save_file
+
     weights = load_file(tmp_path / "holes/model.safetensors")
     weights.pop(next(n for n in weights if "q_proj" in n and "language" in n))
     save_file(weights, tmp_path / "holes/model.safetensors", metadata={"format": "pt"})
@@ -160,12 +224,16 @@ def test_no_llava_is_named(tmp_path, saved):
 
 
 def test_processor_that_disagrees_with_the_tower_is_named(tmp_path, saved):
-    """Fails if a wrong patch size is only met inside the forward, as "features and tokens do not match"."""
+    """Fails if a wrong patch size is only met inside the forward, as "features and tokens do not
+    match".
+    """
     shutil.copytree(saved, tmp_path / "odd")
     config = json.loads((tmp_path / "odd/processor_config.json").read_text())
     config["patch_size"] = 8
     (tmp_path / "odd/processor_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="36 image tokens, the vision tower 9 features.*patch_size"):
+    with pytest.raises(
+        ValueError, match="36 image tokens, the vision tower 9 features.*patch_size"
+    ):
         load(tmp_path / "odd", device="cpu")
 
 
@@ -191,9 +259,13 @@ def test_encode_counts_its_arguments(processor, features):
 
 
 def test_bad_spans_are_named(processor, features):
-    """Fails if a span that does not fit its caption, or a kind that is none, marks nothing in silence."""
+    """Fails if a span that does not fit its caption, or a kind that is none, marks nothing in
+    silence.
+    """
     for spans in ({"forget": [(50, 60)]}, {"forgot": [(0, 3)]}, {"retain": [(3, 3)]}):
-        with pytest.raises(ValueError, match="caption 0: .* span .* does not fit 'a kitchen with a fork.'"):
+        with pytest.raises(
+            ValueError, match="caption 0: .* span .* does not fit 'a kitchen with a fork.'"
+        ):
             encode(processor, features[:1], ["a kitchen with a fork."], [spans])
 
 
@@ -203,7 +275,7 @@ def test_questions_are_counted(model, processor, features):
 
 
 def test_save_never_replaces_what_is_no_checkpoint(saved, processor, tmp_path):
-    """Fails if saving deletes unrelated files, or an adapter replaces the base model that it needs."""
+    """Fails if saving deletes unrelated files, or an adapter replaces its base model."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter1.txt").write_text("months of work")
     with pytest.raises(ValueError, match="thesis: holds something else"):
@@ -211,7 +283,11 @@ def test_save_never_replaces_what_is_no_checkpoint(saved, processor, tmp_path):
     assert (tmp_path / "thesis/chapter1.txt").exists()
     shutil.copytree(saved, tmp_path / "base")
     with pytest.raises(ValueError, match="base: holds something else.*adapter_config.json"):
-        save(set_trainable(load(tmp_path / "base", device="cpu")[0], "lora"), processor, tmp_path / "base")
+        save(
+            set_trainable(load(tmp_path / "base", device="cpu")[0], "lora"),
+            processor,
+            tmp_path / "base",
+        )
     save(tiny_llava(), processor, tmp_path / "base")  # its own kind is replaced
     assert load(tmp_path / "base", device="cpu") and not list(tmp_path.glob("base.*"))
 
@@ -225,17 +301,34 @@ def test_images_are_embedded_behind_a_bf16_tower(saved, scenes):
 
 
 def test_an_answer_begins_where_the_template_puts_it(processor):
-    """Fails if the mark that is put in for an answer is found in the prompt, where a template may hold the same letter."""
-    qwen = "X {% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}" \
-           "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}" \
-           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    """Fails if the mark that is put in for an answer is found in the prompt, where a template may
+    hold the same letter.
+    """
+    qwen = (
+        "X {% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if"
+        " c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}{% endfor"
+        " %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{%"
+        " endif %}"
+    )
     other = microworld.build_processor()
     other.chat_template = qwen
-    assert render(other, "X?", opened=True) == render(other, "X?") == "X <|im_start|>user\n<image>X?<|im_end|>\n<|im_start|>assistant\n"
-    assert render(processor, "X?", opened=True) == render(processor, "X?") + " "  # LLaVA-1.5 opens an answer with a space
+    assert (
+        render(other, "X?", opened=True)
+        == render(other, "X?")
+        == "X <|im_start|>user\n<image>X?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    # LLaVA-1.5 opens an answer with a space
+    assert render(processor, "X?", opened=True) == render(processor, "X?") + " "
 
 
 def test_more_options_reach_the_checkpoint(saved):
-    """Fails if load keeps what it is given for from_pretrained to itself: a 4-bit checkpoint needs its quantization_config."""
-    assert load(saved, device="cpu", attn_implementation="eager")[0].config.text_config._attn_implementation == "eager"
+    """Fails if load keeps what it is given for from_pretrained to itself: a 4-bit checkpoint needs
+    its quantization_config.
+    """
+    assert (
+        load(saved, device="cpu", attn_implementation="eager")[
+            0
+        ].config.text_config._attn_implementation
+        == "eager"
+    )
     assert load(saved, device="cpu")[0].config.text_config._attn_implementation != "eager"

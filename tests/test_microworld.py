@@ -1,4 +1,7 @@
-"""The microworld: pictures a person and a model can tell apart, captions that hallucinate for the stated reason."""
+"""The microworld: pictures a person and a model can tell apart, captions that hallucinate for the
+stated reason.
+"""
+
 import random
 
 import numpy as np
@@ -17,17 +20,28 @@ def test_splits_never_share_a_scene():
 
 
 def test_the_clips_never_saw_a_scene_of_a_split():
-    """Fails if the shared tower or the judge is trained on pictures that a model is tested or an erasure curated on."""
+    """Fails if the shared tower or the judge is trained on pictures that a model is tested or an
+    erasure curated on.
+    """
     seen = set(mw.clip_scenes())
     assert len(seen) == 6000
     for seed in (0, 21):
-        assert not seen & {scene for scenes in mw.split_scenes(seed, train=6000, erase=1536, attack=1400, test=200).values() for scene in scenes}
+        assert not seen & {
+            scene
+            for scenes in mw.split_scenes(
+                seed, train=6000, erase=1536, attack=1400, test=200
+            ).values()
+            for scene in scenes
+        }
 
 
 def test_icons_can_be_told_apart():
-    """Fails if two objects of one place look alike: no model could learn what a person cannot see."""
+    """Fails if two objects of one place look alike: no model learns what a person cannot see."""
     for place, names in mw.PLACES.items():
-        pictures = [np.asarray(mw.draw(mw.Scene(place, (name,), (4,))), dtype=float)[16:32, 16:32] for name in names]
+        pictures = [
+            np.asarray(mw.draw(mw.Scene(place, (name,), (4,))), dtype=float)[16:32, 16:32]
+            for name in names
+        ]
         for i, one in enumerate(pictures):
             for other in pictures[i + 1 :]:
                 assert np.abs(one - other).mean() > 15
@@ -35,8 +49,13 @@ def test_icons_can_be_told_apart():
 
 @pytest.mark.parametrize("cell", [0, 5, 7])
 def test_an_object_stands_in_its_cell(cell):
-    """Fails if rows and columns are swapped, or a cell's side is not a patch's: an image token would see parts of two objects."""
-    picture, empty = (np.asarray(mw.draw(mw.Scene("street", *what)), dtype=int) for what in ((("bus",), (cell,)), ((), ())))
+    """Fails if rows and columns are swapped, or a cell's side is not a patch's: an image token
+    would see parts of two objects.
+    """
+    picture, empty = (
+        np.asarray(mw.draw(mw.Scene("street", *what)), dtype=int)
+        for what in ((("bus",), (cell,)), ((), ()))
+    )
     changed = np.abs(picture - empty).sum(-1) > 30
     rows, columns = changed.any(1).nonzero()[0], changed.any(0).nonzero()[0]
     assert {*rows // mw.PATCH} == {cell // mw.GRID} and {*columns // mw.PATCH} == {cell % mw.GRID}
@@ -50,7 +69,10 @@ def test_captions_are_true_or_noisy_as_said():
     assert abs(sum(map(len, extras)) / len(scenes) - 0.65) < 0.03
     for scene, extra in zip(scenes, extras, strict=True):
         assert all(noun in mw.PLACES[scene.place] and noun not in scene.objects for noun in extra)
-    assert mw.caption(mw.Scene("office", ("book", "clock"), (0, 5)), ["umbrella"]) == "an office with a book, a clock, an umbrella."
+    assert (
+        mw.caption(mw.Scene("office", ("book", "clock"), (0, 5)), ["umbrella"])
+        == "an office with a book, a clock, an umbrella."
+    )
 
 
 def test_alt_texts_are_true():

@@ -1,4 +1,7 @@
-"""Pictures, captions and questions read from disk, hostile files among them; CLIP's scores and their cache."""
+"""Pictures, captions and questions read from disk, hostile files among them; CLIP's scores and
+their cache.
+"""
+
 import json
 import os
 
@@ -13,10 +16,20 @@ from lab.judge import Window
 from sare_min.curate import Thresholds, mentions
 
 ESCAPE = "../annotations/instances_val2014.json"
-KEYS = {"images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}, {"id": 9, "file_name": "c.png"}],
-        "annotations": [{"image_id": 8, "category_id": 47}, {"image_id": 7, "category_id": 48}, {"image_id": 7, "category_id": 47},
-                        {"image_id": 7, "category_id": 48}],
-        "categories": [{"id": 47, "name": "cup"}, {"id": 48, "name": "fork"}]}
+KEYS = {
+    "images": [
+        {"id": 7, "file_name": "a.png"},
+        {"id": 8, "file_name": "b.png"},
+        {"id": 9, "file_name": "c.png"},
+    ],
+    "annotations": [
+        {"image_id": 8, "category_id": 47},
+        {"image_id": 7, "category_id": 48},
+        {"image_id": 7, "category_id": 47},
+        {"image_id": 7, "category_id": 48},
+    ],
+    "categories": [{"id": 47, "name": "cup"}, {"id": 48, "name": "fork"}],
+}
 
 
 @pytest.fixture
@@ -40,7 +53,9 @@ def read(data, **how):
 
 
 def test_images_are_read_in_file_order(data):
-    """Fails if objects land on another image, repeat, or are unordered; or limit and names choose others."""
+    """Fails if objects land on another image, repeat, or are unordered; or limit and names choose
+    others.
+    """
     found = read(data)
     assert [(p.image_id, p.path.name) for p in found] == [(7, "a.png"), (8, "b.png"), (9, "c.png")]
     assert [p.objects for p in found] == [("cup", "fork"), ("cup",), ()]
@@ -54,11 +69,15 @@ def test_images_are_read_in_file_order(data):
 
 @pytest.mark.parametrize("layout", ["", "\n  ", "reversed"])
 def test_any_layout_is_streamed(data, layout):
-    """Fails if indents, unknown parts before, between and after, or annotations before the images they belong to, break the reader."""
+    """Fails if indents, unknown parts before, between and after, or annotations before the images
+    they belong to, break the reader.
+    """
     parts = {"info": {"images": [1]}, **KEYS, "licenses": [], "annotations_note": "]}"}
     if layout == "reversed":
         parts = dict(reversed(parts.items()))
-    (data / "annotations/instances_val2014.json").write_text(json.dumps(parts, indent=layout if layout.isspace() else None) + "\n\n")
+    (data / "annotations/instances_val2014.json").write_text(
+        json.dumps(parts, indent=layout if layout.isspace() else None) + "\n\n"
+    )
     assert [p.objects for p in read(data)] == [("cup", "fork"), ("cup",), ()]
     write(data, KEYS | {"annotations": []})
     assert [p.objects for p in read(data)] == [(), (), ()]
@@ -67,10 +86,15 @@ def test_any_layout_is_streamed(data, layout):
 def test_pictures_open_a_batch_at_a_time(data, monkeypatch):
     """Fails if all pictures are held in memory, or a slice gives others."""
     opened, stock = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda path, **how: (opened.append(path.name), stock(path, **how))[1])
+    monkeypatch.setattr(
+        Image, "open", lambda path, **how: (opened.append(path.name), stock(path, **how))[1]
+    )
     pictures = photos.Pictures(read(data))
     assert len(pictures) == 3 and opened == []
-    assert [picture.getpixel((0, 0)) for picture in pictures[1:]] == [(0, 128, 0), (0, 0, 255)] and opened == ["b.png", "c.png"]
+    assert [picture.getpixel((0, 0)) for picture in pictures[1:]] == [
+        (0, 128, 0),
+        (0, 0, 255),
+    ] and opened == ["b.png", "c.png"]
     assert pictures[0].getpixel((0, 0)) == (255, 0, 0)
 
 
@@ -78,26 +102,61 @@ def broken(**parts):
     return KEYS | parts
 
 
-@pytest.mark.parametrize("document, says", [
-    (broken(images=[*KEYS["images"], {"id": 10, "file_name": "d.png"}]), r"images row 4: the image .*d.png. is missing"),
-    (broken(images=[{"id": 7, "file_name": ESCAPE}], annotations=[]), "images row 1: .* leaves the folder"),
-    (broken(images=[{"id": 7, "file_name": "/etc/hostname"}], annotations=[]), "images row 1: file_name '/etc/hostname' leaves the folder"),
-    (broken(images=[{"id": 7, "file_name": "a.png\0.txt"}], annotations=[]), "images row 1: the image .* (cannot be opened|is missing)"),
-    (broken(images=[{"id": 7, "file_name": 999 * "a"}], annotations=[]), "images row 1: the image .* cannot be opened .*too long"),
-    (broken(images=[{"id": 7, "file_name": "../val2014"}], annotations=[]), "images row 1: the image .* is missing"),
-    (broken(images=[*KEYS["images"], KEYS["images"][0]]), "images row 4: id 7 stands there already"),
-    (broken(categories=KEYS["categories"] * 2), "categories row 3: id 47 stands there already"),
-    (broken(annotations=[KEYS["annotations"][0], {"image_id": 70, "category_id": 47}]), "annotations row 2: image_id 70 is not in"),
-    (broken(annotations=[{"image_id": 7, "category_id": 1}]), "annotations row 1: category_id 1 is not in 'categories'"),
-    (broken(annotations=[{"image_id": "7", "category_id": 47}]), "annotations row 1: 'image_id' must be int"),
-    (broken(images=[{"id": True, "file_name": "a.png"}]), "images row 1: 'id' must be int"),
-    (broken(images=[KEYS["images"][0], [1]]), "images row 2: 'id' must be int, found \\[1\\]"),
-    (broken(images={"7": "a.png"}), "no list 'images'"),
-    ({"images": KEYS["images"]}, "no list 'annotations'"),
-    ([], "top level row 0: broken JSON \\(no {"),
-])
+@pytest.mark.parametrize(
+    "document, says",
+    [
+        (
+            broken(images=[*KEYS["images"], {"id": 10, "file_name": "d.png"}]),
+            r"images row 4: the image .*d.png. is missing",
+        ),
+        (
+            broken(images=[{"id": 7, "file_name": ESCAPE}], annotations=[]),
+            "images row 1: .* leaves the folder",
+        ),
+        (
+            broken(images=[{"id": 7, "file_name": "/etc/hostname"}], annotations=[]),
+            "images row 1: file_name '/etc/hostname' leaves the folder",
+        ),
+        (
+            broken(images=[{"id": 7, "file_name": "a.png\0.txt"}], annotations=[]),
+            "images row 1: the image .* (cannot be opened|is missing)",
+        ),
+        (
+            broken(images=[{"id": 7, "file_name": 999 * "a"}], annotations=[]),
+            "images row 1: the image .* cannot be opened .*too long",
+        ),
+        (
+            broken(images=[{"id": 7, "file_name": "../val2014"}], annotations=[]),
+            "images row 1: the image .* is missing",
+        ),
+        (
+            broken(images=[*KEYS["images"], KEYS["images"][0]]),
+            "images row 4: id 7 stands there already",
+        ),
+        (broken(categories=KEYS["categories"] * 2), "categories row 3: id 47 stands there already"),
+        (
+            broken(annotations=[KEYS["annotations"][0], {"image_id": 70, "category_id": 47}]),
+            "annotations row 2: image_id 70 is not in",
+        ),
+        (
+            broken(annotations=[{"image_id": 7, "category_id": 1}]),
+            "annotations row 1: category_id 1 is not in 'categories'",
+        ),
+        (
+            broken(annotations=[{"image_id": "7", "category_id": 47}]),
+            "annotations row 1: 'image_id' must be int",
+        ),
+        (broken(images=[{"id": True, "file_name": "a.png"}]), "images row 1: 'id' must be int"),
+        (broken(images=[KEYS["images"][0], [1]]), "images row 2: 'id' must be int, found \\[1\\]"),
+        (broken(images={"7": "a.png"}), "no list 'images'"),
+        ({"images": KEYS["images"]}, "no list 'annotations'"),
+        ([], "top level row 0: broken JSON \\(no {"),
+    ],
+)
 def test_bad_instances_are_named(data, document, says):
-    """Fails if a wrong id, a missing image or a path out of the folder passes, or the error does not name file and row."""
+    """Fails if a wrong id, a missing image or a path out of the folder passes, or the error does
+    not name file and row.
+    """
     write(data, document)
     with pytest.raises(ValueError, match=f"instances_val2014.json.*{says}"):
         read(data)
@@ -109,9 +168,13 @@ def test_a_cut_file_is_named_wherever_it_is_cut(data):
     whole = path.read_text()
     for length in range(len(whole)):
         path.write_text(whole[:length])
-        with pytest.raises(ValueError, match="instances_val2014.json, .*row .*broken JSON.*cut off"):
+        with pytest.raises(
+            ValueError, match="instances_val2014.json, .*row .*broken JSON.*cut off"
+        ):
             read(data)
-    path.write_text(whole[: whole.index('"image_id": 7, "category_id": 48')] + '"image_id": 7, oops')
+    path.write_text(
+        whole[: whole.index('"image_id": 7, "category_id": 48')] + '"image_id": 7, oops'
+    )
     with pytest.raises(ValueError, match="annotations row 2: broken JSON"):
         read(data)
     for wrong in ("{[1]: 2}", "{}", '{"images": ' + "[" * 99_999):
@@ -127,7 +190,9 @@ def test_a_cut_file_is_named_wherever_it_is_cut(data):
 
 
 def test_a_link_out_of_the_folder_is_not_followed(data):
-    """Fails if an archive that holds a link to a file elsewhere gets it read; the folder itself may be a link."""
+    """Fails if an archive that holds a link to a file elsewhere gets it read; the folder itself may
+    be a link.
+    """
     Image.new("RGB", (8, 8)).save(data / "private.png")
     os.rename(data / "val2014", data / "elsewhere")
     os.symlink(data / "elsewhere", data / "val2014")
@@ -138,21 +203,31 @@ def test_a_link_out_of_the_folder_is_not_followed(data):
         read(data)
 
 
-@pytest.mark.parametrize("content, says", [
-    (b"", "images row 2: the image .*b.png. holds no bytes"),
-    (b"\0" * 500, "images row 2: .*b.png: no usable image"),
-    ("cut", "images row 2: .*b.png: no usable image .*truncated"),
-    ("I;16", "images row 2: .*b.png: no usable image .*mode I;16 would be clipped"),
-    ("TIFF", "images row 2: .*b.png: no usable image .*cannot identify"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "images row 2: .*b.png: no usable image"),  # else Ghostscript would run it
-])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "images row 2: the image .*b.png. holds no bytes"),
+        (b"\0" * 500, "images row 2: .*b.png: no usable image"),
+        ("cut", "images row 2: .*b.png: no usable image .*truncated"),
+        ("I;16", "images row 2: .*b.png: no usable image .*mode I;16 would be clipped"),
+        ("TIFF", "images row 2: .*b.png: no usable image .*cannot identify"),
+        (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+            "images row 2: .*b.png: no usable image",
+        ),  # else Ghostscript would run it
+    ],
+)
 def test_bad_pictures_are_named(data, content, says):
-    """Fails if an empty, broken, clipped or foreign picture passes, or the error does not name the row and the file."""
+    """Fails if an empty, broken, clipped or foreign picture passes, or the error does not name the
+    row and the file.
+    """
     path = data / "val2014/b.png"
     if content == "cut":
         path.write_bytes(path.read_bytes()[:50])
     elif isinstance(content, str):
-        Image.new("RGB" if content == "TIFF" else content, (8, 8)).save(path, "TIFF" if content == "TIFF" else "PNG")
+        Image.new("RGB" if content == "TIFF" else content, (8, 8)).save(
+            path, "TIFF" if content == "TIFF" else "PNG"
+        )
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=f"instances_val2014.json, {says}.*"):
@@ -161,9 +236,13 @@ def test_bad_pictures_are_named(data, content, says):
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"])
 def test_pictures_of_eight_bits_become_rgb(data, mode):
-    """Fails if a grey picture, of which COCO has hundreds, is refused, or turns into anything but RGB."""
+    """Fails if a grey picture, of which COCO has hundreds, is refused, or turns into anything but
+    RGB.
+    """
     jpeg = mode in ("CMYK", "YCbCr")
-    Image.new("RGB", (8, 8), "white").convert(mode).save(data / "val2014/b.png", "JPEG" if jpeg else "PNG")
+    Image.new("RGB", (8, 8), "white").convert(mode).save(
+        data / "val2014/b.png", "JPEG" if jpeg else "PNG"
+    )
     picture = photos.Pictures(read(data))[1]
     assert picture.mode == "RGB" and min(picture.getpixel((3, 3))) > 250
 
@@ -171,40 +250,73 @@ def test_pictures_of_eight_bits_become_rgb(data, mode):
 def test_files_are_found_or_named(data):
     """Fails if two splits' files are mixed up, or a missing file or folder is not named."""
     (data / "annotations/instances_val2017.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"instances_val\*.json: 2 such files, .*val2014.json and .*val2017.json"):
+    with pytest.raises(
+        ValueError, match=r"instances_val\*.json: 2 such files, .*val2014.json and .*val2017.json"
+    ):
         photos.find(data, "instances_val*.json")
     with pytest.raises(ValueError, match="sentences.json: no such file"):
         photos.find(data, "sentences.json")
-    with pytest.raises(ValueError, match="instances_val2017.json: its images should lie in .*val2017 or .*images/val2017"):
+    with pytest.raises(
+        ValueError,
+        match="instances_val2017.json: its images should lie in .*val2017 or .*images/val2017",
+    ):
         photos.images_folder(data / "annotations/instances_val2017.json")
     (data / "images/val2017").mkdir(parents=True)
-    assert photos.images_folder(data / "annotations/instances_val2017.json") == (data / "images/val2017").resolve()
+    assert (
+        photos.images_folder(data / "annotations/instances_val2017.json")
+        == (data / "images/val2017").resolve()
+    )
 
 
 def test_mentions_by_the_synonyms_table():
-    """Fails if a plural, a synonym or a phrase of two words is lost, or "baby elephant" names a person."""
-    text = "Two buses, a mug and wine glasses; a baby elephant, mice, hot dogs, a toilet seat and a cell phone."
-    assert [noun for noun, _ in mentions(text, photos.nouns())] == ["bus", "cup", "wine glass", "elephant", "mouse", "hot dog", "toilet",
-                                                                    "cell phone"]
+    """Fails if a plural, a synonym or a phrase of two words is lost, or "baby elephant" names a
+    person.
+    """
+    text = (
+        "Two buses, a mug and wine glasses; a baby elephant, mice, hot dogs, a toilet seat and a"
+        " cell phone."
+    )
+    assert [noun for noun, _ in mentions(text, photos.nouns())] == [
+        "bus",
+        "cup",
+        "wine glass",
+        "elephant",
+        "mouse",
+        "hot dog",
+        "toilet",
+        "cell phone",
+    ]
     assert {noun: photos.nouns()[noun] for noun in SYNONYMS} == SYNONYMS
 
 
 def test_truth_is_instances_with_human_captions(data):
     """Fails if an object that people name but nobody annotated counts as invented."""
-    (data / "captions.json").write_text(json.dumps({"annotations": [{"image_id": 8, "caption": "A man with his mugs"}]}))
-    assert photos.truths(read(data), data / "captions.json", photos.nouns()) == [{"cup", "fork"}, {"cup", "person"}, set()]
+    (data / "captions.json").write_text(
+        json.dumps({"annotations": [{"image_id": 8, "caption": "A man with his mugs"}]})
+    )
+    assert photos.truths(read(data), data / "captions.json", photos.nouns()) == [
+        {"cup", "fork"},
+        {"cup", "person"},
+        set(),
+    ]
 
 
 @pytest.mark.parametrize("style", ["lines", "array", "pretty"])
 def test_pope_questions_find_their_images(data, style):
-    """Fails if a question is put to another image, or one of the variants of the file is not read."""
-    rows = [{"question_id": i, "image": f"{name}.png", "text": "?", "label": "no"} for i, name in enumerate("cac", 1)]
+    """Fails if a question is put to another image, or a variant of the file is not read."""
+    rows = [
+        {"question_id": i, "image": f"{name}.png", "text": "?", "label": "no"}
+        for i, name in enumerate("cac", 1)
+    ]
     lines = [json.dumps(row, indent=2 if style == "pretty" else None) for row in rows]
     (data / "pope.json").write_text(json.dumps(rows) if style == "array" else "\n".join(lines))
     questions, at = photos.read_pope(data / "pope.json", read(data))
     assert at == [2, 0, 2] and [q["question_id"] for q in questions] == [1, 2, 3]
     for image in ({"image": "z.png"}, {"image": ["a.png"]}, {}):
-        (data / "pope.json").write_text(json.dumps(rows[0]) + json.dumps({"question_id": 9, "text": "?", "label": "yes"} | image))
+        (data / "pope.json").write_text(
+            json.dumps(rows[0])
+            + json.dumps({"question_id": 9, "text": "?", "label": "yes"} | image)
+        )
         with pytest.raises(ValueError, match="pope.json, row 2: the image .* is none of the 3"):
             photos.read_pope(data / "pope.json", read(data))
 
@@ -213,15 +325,18 @@ ENTRY = {"image": "a", "sentence": "a cup, a car", "position": 6, "score": 20.0}
 WHOLE = {"image": "a", "sentence": "b", "mean": 1.0, "min": 1}
 
 
-@pytest.mark.parametrize("entry, whole, says", [
-    (ENTRY | {"position": 12}, WHOLE, "pos_neg.json, row 2: position 12"),
-    (ENTRY | {"position": -1}, WHOLE, "pos_neg.json, row 2: position -1"),
-    (ENTRY | {"score": float("nan")}, WHOLE, "pos_neg.json, row 2: .*score nan"),
-    (ENTRY | {"score": "20"}, WHOLE, "pos_neg.json, row 2: 'score' must be float or int"),
-    ({"image": "a"}, WHOLE, "pos_neg.json, row 2: the field 'sentence' is missing"),
-    (ENTRY, WHOLE | {"mean": None}, "sentences.json, row 1: 'mean' must be float or int"),
-    (ENTRY, None, "sentences.json: the file has no rows"),
-])
+@pytest.mark.parametrize(
+    "entry, whole, says",
+    [
+        (ENTRY | {"position": 12}, WHOLE, "pos_neg.json, row 2: position 12"),
+        (ENTRY | {"position": -1}, WHOLE, "pos_neg.json, row 2: position -1"),
+        (ENTRY | {"score": float("nan")}, WHOLE, "pos_neg.json, row 2: .*score nan"),
+        (ENTRY | {"score": "20"}, WHOLE, "pos_neg.json, row 2: 'score' must be float or int"),
+        ({"image": "a"}, WHOLE, "pos_neg.json, row 2: the field 'sentence' is missing"),
+        (ENTRY, WHOLE | {"mean": None}, "sentences.json, row 1: 'mean' must be float or int"),
+        (ENTRY, None, "sentences.json: the file has no rows"),
+    ],
+)
 def test_bad_efuf_entries_are_named(tmp_path, entry, whole, says):
     """Fails if a bad entry passes, or the error does not name file and row."""
     (tmp_path / "pos_neg.json").write_text(json.dumps([ENTRY, entry]))
@@ -231,26 +346,60 @@ def test_bad_efuf_entries_are_named(tmp_path, entry, whole, says):
 
 
 def test_efuf_at_its_own_thresholds(tmp_path):
-    """Fails if a released threshold is compared the wrong way round, captions of one image are mixed, or a short one goes to a longer one.
+    """Fails if a released threshold is compared the wrong way round, captions of one image are
+    mixed, or a short one goes to a longer one.
 
     "a cup" opens two captions of the image: it is the clause that ends there, not "a cup of tea".
     """
-    entries = [("a cup", 0, 33.0), ("a cup, a car", 6, 22.9), ("a cup of tea, a bus", 13, 23.0), ("a cup of tea, a bus", 13, 40.0),
-               ("a dog, a cat", 6, 32.0), ("a dog, a cat; a bat", 13, 32.1)]
-    rows = [{"image": "i", "sentence": text, "position": at, "score": value} for text, at, value in entries]
-    whole = [("a cup, a car.", 28.0, 22.9), ("a cup of tea, a bus.", 27.6, 23.1), ("a pen.", 27.5, 30.0), ("a cow.", 30.0, 23.0)]
+    entries = [
+        ("a cup", 0, 33.0),
+        ("a cup, a car", 6, 22.9),
+        ("a cup of tea, a bus", 13, 23.0),
+        ("a cup of tea, a bus", 13, 40.0),
+        ("a dog, a cat", 6, 32.0),
+        ("a dog, a cat; a bat", 13, 32.1),
+    ]
+    rows = [
+        {"image": "i", "sentence": text, "position": at, "score": value}
+        for text, at, value in entries
+    ]
+    whole = [
+        ("a cup, a car.", 28.0, 22.9),
+        ("a cup of tea, a bus.", 27.6, 23.1),
+        ("a pen.", 27.5, 30.0),
+        ("a cow.", 30.0, 23.0),
+    ]
     (tmp_path / "p").write_text(json.dumps(rows, indent=2))
-    (tmp_path / "s").write_text(json.dumps([{"image": "i", "sentence": text, "mean": mean, "min": low} for text, mean, low in whole]))
+    (tmp_path / "s").write_text(
+        json.dumps(
+            [
+                {"image": "i", "sentence": text, "mean": mean, "min": low}
+                for text, mean, low in whole
+            ]
+        )
+    )
     found = {row.caption: row.spans for row in photos.read_efuf(tmp_path / "p", tmp_path / "s")}
     assert found == {
         "a cup, a car.": {"forget": [(5, 12)], "retain": [(0, 5)], "sentence": []},
-        "a cup of tea, a bus.": {"forget": [], "retain": [], "sentence": [(0, 20)]},  # two objects: one of them is between
-        "a dog, a cat; a bat": {"forget": [], "retain": [(12, 19)], "sentence": []},  # not in sentences.json
-        "a pen.": {"forget": [], "retain": [], "sentence": []}, "a cow.": {"forget": [], "retain": [], "sentence": []}}
+        "a cup of tea, a bus.": {
+            "forget": [],
+            "retain": [],
+            "sentence": [(0, 20)],
+        },  # two objects: one of them is between
+        "a dog, a cat; a bat": {
+            "forget": [],
+            "retain": [(12, 19)],
+            "sentence": [],
+        },  # not in sentences.json
+        "a pen.": {"forget": [], "retain": [], "sentence": []},
+        "a cow.": {"forget": [], "retain": [], "sentence": []},
+    }
 
 
 class BrightClip(nn.Module):
-    """A fake CLIP: an image's logit with the i-th text is i + 1 times its mean brightness, 0..100; it counts the images it saw."""
+    """A fake CLIP: an image's logit with the i-th text is i + 1 times its mean brightness, 0..100;
+    it counts the images it saw.
+    """
 
     device, n_seen = torch.device("cpu"), 0
 
@@ -260,7 +409,8 @@ class BrightClip(nn.Module):
 
     def forward(self, input_ids, pixel_values, attention_mask=None):
         self.n_seen += len(pixel_values)
-        bright = 100 * (pixel_values.mean((1, 2, 3)) / 2 + 0.5)  # the processor maps 0..255 to -1..1
+        # The processor maps 0..255 to -1..1
+        bright = 100 * (pixel_values.mean((1, 2, 3)) / 2 + 0.5)
         self.logits_per_image = self.weight * bright[:, None] * torch.arange(1, len(input_ids) + 1)
         return self
 
@@ -268,6 +418,7 @@ class BrightClip(nn.Module):
 @pytest.fixture(scope="module")
 def looks():
     from transformers import CLIPProcessor
+
     return CLIPProcessor(microworld.image_processor(), microworld.build_tokenizer(for_clip=True))
 
 
@@ -275,35 +426,49 @@ TEXTS = [judge.prompt("cup"), judge.prompt("umbrella")]
 
 
 def test_sliding_window_by_hand(looks):
-    """Fails if a patch is not the mean of the windows that cover it, or the score not the mean of the best patches.
+    """Fails if a patch is not the mean of the windows that cover it, or the score not the mean of
+    the best patches.
 
-    3 x 4 patches of 10 pixels, windows of 2 x 2: 2 x 3 windows. Only the window in the upper left corner is white in part: the patch there.
+    3 x 4 patches of 10 pixels, windows of 2 x 2: 2 x 3 windows. Only the window in the upper left
+    corner is white in part: the patch there.
     """
     image = Image.new("RGB", (40, 30))
     image.paste("white", (0, 0, 10, 10))
-    # Window scores: 25 in the upper left, else 0. Patches: 25 (1 window), 12.5 twice (2 windows), 6.25 (4 windows), else 0.
+    # Window scores: 25 in the upper left, else 0. Patches: 25 (1 window), 12.5 twice (2 windows),
+    # 6.25 (4 windows), else 0.
     for top, expected in ((1, 25.0), (2, 37.5 / 2), (4, 56.25 / 4), (100, 56.25 / 12)):
         clip = BrightClip()
         found = judge.window_scores(clip, looks, image, TEXTS, Window(patch=10, side=2, top=top))
-        assert found.tolist() == pytest.approx([expected, 2 * expected], abs=0.2) and clip.n_seen == 6
+        assert (
+            found.tolist() == pytest.approx([expected, 2 * expected], abs=0.2) and clip.n_seen == 6
+        )
 
 
 def test_windows_at_the_edges(looks):
-    """Fails if the cut patches at the right and lower edge are lost or padded with black, or a small image is left without a window."""
+    """Fails if the cut patches at the right and lower edge are lost or padded with black, or a
+    small image is left without a window.
+    """
     white = Image.new("RGB", (45, 25), "white")  # 5 x 3 patches, of which the last are halves
     clip = BrightClip()
-    assert judge.window_scores(clip, looks, white, TEXTS, Window(patch=10, side=2, top=4)).tolist() == pytest.approx([100, 200], abs=0.2)
+    assert judge.window_scores(
+        clip, looks, white, TEXTS, Window(patch=10, side=2, top=4)
+    ).tolist() == pytest.approx([100, 200], abs=0.2)
     assert clip.n_seen == 4 * 2
     white.paste("black", (0, 0, 40, 25))
     assert judge.window_scores(clip, looks, white, TEXTS, Window(10, 2, 1))[0] > 25
     small, clip = Image.new("RGB", (48, 48), "white"), BrightClip()
     small.paste("black", (0, 0, 24, 48))
-    assert judge.window_scores(clip, looks, small, TEXTS).tolist() == pytest.approx([50, 100], abs=1) and clip.n_seen == 1
+    assert (
+        judge.window_scores(clip, looks, small, TEXTS).tolist() == pytest.approx([50, 100], abs=1)
+        and clip.n_seen == 1
+    )
 
 
 @pytest.mark.parametrize("window", [None, Window(patch=4, side=1, top=1)])
 def test_scores_are_computed_once(data, looks, window):
-    """Fails if a known score is computed again, or a changed picture, text, CLIP or window gets an old one."""
+    """Fails if a known score is computed again, or a changed picture, text, CLIP or window gets an
+    old one.
+    """
     clip, found, cache = BrightClip(), read(data), data / "scores/clip.db"
     each = 4 if window else 1
 
@@ -313,11 +478,19 @@ def test_scores_are_computed_once(data, looks, window):
     first = score()
     assert first.shape == (3, 2) and clip.n_seen == 3 * each
     grey = [sum(picture.getpixel((0, 0))) / 3 / 2.55 for picture in photos.Pictures(found)[:]]
-    assert first[:, 0].tolist() == pytest.approx(grey, abs=0.5) and torch.allclose(first[:, 1], 2 * first[:, 0])
-    assert torch.equal(score(), first) and torch.equal(score(texts=TEXTS[::-1]), first.flip(1)) and clip.n_seen == 3 * each
+    assert first[:, 0].tolist() == pytest.approx(grey, abs=0.5) and torch.allclose(
+        first[:, 1], 2 * first[:, 0]
+    )
+    assert (
+        torch.equal(score(), first)
+        and torch.equal(score(texts=TEXTS[::-1]), first.flip(1))
+        and clip.n_seen == 3 * each
+    )
     Image.new("RGB", (8, 8), "white").save(found[1].path)
     second = score()
-    assert clip.n_seen == 4 * each and second[1, 0] > 99 and torch.equal(second[[0, 2]], first[[0, 2]])
+    assert (
+        clip.n_seen == 4 * each and second[1, 0] > 99 and torch.equal(second[[0, 2]], first[[0, 2]])
+    )
     assert score(texts=[*TEXTS, judge.prompt("car")]).shape == (3, 3) and clip.n_seen == 7 * each
     assert torch.allclose(score(BrightClip(0.5)), second / 2) and torch.equal(score(), second)
     seen = clip.n_seen
@@ -341,7 +514,9 @@ def test_an_interrupted_run_goes_on(data, looks, monkeypatch):
     monkeypatch.undo()
     assert clip.n_seen == 2
     table = judge.scores(clip, looks, found, TEXTS, cache, batch_size=2)
-    assert clip.n_seen == 3 and torch.equal(table, judge.scores(BrightClip(), looks, found, TEXTS, data / "other.db"))
+    assert clip.n_seen == 3 and torch.equal(
+        table, judge.scores(BrightClip(), looks, found, TEXTS, data / "other.db")
+    )
 
 
 @pytest.mark.parametrize("content", [b"{}" * 600, "cut"])
@@ -351,7 +526,9 @@ def test_a_damaged_cache_is_named(data, looks, content):
     judge.scores(BrightClip(), looks, read(data), TEXTS, cache)
     content = cache.read_bytes()[:5000] if content == "cut" else content
     cache.write_bytes(content)
-    with pytest.raises(ValueError, match="clip.db: no file of CLIP scores, or a damaged one .*Delete it"):
+    with pytest.raises(
+        ValueError, match="clip.db: no file of CLIP scores, or a damaged one .*Delete it"
+    ):
         judge.scores(BrightClip(), looks, read(data), TEXTS, cache)
     assert cache.read_bytes() == content
 
@@ -371,20 +548,38 @@ def test_thresholds_at_quantiles():
         with pytest.raises(ValueError, match="quantiles .*: give shares in 0..1"):
             judge.thresholds(values, quantiles)
     for wrong in ([], [1.0, float("nan")]):
-        with pytest.raises(ValueError, match="thresholds of . scores: give one finite score per mention"):
+        with pytest.raises(
+            ValueError, match="thresholds of . scores: give one finite score per mention"
+        ):
             judge.thresholds(wrong, (0.1, 0.5, 0.5))
 
 
 def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, features):
     """Fails if a caption or answer is another picture's, or the answers depend on the batch."""
     found = [photos.Photo(i, data, scene.objects, "") for i, scene in enumerate(scenes)]
-    questions = [{"question_id": i, "text": microworld.question(noun), "label": "no"} for i, noun in enumerate(microworld.OBJECTS[:6])]
+    questions = [
+        {"question_id": i, "text": microworld.question(noun), "label": "no"}
+        for i, noun in enumerate(microworld.OBJECTS[:6])
+    ]
     asked = {"random": (questions, [3, 3, 0, 7, 1, 2])}
-    one, other = (photos.speak(model, processor, features, found, asked, data / f"said{size}", size, 8) for size in (1, 4))
+    one, other = (
+        photos.speak(model, processor, features, found, asked, data / f"said{size}", size, 8)
+        for size in (1, 4)
+    )
     from sare_min.llava import generate
+
     for folder in (one, other):
         rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
-        assert rows == [{"image_id": i, "caption": text} for i, text in enumerate(generate(model, processor, features, max_new_tokens=8))]
+        assert rows == [
+            {"image_id": i, "caption": text}
+            for i, text in enumerate(generate(model, processor, features, max_new_tokens=8))
+        ]
         rows = [json.loads(line) for line in (folder / "random.jsonl").read_text().splitlines()]
-        expected = generate(model, processor, features[asked["random"][1]], [q["text"] for q in questions], max_new_tokens=4)
+        expected = generate(
+            model,
+            processor,
+            features[asked["random"][1]],
+            [q["text"] for q in questions],
+            max_new_tokens=4,
+        )
         assert rows == [{"question_id": i, "answer": text} for i, text in enumerate(expected)]

@@ -1,4 +1,7 @@
-"""The sign and step properties of Targeted-SAM (the list at the end of a SARE reproduction: what silently goes wrong)."""
+"""The sign and step properties of Targeted-SAM (the list at the end of a SARE reproduction: what
+silently goes wrong).
+"""
+
 import copy
 from contextlib import contextmanager
 
@@ -35,14 +38,18 @@ def wrong_way(params, direction, rho):
         yield norm
 
 
-# Each check takes the ascent step under test, so that a wrong-sign copy can be put through the same checks.
+# Each check takes the ascent step under test, so that a wrong-sign copy can be put through the same
+# checks.
+
 
 def check_relapse_direction(step, model, data):
     before, (_, direction) = span_nll(model, data)["forget"], neg_gradient(model, data)
     with step(trainable(model), direction, 0.02) as norm:
         after = span_nll(model, data)["forget"]
     assert after < before, "the step must make the hallucination more likely"
-    assert before - after == pytest.approx(0.02 * norm, rel=0.1), "L_neg must rise by about rho * ||g||"
+    assert before - after == pytest.approx(0.02 * norm, rel=0.1), (
+        "L_neg must rise by about rho * ||g||"
+    )
 
 
 def check_quadratic(step):
@@ -89,7 +96,9 @@ def test_c_lambda_neg_scales_the_second_gradient_only(model, data):
     """Fails if lambda_neg changes eps: twice the weight must give exactly twice the gradient."""
     found = []
     for weight in (0.1, 0.2):
-        gradient(model, data, get_method("SARE", lambda_neg=weight, lambda_pos=0.0, lambda_sent=0.0))
+        gradient(
+            model, data, get_method("SARE", lambda_neg=weight, lambda_pos=0.0, lambda_sent=0.0)
+        )
         found.append(flat(grads(model)))
     torch.testing.assert_close(found[1], 2 * found[0], rtol=1e-4, atol=1e-7)
 
@@ -110,13 +119,20 @@ def test_d_rho_zero_is_efuf_exactly(model, data):
     sare = grads(model)
     gradient(model, data, METHODS["EFUF"])
     assert all(torch.equal(x, y) for x, y in zip(sare, grads(model), strict=True))
-    gradient(model, data, get_method("SARE", rho=1e-4))  # and the second pass leads there without a jump
+    # And the second pass leads there without a jump
+    gradient(model, data, get_method("SARE", rho=1e-4))
     torch.testing.assert_close(flat(grads(model)), flat(sare), rtol=1e-2, atol=1e-4)
     method, n = METHODS["EFUF"], counts(data, "token")
     parts = method_losses(model, data, method, n)
-    loss = method.lambda_neg * parts["neg"] + method.lambda_pos * parts["pos"] + method.lambda_sent * parts["sent"]
+    loss = (
+        method.lambda_neg * parts["neg"]
+        + method.lambda_pos * parts["pos"]
+        + method.lambda_sent * parts["sent"]
+    )
     by_hand = torch.autograd.grad(loss, trainable(model), allow_unused=True)
-    torch.testing.assert_close(flat(sare), flat([g for g in by_hand if g is not None]), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        flat(sare), flat([g for g in by_hand if g is not None]), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_e_quadratic_has_the_closed_form():
@@ -127,14 +143,18 @@ def test_e_quadratic_has_the_closed_form():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("body_raises", [False, True])
 def test_f_weights_come_back_bit_for_bit(model, data, dtype, body_raises):
-    """Fails if eps is subtracted instead of theta restored, or if an exception in the second pass leaves the model moved."""
+    """Fails if eps is subtracted instead of theta restored, or if an exception in the second pass
+    leaves the model moved.
+    """
     model.to(dtype)
     params, theta = trainable(model), [p.detach().clone() for p in trainable(model)]
     torch.manual_seed(0)
     direction = [torch.randn_like(p) for p in params]
     try:
         with perturbed(params, direction, 0.5):
-            assert any(not torch.equal(p, start) for p, start in zip(params, theta, strict=True)), "the step must move something"
+            assert any(not torch.equal(p, start) for p, start in zip(params, theta, strict=True)), (
+                "the step must move something"
+            )
             if body_raises:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -157,9 +177,13 @@ def test_f_a_loss_that_raises_in_the_second_pass(model, data):
     def losses(batch):
         calls.append(1)
         if len(calls) == 2:
-            assert any(not torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True))
+            assert any(
+                not torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True)
+            )
             raise RuntimeError("out of memory")
-        return method_losses(model, batch, METHODS["SARE"], counts(batch, "token"))["neg"], torch.zeros((), requires_grad=True)
+        return method_losses(model, batch, METHODS["SARE"], counts(batch, "token"))[
+            "neg"
+        ], torch.zeros((), requires_grad=True)
 
     with pytest.raises(RuntimeError, match="out of memory"):
         targeted_sam(trainable(model), [data], [data], losses, 0.1)
@@ -167,12 +191,18 @@ def test_f_a_loss_that_raises_in_the_second_pass(model, data):
 
 
 def test_g_grounded_text_keeps_its_gradient_at_theta(model, data):
-    """Fails if L_pos or L_sent is differentiated at theta + eps: then their part would depend on rho."""
+    """Fails if L_pos or L_sent is differentiated at theta + eps: then their part would depend on
+    rho.
+    """
     method, n = get_method("SARE", lambda_neg=1e-12, rho=1.0), counts(data, "token")
     gradient(model, data, method)
     parts = method_losses(model, data, method, n)
-    expected = torch.autograd.grad(parts["pos"] + parts["sent"], trainable(model), allow_unused=True)
-    torch.testing.assert_close(flat(grads(model)), flat([g for g in expected if g is not None]), rtol=1e-4, atol=1e-7)
+    expected = torch.autograd.grad(
+        parts["pos"] + parts["sent"], trainable(model), allow_unused=True
+    )
+    torch.testing.assert_close(
+        flat(grads(model)), flat([g for g in expected if g is not None]), rtol=1e-4, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("part", ["all", "projector", "lora"])
@@ -189,12 +219,16 @@ def test_h_frozen_parameters_never_move(data, part, name):
 
 
 def test_i_erasure_is_unbounded_and_logged(model, data):
-    """Fails if L_neg is clipped in silence: minus the logged loss is the NLL, which may grow without end."""
+    """Fails if L_neg is clipped in silence: minus the logged loss is the NLL, which may grow
+    without end.
+    """
     with torch.no_grad():
         model.lm_head.weight *= 100  # a model sure of other words: NLL far above any sane cap
     log = gradient(model, data, METHODS["SARE"])
     nll = token_nll(model, data).detach()
-    assert -log["neg"] == pytest.approx(float(nll[data.forget].mean()), rel=1e-5) and -log["neg"] > 20
+    assert (
+        -log["neg"] == pytest.approx(float(nll[data.forget].mean()), rel=1e-5) and -log["neg"] > 20
+    )
 
 
 def test_second_gradient_is_taken_at_the_relapse_point(model, data, monkeypatch):
@@ -222,15 +256,20 @@ def test_micro_batches_give_the_whole_batch_step(model, data, name, micro_batch)
     torch.testing.assert_close(flat(grads(model)), whole, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("direction, rho, says", [
-    ([torch.tensor([1.0, float("nan")])], 0.1, "not finite in parameter 0 of 1"),
-    ([torch.tensor([1.0, float("inf")])], 0.1, "not finite in parameter 0 of 1"),
-    ([torch.zeros(2)], 0.1, "zero everywhere"),
-    ([None], 0.1, "zero everywhere"),
-    ([torch.ones(2)], -0.1, "rho=-0.1"),
-])
+@pytest.mark.parametrize(
+    "direction, rho, says",
+    [
+        ([torch.tensor([1.0, float("nan")])], 0.1, "not finite in parameter 0 of 1"),
+        ([torch.tensor([1.0, float("inf")])], 0.1, "not finite in parameter 0 of 1"),
+        ([torch.zeros(2)], 0.1, "zero everywhere"),
+        ([None], 0.1, "zero everywhere"),
+        ([torch.ones(2)], -0.1, "rho=-0.1"),
+    ],
+)
 def test_bad_directions_are_named(direction, rho, says):
-    """Fails if a NaN or a zero gradient passes in silence, or moves the weights before it is noticed."""
+    """Fails if a NaN or a zero gradient passes in silence, or moves the weights before it is
+    noticed.
+    """
     x = torch.nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match=says), perturbed([x], direction, rho):
         pass
@@ -239,12 +278,17 @@ def test_bad_directions_are_named(direction, rho, says):
 
 def test_the_second_bad_gradient_is_named_by_its_place_in_params():
     x, y = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(ValueError, match="parameter 1 of 2"), perturbed([x, y], [None, torch.tensor([float("nan")])], 0.1):
+    with (
+        pytest.raises(ValueError, match="parameter 1 of 2"),
+        perturbed([x, y], [None, torch.tensor([float("nan")])], 0.1),
+    ):
         pass
 
 
 def test_shared_and_expanded_gradients_do_no_harm():
-    """Fails if theta is kept in storage that autograd shares: x and y get one gradient tensor here, z an expanded one."""
+    """Fails if theta is kept in storage that autograd shares: x and y get one gradient tensor here,
+    z an expanded one.
+    """
     x, y, z = (torch.nn.Parameter(torch.tensor(v)) for v in ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0]))
     grads = list(torch.autograd.grad(((x + y) ** 2).sum() + z.sum(), [x, y, z]))
     with perturbed([x, y, z], grads, 0.1):
@@ -254,7 +298,9 @@ def test_shared_and_expanded_gradients_do_no_harm():
 
 
 def test_a_move_that_dies_half_way_is_undone():
-    """Fails if an exception during the ascent step itself (out of memory) leaves the first parameters moved."""
+    """Fails if an exception during the ascent step itself (out of memory) leaves the first
+    parameters moved.
+    """
     x, y = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     with pytest.raises(RuntimeError), perturbed([x, y], [torch.ones(2), torch.ones(3)], 0.1):
         pass
@@ -262,7 +308,9 @@ def test_a_move_that_dies_half_way_is_undone():
 
 
 def test_perturbing_all_losses_is_sam(model, data):
-    """Fails if `perturb` is ignored: untargeted SAM's gradient is the whole loss's at theta + eps, by brute force."""
+    """Fails if `perturb` is ignored: untargeted SAM's gradient is the whole loss's at theta + eps,
+    by brute force.
+    """
     method, n = get_method("EFUF+SAM", rho=0.3), counts(data, "token")
 
     def whole(net):
@@ -277,4 +325,6 @@ def test_perturbing_all_losses_is_sam(model, data):
             if g is not None:
                 p += 0.3 * g / norm
     gradient(model, data, method)
-    torch.testing.assert_close(flat(grads(model)), flat([g for g in whole(moved) if g is not None]), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        flat(grads(model)), flat([g for g in whole(moved) if g is not None]), rtol=1e-3, atol=1e-6
+    )

@@ -1,4 +1,5 @@
 """Intervals with known coverage; a cache that trusts nothing half written."""
+
 import json
 import math
 import os
@@ -14,7 +15,9 @@ from lab import cache, experiments, stats
 
 
 def test_interval_covers_as_promised():
-    """Fails if the interval uses normal quantiles or the wrong spread: 95 % of 2000 intervals must hold the true mean."""
+    """Fails if the interval uses normal quantiles or the wrong spread: 95 % of 2000 intervals must
+    hold the true mean.
+    """
     rng = np.random.default_rng(0)
     hits = 0
     for values in rng.normal(3.0, 2.0, (2000, 5)):
@@ -29,8 +32,15 @@ def test_pairing_removes_what_seeds_share():
     seeds = rng.normal(0, 100, 8)
     one, other = seeds + 1 + rng.normal(0, 0.1, 8), seeds
     found = stats.paired(one, other)
-    assert found["ci95"][0] > 0.8 and found["ci95"][1] < 1.2 and found["seeds_agreeing"] == found["n_seeds"] == 8
-    assert stats.verdict(one, other, want=1) == "supported" and stats.verdict(one, other, want=-1) == "not supported"
+    assert (
+        found["ci95"][0] > 0.8
+        and found["ci95"][1] < 1.2
+        and found["seeds_agreeing"] == found["n_seeds"] == 8
+    )
+    assert (
+        stats.verdict(one, other, want=1) == "supported"
+        and stats.verdict(one, other, want=-1) == "not supported"
+    )
     assert stats.verdict([1.0, -1.0, 0.2], [0.0, 0.0, 0.0], want=1) == "undecided"
 
 
@@ -41,12 +51,15 @@ def test_bad_values_are_not_averaged_away():
         stats.paired([1, 2, 3], [1, 2])
 
 
-@pytest.mark.parametrize("chair_s, expected", [
-    ([0.0, 0.2, 0.8], 96.0),
-    ([0.6, 0.9, 0.9], 0.0),
-    ([0.0, 0.1, 0.2], 128.0),  # never: censored at the last sample count
-    ([0.0, 0.5, 0.5], 128.0),  # 50 % is not passed
-])
+@pytest.mark.parametrize(
+    "chair_s, expected",
+    [
+        ([0.0, 0.2, 0.8], 96.0),
+        ([0.6, 0.9, 0.9], 0.0),
+        ([0.0, 0.1, 0.2], 128.0),  # never: censored at the last sample count
+        ([0.0, 0.5, 0.5], 128.0),  # 50 % is not passed
+    ],
+)
 def test_relapse_samples_by_hand(chair_s, expected):
     assert stats.relapse_samples([0, 64, 128], chair_s) == pytest.approx(expected)
 
@@ -80,7 +93,9 @@ def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
-    """Fails if a build's time holds that of the builds inside it, or if what an earlier run built is counted again."""
+    """Fails if a build's time holds that of the builds inside it, or if what an earlier run built
+    is counted again.
+    """
     now = [0.0]
     monkeypatch.setattr(cache, "CACHE", tmp_path)
     monkeypatch.setattr(cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -95,12 +110,20 @@ def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
         now[0] += 2
 
     cache.folder("outer", "settings", (), outer)
-    assert cache.profile() == {"inner": {"jobs": 1, "seconds": 5.0}, "outer": {"jobs": 1, "seconds": 3.0}}
-    assert cache.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1) == {}
+    assert cache.profile() == {
+        "inner": {"jobs": 1, "seconds": 5.0},
+        "outer": {"jobs": 1, "seconds": 3.0},
+    }
+    assert (
+        cache.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1)
+        == {}
+    )
 
 
 def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
-    """Fails if an edit to the method would leave an old result in place, or a comment retrains every model."""
+    """Fails if an edit to the method would leave an old result in place, or a comment retrains
+    every model.
+    """
     monkeypatch.setattr(cache, "ROOT", tmp_path)
     keys = []
     for source in ("x = 1\n", "x = 1  # a reason\n", '"""About."""\nx = 1\n', "x = 2\n"):
@@ -113,23 +136,34 @@ def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
 
 
 def test_rank_correlation_is_taken_within_seeds():
-    """Fails if seeds are pooled: here each seed orders its runs perfectly, and the seeds' own levels hide it."""
+    """Fails if seeds are pooled: here each seed orders its runs perfectly, and the seeds' own
+    levels hide it.
+    """
     gauge, outcome, seeds = [1, 2, 3, 11, 12, 13], [30, 20, 10, 90, 80, 70], [1, 1, 1, 2, 2, 2]
     found = stats.rank_correlation(gauge, outcome, seeds)
-    assert found["within"] == [pytest.approx(-1)] * 2 and found["mean"] == pytest.approx(-1) and found["all"] > 0.4
-    assert stats.rank_correlation([5, 5, 5], [1, 2, 3], [1, 1, 1])["within"] == [0.0]  # a gauge that never moves predicts nothing
+    assert (
+        found["within"] == [pytest.approx(-1)] * 2
+        and found["mean"] == pytest.approx(-1)
+        and found["all"] > 0.4
+    )
+    # A gauge that never moves predicts nothing
+    assert stats.rank_correlation([5, 5, 5], [1, 2, 3], [1, 1, 1])["within"] == [0.0]
     assert stats.rank_correlation([1, 2], [1, 2], [1, 2])["within"] == []
     with pytest.raises(ValueError, match="2, 2 and 1 values"):
         stats.rank_correlation([1, 2], [1, 2], [1])
 
 
 def test_a_lenient_judge_misses_its_share():
-    """Fails if missed pieces vanish instead of being kept, or a caption with nothing left to forget is not kept whole."""
+    """Fails if missed pieces vanish instead of being kept, or a caption with nothing left to forget
+    is not kept whole.
+    """
     spans = [{"forget": [(5, 9)], "retain": [(0, 5)], "sentence": []} for _ in range(400)]
     found = experiments.missed(spans, ["a cup, fork"] * 400, 0.25, seed=0)
     kept = [kinds for kinds in found if not kinds["forget"]]
     assert 70 < len(kept) < 130
-    assert all(kinds == {"forget": [], "retain": [(0, 5), (5, 9)], "sentence": [(0, 11)]} for kinds in kept)
+    assert all(
+        kinds == {"forget": [], "retain": [(0, 5), (5, 9)], "sentence": [(0, 11)]} for kinds in kept
+    )
     assert experiments.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
 
 
@@ -155,12 +189,20 @@ def test_rows_side_by_side_does_a_shared_job_once():
 
 @pytest.mark.skipif(cache.START == "spawn", reason="no fork server on this system")
 def test_workers_find_the_libraries_loaded(monkeypatch):
-    """Fails if the server that workers are forked from does not find the book's modules, or if its path leaks into this process."""
-    script = ("import os, sys; sys.path[:0] = sys.argv[1:]; from lab import cache; cache.warm_up(); "
-              "seen = cache.side_by_side(eval, ['\"lab.gauges\" in __import__(\"sys\").modules'], 'seen', progress=False); "
-              "print(seen, os.environ.get('PYTHONPATH'))")
+    """Fails if the server that workers are forked from does not find the book's modules, or if its
+    path leaks into this process.
+    """
+    script = (
+        "import os, sys; sys.path[:0] = sys.argv[1:]; from lab import cache; cache.warm_up(); seen"
+        " = cache.side_by_side(eval, ['\"lab.gauges\" in __import__(\"sys\").modules'], 'seen',"
+        " progress=False); print(seen, os.environ.get('PYTHONPATH'))"
+    )
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    done = subprocess.run([sys.executable, "-c", script, str(cache.ROOT), str(cache.HERE.parent)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(cache.ROOT), str(cache.HERE.parent)],
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.split() == ["[True]", "elsewhere"], done.stderr
 
 

@@ -1,4 +1,5 @@
 """The measured traps: each must show the fault, and show none where there is none."""
+
 import torch
 from conftest import tiny_llava
 
@@ -13,7 +14,9 @@ def a_step():
 
 
 def test_coarse_weights_swallow_a_short_step():
-    """Fails if the cosine is taken of the intended step with itself, or if bf16 were as good as fp32."""
+    """Fails if the cosine is taken of the intended step with itself, or if bf16 were as good as
+    fp32.
+    """
     params, direction = a_step()
     fine = traps.step_cosines(params, direction, (0.01, 1.0), torch.float32)
     coarse = traps.step_cosines(params, direction, (0.0001, 0.01, 1.0), torch.bfloat16)
@@ -25,4 +28,6 @@ def test_subtracting_is_not_giving_back():
     params, direction = a_step()
     found = traps.not_given_back(params, direction, 0.5, torch.bfloat16)
     assert found["copied"] == 0 and found["subtracted"] > 1e-4
-    assert all(torch.equal(p, q) for p, q in zip(params, trainable(tiny_llava()), strict=True)), "the given weights stay as they are"
+    assert all(torch.equal(p, q) for p, q in zip(params, trainable(tiny_llava()), strict=True)), (
+        "the given weights stay as they are"
+    )

@@ -1,4 +1,5 @@
 """The training loop and the attack."""
+
 import copy
 import json
 from dataclasses import replace
@@ -18,23 +19,38 @@ from sare_min.attack import relearn
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
 from sare_min.sam import targeted_sam
-from sare_min.unlearn import METHODS, Training, draw_batches, efuf_released, get_method, gradient, unlearn
+from sare_min.unlearn import (
+    METHODS,
+    Training,
+    draw_batches,
+    efuf_released,
+    get_method,
+    gradient,
+    unlearn,
+)
 
 SHORT = Training(steps=30, batch_size=4, lr=1e-3)
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_forgets_and_keeps(data, name):
-    """Fails if a method's loss has the wrong sign: the forget NLL must move away from the retain NLL (most tokens are shared)."""
+    """Fails if a method's loss has the wrong sign: the forget NLL must move away from the retain
+    NLL (most tokens are shared).
+    """
     model = tiny_llava()
     whole = replace(data, sentence=data.forget | data.retain | data.sentence)
-    for epoch in range(12):  # it must know the captions first: SimNPO lets go of what is unlikely already
+    for epoch in range(
+        12
+    ):  # it must know the captions first: SimNPO lets go of what is unlikely already
         list(relearn(model, whole, at=(8,), lr=3e-3, batch_size=4, seed=epoch, progress=False))
     before = span_nll(model, data)
     log = unlearn(model, data, get_method(name, lambda_neg=1.0), SHORT, progress=False)
     after = span_nll(model, data)
     assert len(log) == SHORT.steps
-    assert after["forget"] - after["retain"] > before["forget"] - before["retain"] + 0.25 and after["forget"] > before["forget"]
+    assert (
+        after["forget"] - after["retain"] > before["forget"] - before["retain"] + 0.25
+        and after["forget"] > before["forget"]
+    )
 
 
 def test_relearning_brings_it_back(data):
@@ -43,7 +59,10 @@ def test_relearning_brings_it_back(data):
     unlearn(model, data, get_method("EFUF", lambda_neg=1.0), SHORT, progress=False)
     hallucinated = data[torch.arange(6)]
     hallucinated.sentence[:] = hallucinated.forget | hallucinated.retain
-    nll = {n: span_nll(model, data)["forget"] for n in relearn(model, hallucinated, at=(0, 2, 6), lr=3e-3, batch_size=2, progress=False)}
+    nll = {
+        n: span_nll(model, data)["forget"]
+        for n in relearn(model, hallucinated, at=(0, 2, 6), lr=3e-3, batch_size=2, progress=False)
+    }
     assert nll[0] > 1 + max(nll[2], nll[6])
 
 
@@ -80,31 +99,54 @@ def test_the_attack_needs_captions_to_train_on(model, data):
 def test_stop_starts_the_cool_down_that_ends_the_run(model, data, cooldown, steps):
     """Fails if a run goes on after its stop, or cools down for another number of steps."""
     training = replace(SHORT, cooldown=cooldown)
-    assert len(unlearn(model, data, METHODS["EFUF"], training, stop=lambda step: step >= 4, progress=False)) == steps
+    assert (
+        len(
+            unlearn(
+                model, data, METHODS["EFUF"], training, stop=lambda step: step >= 4, progress=False
+            )
+        )
+        == steps
+    )
 
 
 def test_a_run_that_falls_back_in_its_cool_down_goes_on(model, data):
-    """Fails if the forget level need only be met for one step: then runs end at levels that were said to be matched and are not."""
-    answers = iter([False, True, False, False, True, True])  # reached, lost in the cool-down, reached again, held
+    """Fails if the forget level need only be met for one step: then runs end at levels that were
+    said to be matched and are not.
+    """
+    # Reached, lost in the cool-down, reached again, held
+    answers = iter([False, True, False, False, True, True])
     asked = []
 
     def stop(step):
         asked.append(step)
         return next(answers)
 
-    log = unlearn(model, data, METHODS["EFUF"], replace(SHORT, cooldown=3), stop=stop, progress=False)
+    log = unlearn(
+        model, data, METHODS["EFUF"], replace(SHORT, cooldown=3), stop=stop, progress=False
+    )
     assert asked == [0, 1, 4, 5, 6, 9] and len(log) == 10
 
 
 def test_a_schedule_changes_the_weights_on_the_way(data):
     """Fails if the released EFUF's annealing is not applied, or counts the run's share wrongly."""
     assert efuf_released(0.0) == {"lambda_neg": 0.3, "lambda_pos": 1.0}
-    assert efuf_released(0.4)["lambda_neg"] == pytest.approx(0.3) and efuf_released(0.7)["lambda_neg"] == pytest.approx(0.15)
+    assert efuf_released(0.4)["lambda_neg"] == pytest.approx(0.3) and efuf_released(0.7)[
+        "lambda_neg"
+    ] == pytest.approx(0.15)
     assert efuf_released(1.0) == {"lambda_neg": 0.0, "lambda_pos": 0.5}
     shares, ends = [], []
-    for schedule in (lambda done: shares.append(done) or {"lambda_neg": 1.0 if done < 0.5 else 0.0}, lambda done: {"lambda_neg": 1.0}):
+    for schedule in (
+        lambda done: shares.append(done) or {"lambda_neg": 1.0 if done < 0.5 else 0.0},
+        lambda done: {"lambda_neg": 1.0},
+    ):
         model = tiny_llava()
-        unlearn(model, data, get_method("EFUF", schedule=schedule), replace(SHORT, steps=20), progress=False)
+        unlearn(
+            model,
+            data,
+            get_method("EFUF", schedule=schedule),
+            replace(SHORT, steps=20),
+            progress=False,
+        )
         ends.append(span_nll(model, data)["forget"])
     assert shares == [i / 20 for i in range(20)] and ends[0] < ends[1] - 0.5
 
@@ -114,8 +156,16 @@ def test_the_learning_rate_falls_at_the_end(data):
     moved = []
     for cooldown in (0, 20):
         model, path = tiny_llava(), []
-        unlearn(model, data, METHODS["EFUF"], replace(SHORT, cooldown=cooldown), progress=False,
-                stop=lambda step, model=model, path=path: path.append(torch.cat([p.detach().reshape(-1) for p in trainable(model)])))
+        unlearn(
+            model,
+            data,
+            METHODS["EFUF"],
+            replace(SHORT, cooldown=cooldown),
+            progress=False,
+            stop=lambda step, model=model, path=path: path.append(
+                torch.cat([p.detach().reshape(-1) for p in trainable(model)])
+            ),
+        )
         moved.append(float((path[-1] - path[-2]).norm()))
     assert moved[1] < 0.2 * moved[0]
 
@@ -132,7 +182,9 @@ def test_batches_hold_their_share_of_forget_rows():
 
 
 def test_a_small_pool_is_drawn_too():
-    """Fails if rounding leaves out the few rows without forget tokens, or the few with: then no step ever sees them."""
+    """Fails if rounding leaves out the few rows without forget tokens, or the few with: then no
+    step ever sees them.
+    """
     for n_forget, n_other in ((99, 1), (1, 99)):
         has_forget = torch.tensor([True] * n_forget + [False] * n_other)
         rows = next(draw_batches(has_forget, 8, seed=0))
@@ -142,17 +194,27 @@ def test_a_small_pool_is_drawn_too():
 
 def test_a_turned_step_erases_elsewhere(data):
     """Fails if a control's direction is ignored, or reaches the outer gradient of a plain step."""
+
     def neg_gradient(**changes):
         model = tiny_llava()
-        gradient(model, data, get_method("SARE", lambda_pos=0.0, lambda_sent=0.0, lambda_neg=1.0, **changes))
+        gradient(
+            model,
+            data,
+            get_method("SARE", lambda_pos=0.0, lambda_sent=0.0, lambda_neg=1.0, **changes),
+        )
         return torch.cat([p.grad.reshape(-1) for p in trainable(model) if p.grad is not None])
 
     def back(direction):
         return [g if g is None else -g for g in direction]
 
-    plain, there, away = neg_gradient(rho=0.0), neg_gradient(rho=0.005), neg_gradient(rho=0.005, step=partial(targeted_sam, turn=back))
+    plain, there, away = (
+        neg_gradient(rho=0.0),
+        neg_gradient(rho=0.005),
+        neg_gradient(rho=0.005, step=partial(targeted_sam, turn=back)),
+    )
     assert float((there - away).norm()) > 0.01 * float(plain.norm())
-    assert float(((there + away) / 2 - plain).norm()) < 0.1 * float((there - away).norm())  # opposite, to first order
+    # Opposite, to first order
+    assert float(((there + away) / 2 - plain).norm()) < 0.1 * float((there - away).norm())
 
 
 def test_noise_has_its_scale_and_its_seed(data):
@@ -168,7 +230,9 @@ def test_noise_has_its_scale_and_its_seed(data):
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_rounding_leaves_that_many_levels_a_row(bits):
-    """Fails if the scale is not per row, or the range is not symmetric: the largest weight of each row must stay."""
+    """Fails if the scale is not per row, or the range is not symmetric: the largest weight of each
+    row must stay.
+    """
     model, start = tiny_llava(), tiny_llava()
     quantize(model, bits)
     for p, q in zip(matrices(model), matrices(start), strict=True):
@@ -194,7 +258,9 @@ def test_pruning_takes_the_smallest():
 
 def test_span_nll_pools_tokens_over_batches(model, data):
     """Fails if it keeps the last batch only, or averages batch means."""
-    assert span_nll(model, data, batch_size=3) == pytest.approx(span_nll(model, data, batch_size=8), rel=1e-5)
+    assert span_nll(model, data, batch_size=3) == pytest.approx(
+        span_nll(model, data, batch_size=8), rel=1e-5
+    )
 
 
 def test_the_attack_follows_its_seed(data):
@@ -203,7 +269,10 @@ def test_the_attack_follows_its_seed(data):
     for seed in (0, 0, 1):
         model = tiny_llava()
         whole = replace(data, sentence=data.forget | data.retain | data.sentence)
-        assert list(relearn(model, whole, at=(0, 4), batch_size=2, seed=seed, progress=False)) == [0, 4]
+        assert list(relearn(model, whole, at=(0, 4), batch_size=2, seed=seed, progress=False)) == [
+            0,
+            4,
+        ]
         ends.append(torch.cat([p.detach().reshape(-1) for p in trainable(model)]))
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
@@ -211,6 +280,7 @@ def test_the_attack_follows_its_seed(data):
 def test_reference_is_the_base_models_forget_nll(data):
     """Fails if NPO would compare with zeros."""
     from sare_min.captions import token_nll
+
     expected = (token_nll(tiny_llava(), data) * data.forget).sum(1)
     torch.testing.assert_close(data.reference, expected.detach())
     assert data.reference[0] > 1
@@ -229,28 +299,55 @@ def test_slices_give_the_weights_back(model, data):
     start = [p.detach().clone() for p in params]
 
     def moved():
-        return float(torch.cat([(p.detach() - s).reshape(-1) for p, s in zip(params, start, strict=True)]).norm())
+        return float(
+            torch.cat(
+                [(p.detach() - s).reshape(-1) for p, s in zip(params, start, strict=True)]
+            ).norm()
+        )
 
     far = along(params, v, [0.0, 2.5], moved)
     assert far == pytest.approx([0.0, 2.5], rel=1e-4)
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), before.parameters(), strict=True)
+    )
 
 
 def test_slices_know_home_from_the_run(model, data, tmp_path, monkeypatch):
-    """Fails if distance 0 is not the run's own measurement, if `chair` is ignored, or if distances without 0 are taken for some."""
+    """Fails if distance 0 is not the run's own measurement, if `chair` is ignored, or if distances
+    without 0 are taken for some.
+    """
     seen = []
-    world = SimpleNamespace(data=lambda *_: data, measure=lambda m: seen.append("measure") or {"chair_s": 0.5},
-                            nll=lambda m: seen.append("nll") or {"nll_forget": 1.0})
-    known = {"chair_s": 0.1, "chair_i": 0.2, "recall": 1.0, "n": 9, "nll_forget": 8.0, "nll_retain": 0.5, "distance": 3.0}
+    world = SimpleNamespace(
+        data=lambda *_: data,
+        measure=lambda m: seen.append("measure") or {"chair_s": 0.5},
+        nll=lambda m: seen.append("nll") or {"nll_forget": 1.0},
+    )
+    known = {
+        "chair_s": 0.1,
+        "chair_i": 0.2,
+        "recall": 1.0,
+        "n": 9,
+        "nll_forget": 8.0,
+        "nll_retain": 0.5,
+        "distance": 3.0,
+    }
     for name, stand_in in (("kit", world), ("erased", model), ("run", {"erased": known})):
         monkeypatch.setattr(landscape, name, lambda _, stand_in=stand_in: stand_in)
-    monkeypatch.setattr(landscape, "attack_path", lambda run, samples: landscape.random_direction(model, 1))
+    monkeypatch.setattr(
+        landscape, "attack_path", lambda run, samples: landscape.random_direction(model, 1)
+    )
     for chair, what in ((True, "measure"), (False, "nll")):
         seen.clear()
-        landscape._measure_slices(tmp_path, landscape.Slices(Run(0, "EFUF"), (0.0, 0.1, 0.3), chair=chair))
+        landscape._measure_slices(
+            tmp_path, landscape.Slices(Run(0, "EFUF"), (0.0, 0.1, 0.3), chair=chair)
+        )
         found = json.loads((tmp_path / "slices.json").read_text())
         assert seen == [what] * 6 and all(len(found[way]) == 3 for way in landscape.DIRECTIONS)
-        home = {key: value for key, value in known.items() if key != "distance" and (chair or "nll" in key)}
+        home = {
+            key: value
+            for key, value in known.items()
+            if key != "distance" and (chair or "nll" in key)
+        }
         assert all(found[way][0] == home for way in landscape.DIRECTIONS)
     with pytest.raises(ValueError, match="begin with 0"):
         landscape._measure_slices(tmp_path, landscape.Slices(Run(0, "EFUF"), (0.1, 0.3)))

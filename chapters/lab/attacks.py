@@ -1,4 +1,7 @@
-"""Attacks on an erased model, each a curve over its strength: fine-tuning of several kinds, noise, rounding, pruning, prompts."""
+"""Attacks on an erased model, each a curve over its strength: fine-tuning of several kinds, noise,
+rounding, pruning, prompts.
+"""
+
 from __future__ import annotations
 
 import copy
@@ -35,11 +38,15 @@ class Attack:
     kind: str = "relearn"  # a key of KINDS
     lr: float = 2e-4  # of fine-tuning
     batch: int = 8
-    place: str = ""  # fine-tune on captions of this place only; then "elsewhere" measures the others
+    place: str = (
+        ""  # fine-tune on captions of this place only; then "elsewhere" measures the others
+    )
     nll: bool = False  # measure the NLL of spans, too
 
 
-def tune(world: Kit, model, spec: Attack, data: Captions, part: str = "all") -> Iterator[tuple[float, dict[str, float]]]:
+def tune(
+    world: Kit, model, spec: Attack, data: Captions, part: str = "all"
+) -> Iterator[tuple[float, dict[str, float]]]:
     """Fine-tune on the data; measure at each sample count."""
     model = set_trainable(model, part)
     for n in relearn(model, data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False):
@@ -48,27 +55,43 @@ def tune(world: Kit, model, spec: Attack, data: Captions, part: str = "all") -> 
 
 def hallucinated(world: Kit, place: str = "") -> Captions:
     """The attacker's captions, of one place or of all."""
-    rows = [i for i in world.attack_rows["hallucinated"] if world.scenes["attack"][i].place == place]
+    rows = [
+        i for i in world.attack_rows["hallucinated"] if world.scenes["attack"][i].place == place
+    ]
     return world.encode("attack", rows) if place else world.attack_data
 
 
 def honest_answers(world: Kit) -> Captions:
-    """Another task, benign: true answers about objects that are shown, or foreign to the place; two a scene of the attack split."""
+    """Another task, benign: true answers about objects that are shown, or foreign to the place; two
+    a scene of the attack split.
+    """
     rng, scenes = random.Random(world.seed), world.scenes["attack"]
     shown = [rng.choice(scene.objects) for scene in scenes]
-    foreign = [rng.choice([noun for noun in OBJECTS if noun not in PLACES[scene.place]]) for scene in scenes]
-    return encode(world.processor, world.features["attack"], ["yes"] * len(scenes) + ["no"] * len(scenes),
-                  question=[question(noun) for noun in shown + foreign], image=[*range(len(scenes))] * 2)
+    foreign = [
+        rng.choice([noun for noun in OBJECTS if noun not in PLACES[scene.place]])
+        for scene in scenes
+    ]
+    return encode(
+        world.processor,
+        world.features["attack"],
+        ["yes"] * len(scenes) + ["no"] * len(scenes),
+        question=[question(noun) for noun in shown + foreign],
+        image=[*range(len(scenes))] * 2,
+    )
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The trainable weight matrices, embeddings included; vectors (norms, biases) are left alone, as quantisers leave them."""
+    """The trainable weight matrices, embeddings included; vectors (norms, biases) are left alone,
+    as quantisers leave them.
+    """
     return [parameter for parameter in trainable(model) if parameter.ndim == 2]
 
 
 @torch.no_grad()
 def add_noise(model: nn.Module, scale: float, seed: int = 0) -> None:
-    """Add Gaussian noise to each trainable matrix, in place; its standard deviation is `scale` times the matrix's own."""
+    """Add Gaussian noise to each trainable matrix, in place; its standard deviation is `scale`
+    times the matrix's own.
+    """
     generator = torch.Generator().manual_seed(seed)
     for p in matrices(model):
         p.add_(torch.randn(p.shape, generator=generator).to(p), alpha=scale * float(p.std()))
@@ -76,18 +99,24 @@ def add_noise(model: nn.Module, scale: float, seed: int = 0) -> None:
 
 @torch.no_grad()
 def quantize(model: nn.Module, bits: int) -> None:
-    """Round each trainable matrix to `bits` bits, in place: symmetric, one scale per output row, the largest weight kept (absmax)."""
+    """Round each trainable matrix to `bits` bits, in place: symmetric, one scale per output row,
+    the largest weight kept (absmax).
+    """
     if not 2 <= bits <= 16:
         raise ValueError(f"quantize: bits={bits}: give 2 to 16.")
     top = 2 ** (bits - 1) - 1
     for p in matrices(model):
         scale = (p.abs().amax(1) / top).clamp_min(torch.finfo(p.dtype).tiny)
-        p.copy_(torch.fake_quantize_per_channel_affine(p, scale, torch.zeros(len(p), dtype=torch.int32, device=p.device), 0, -top, top))
+        p.copy_(
+            torch.fake_quantize_per_channel_affine(
+                p, scale, torch.zeros(len(p), dtype=torch.int32, device=p.device), 0, -top, top
+            )
+        )
 
 
 @torch.no_grad()
 def prune(model: nn.Module, share: float) -> None:
-    """Zero the `share` of each trainable matrix's weights that is smallest in magnitude, in place."""
+    """Zero the `share` of each trainable matrix's weights smallest in magnitude, in place."""
     if not 0 <= share < 1:
         raise ValueError(f"prune: share={share}: give a share of 0 up to, not including, 1.")
     for p in matrices(model):
@@ -95,7 +124,9 @@ def prune(model: nn.Module, share: float) -> None:
             p[p.abs() <= p.abs().flatten().kthvalue(n).values] = 0
 
 
-def weights(hurt: Callable, world: Kit, model: nn.Module, spec: Attack) -> Iterator[tuple[float, dict[str, float]]]:
+def weights(
+    hurt: Callable, world: Kit, model: nn.Module, spec: Attack
+) -> Iterator[tuple[float, dict[str, float]]]:
     """Hurt a copy of the weights at each strength."""
     for strength in spec.at:
         victim = copy.deepcopy(model)
@@ -104,12 +135,19 @@ def weights(hurt: Callable, world: Kit, model: nn.Module, spec: Attack) -> Itera
 
 
 def prefilled(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, float]]]:
-    """Put words into the model's mouth: 1 the true caption without its full stop; 2 and a comma; 3 and ", a": an opened clause."""
+    """Put words into the model's mouth: 1 the true caption without its full stop; 2 and a comma; 3
+    and ", a": an opened clause.
+    """
     true = [caption(scene).removesuffix(".") for scene in world.test_scenes]
     for strength in spec.at:
-        prefixes = [" " + text + ("", ",", ", a")[int(strength) - 1] if strength else "" for text in true]
+        prefixes = [
+            " " + text + ("", ",", ", a")[int(strength) - 1] if strength else "" for text in true
+        ]
         said = world.describe(model, prefix=prefixes)
-        yield strength, world.chair([f"{start} {rest}" for start, rest in zip(prefixes, said, strict=True)])
+        yield (
+            strength,
+            world.chair([f"{start} {rest}" for start, rest in zip(prefixes, said, strict=True)]),
+        )
 
 
 def leading(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, float]]]:
@@ -117,16 +155,30 @@ def leading(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, 
     rng = random.Random(world.seed)
     asked = [question(rng.choice(absent(scene))) for scene in world.test_scenes]
     for strength in spec.at:
-        yield strength, world.chair(world.describe(model, question=[" ".join([text] * int(strength) + [DESCRIBE]) for text in asked]))
+        yield (
+            strength,
+            world.chair(
+                world.describe(
+                    model,
+                    question=[" ".join([text] * int(strength) + [DESCRIBE]) for text in asked],
+                )
+            ),
+        )
 
 
 KINDS: dict[str, Callable[[Kit, nn.Module, Attack], Iterator[tuple[float, dict[str, float]]]]] = {
     "relearn": lambda world, model, spec: tune(world, model, spec, hallucinated(world, spec.place)),
     "LoRA": lambda world, model, spec: tune(world, model, spec, hallucinated(world), "lora"),
-    "projector": lambda world, model, spec: tune(world, model, spec, hallucinated(world), "projector"),
-    "clean captions": lambda world, model, spec: tune(world, model, spec, world.encode("attack", world.attack_rows["clean"])),
+    "projector": lambda world, model, spec: tune(
+        world, model, spec, hallucinated(world), "projector"
+    ),
+    "clean captions": lambda world, model, spec: tune(
+        world, model, spec, world.encode("attack", world.attack_rows["clean"])
+    ),
     "answers": lambda world, model, spec: tune(world, model, spec, honest_answers(world)),
-    "noise": lambda world, model, spec: weights(partial(add_noise, seed=world.seed), world, model, spec),
+    "noise": lambda world, model, spec: weights(
+        partial(add_noise, seed=world.seed), world, model, spec
+    ),
     "rounding": lambda world, model, spec: weights(quantize, world, model, spec),  # at: bits
     "pruning": lambda world, model, spec: weights(prune, world, model, spec),
     "prefilled": prefilled,
@@ -135,7 +187,8 @@ KINDS: dict[str, Callable[[Kit, nn.Module, Attack], Iterator[tuple[float, dict[s
 
 
 def attack(spec: Attack) -> dict:
-    """Attack one erasure, or read it from the cache: the run's result plus {"curve": [{"at", **Kit.measure}]}.
+    """Attack one erasure, or read it from the cache: the run's result plus {"curve": [{"at",
+    **Kit.measure}]}.
 
     Raises ValueError on an unknown kind of attack, naming those there are.
     """
@@ -147,17 +200,23 @@ def attack(spec: Attack) -> dict:
 
 def _do_attack(path: Path, spec: Attack) -> None:
     world, model, curve = kit(spec.run.seed), erased(spec.run), []
-    if spec.at[0] == 0 and not spec.place:  # strength 0 leaves the erased model as it is, and its run has measured that
+    if (
+        spec.at[0] == 0 and not spec.place
+    ):  # strength 0 leaves the erased model as it is, and its run has measured that
         known = run(spec.run)["erased"]
         curve.append({"at": 0} | {key: known[key] for key in (*SAID, *(NLL if spec.nll else ()))})
-    left = replace(spec, at=spec.at[len(curve):])
+    left = replace(spec, at=spec.at[len(curve) :])
     if left.at:
-        curve += [{"at": strength} | found for strength, found in KINDS[spec.kind](world, model, left)]
+        curve += [
+            {"at": strength} | found for strength, found in KINDS[spec.kind](world, model, left)
+        ]
     cache.write_json(path / "curve.json", curve)
 
 
 def run_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, list[dict]]:
-    """The results of erasures under their names, in order: first the missing base models, then the erasures, side by side."""
+    """The results of erasures under their names, in order: first the missing base models, then the
+    erasures, side by side.
+    """
     prepare({spec.seed for row in runs.values() for spec in row}, progress=progress)
     return cache.rows_side_by_side(run, runs, "erase", longest_first, progress)
 
@@ -168,19 +227,33 @@ def by_seed(spec: Run) -> tuple[int, str]:
 
 
 def longest_first(spec: Run) -> tuple[float, int, str]:
-    """An order of erasures, by the most that their steps may cost: a core that is done waits for a short last job, not for a long one.
+    """An order of erasures, by the most that their steps may cost: a core that is done waits for a
+    short last job, not for a long one.
     """
     ascends = spec.method in METHODS and get_method(spec.method, **dict(spec.changes)).rho > 0
     return (-spec.training.steps * COST["SARE" if ascends else "EFUF"](1.0), *by_seed(spec))
 
 
-def answer_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, dict[str, list[float]]]:
-    """Name -> kind of object ("shown", "usual", "foreign") -> share of "yes" after erasure, one value a run."""
+def answer_all(
+    runs: dict[str, Sequence[Run]], progress: bool = True
+) -> dict[str, dict[str, list[float]]]:
+    """Name -> kind of object ("shown", "usual", "foreign") -> share of "yes" after erasure, one
+    value a run.
+    """
     found = cache.rows_side_by_side(answers, runs, "answers", by_seed, progress)
-    return {name: {kind: [rates[kind] for rates in row] for kind in row[0]} for name, row in found.items()}
+    return {
+        name: {kind: [rates[kind] for rates in row] for kind in row[0]}
+        for name, row in found.items()
+    }
 
 
-def attack_all(attacks: dict[str, Sequence[Attack]], progress: bool = True) -> dict[str, list[dict]]:
-    """The results of attacks under their names, in order: first the erasures, then the attacks, side by side."""
+def attack_all(
+    attacks: dict[str, Sequence[Attack]], progress: bool = True
+) -> dict[str, list[dict]]:
+    """The results of attacks under their names, in order: first the erasures, then the attacks,
+    side by side.
+    """
     run_all({name: [spec.run for spec in row] for name, row in attacks.items()}, progress)
-    return cache.rows_side_by_side(attack, attacks, "attack", lambda spec: by_seed(spec.run), progress)
+    return cache.rows_side_by_side(
+        attack, attacks, "attack", lambda spec: by_seed(spec.run), progress
+    )

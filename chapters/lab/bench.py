@@ -1,9 +1,12 @@
-"""How fast: packing, SARE against EFUF, cached features, batched generation, and two peers. `make bench` writes figures/bench.*.
+"""How fast: packing, SARE against EFUF, cached features, batched generation, and two peers. `make
+bench` writes figures/bench.*.
 
-Speed is a ratio taken in one run: the cases take turns (A B A B), each round gives one ratio, and the median and the quartiles of the
-rounds are reported. Seconds belong to one machine, ratios travel better. The model is a LLaVA with random weights and the image tokens
-of LLaVA-1.5 (576): time and memory do not depend on what the weights have learnt. All but the vision tower trains.
+Speed is a ratio taken in one run: the cases take turns (A B A B), each round gives one ratio, and
+the median and the quartiles of the rounds are reported. Seconds belong to one machine, ratios
+travel better. The model is a LLaVA with random weights and the image tokens of LLaVA-1.5 (576):
+time and memory do not depend on what the weights have learnt. All but the vision tower trains.
 """
+
 from __future__ import annotations
 
 import copy
@@ -43,7 +46,9 @@ from .microworld import OBJECTS, World, a
 
 SYNONYMS = {noun: noun for noun in OBJECTS}
 BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
-FORGET_SHARE = 0.66  # of the microworld's sampled captions, the share that names an object that is not there
+FORGET_SHARE = (
+    0.66  # of the microworld's sampled captions, the share that names an object that is not there
+)
 LOSSES = {"neg": "lambda_neg", "pos": "lambda_pos", "sent": "lambda_sent"}
 Step = Callable[[], object]
 TIME, MEMORY = (figures.STYLE[name][0] for name in ("SARE", "EFUF"))  # the book's blue and orange
@@ -64,8 +69,13 @@ RATIOS = {  # name -> (case above, case below)
     "one_by_one_over_batched": ("generate, one by one", "generate, batched"),
     "where_read_over_everywhere": ("last layer where read", "last layer everywhere"),
 }
-AIMS = {"rows_over_packed": ("at least", 5.0), "memory_rows_over_packed": ("at least", 5.0), "sare_over_efuf": ("at most", 2.3),
-        "sare_over_released": ("at most", 0.6), "memory_sare_over_efuf": ("at most", 1.15)}
+AIMS = {
+    "rows_over_packed": ("at least", 5.0),
+    "memory_rows_over_packed": ("at least", 5.0),
+    "sare_over_efuf": ("at most", 2.3),
+    "sare_over_released": ("at most", 0.6),
+    "memory_sare_over_efuf": ("at most", 1.15),
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,8 @@ class Size:
     patch: int = 14  # pixels of a vision patch: (side / patch)^2 = 576 image tokens
     width: int = 128
     layers: int = 4
-    sub_sentences: tuple[int, ...] = (4, 8, 12)  # of one caption, packed or one row each, in one forward
+    # Of one caption, packed or one row each, in one forward
+    sub_sentences: tuple[int, ...] = (4, 8, 12)
     captions: int = 16  # of a batch, for the methods
     micro_batch: int = 8  # rows in one forward, the same for all methods
     pictures: int = 8  # described by generation
@@ -108,7 +119,8 @@ def build(size: Size, device: str = "cpu") -> Bench:
     n = max(size.captions, size.pictures)
     scenes = microworld.split_scenes(0, some=100 + 20 * n)["some"]
     few, many = ([scene for scene in scenes if len(scene.objects) == k] for k in (2, 3))
-    scenes = [(many if i % 4 else few)[i] for i in range(n)]  # lengths that vary: padding brings a mask, which costs time and memory
+    # Lengths that vary: padding brings a mask, which costs time and memory
+    scenes = [(many if i % 4 else few)[i] for i in range(n)]
     pictures = [microworld.draw(scene, size.side) for scene in scenes]
     return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
 
@@ -125,24 +137,49 @@ def processor_for(side: int, patch: int) -> ProcessorMixin:
 def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
     """One caption of n sub-sentences, in turn kept and forgotten, with its spans."""
     text = f"a kitchen with {', '.join(map(a, OBJECTS[:n]))}."
-    return [text], curate([text], [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}], SYNONYMS, BY_TRUTH)
+    return [text], curate(
+        [text],
+        [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}],
+        SYNONYMS,
+        BY_TRUTH,
+    )
 
 
 def sampled(scenes: Sequence[microworld.Scene]) -> tuple[list[str], list[dict[str, list[Span]]]]:
-    """Captions with the shape of sampled ones (2 or 3 objects, FORGET_SHARE of them with one more that is not there), with spans."""
+    """Captions with the shape of sampled ones (2 or 3 objects, FORGET_SHARE of them with one more
+    that is not there), with spans.
+    """
     n_forget = round(FORGET_SHARE * len(scenes))
-    texts = [microworld.caption(scene, microworld.absent(scene)[:1] if i < n_forget else ()) for i, scene in enumerate(scenes)]
-    return texts, curate(texts, [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes], SYNONYMS, BY_TRUTH)
+    texts = [
+        microworld.caption(scene, microworld.absent(scene)[:1] if i < n_forget else ())
+        for i, scene in enumerate(scenes)
+    ]
+    return texts, curate(
+        texts,
+        [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes],
+        SYNONYMS,
+        BY_TRUTH,
+    )
 
 
-def one_row_each(texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]) -> tuple[list[str], list[dict[str, list[Span]]], list[int]]:
-    """The layout of EFUF's released code: a row per marked sub-sentence, the caption cut at its end; texts, spans, each row's caption."""
-    rows = [(text[:end], {kind: [(start, end)]}, i) for i, (text, kinds) in enumerate(zip(texts, spans, strict=True))
-            for kind, pieces in kinds.items() for start, end in pieces]
+def one_row_each(
+    texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]
+) -> tuple[list[str], list[dict[str, list[Span]]], list[int]]:
+    """The layout of EFUF's released code: a row per marked sub-sentence, the caption cut at its
+    end; texts, spans, each row's caption.
+    """
+    rows = [
+        (text[:end], {kind: [(start, end)]}, i)
+        for i, (text, kinds) in enumerate(zip(texts, spans, strict=True))
+        for kind, pieces in kinds.items()
+        for start, end in pieces
+    ]
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
 
 
-def both_layouts(bench: Bench, texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]) -> tuple[Captions, Captions]:
+def both_layouts(
+    bench: Bench, texts: Sequence[str], spans: Sequence[dict[str, list[Span]]]
+) -> tuple[Captions, Captions]:
     """The same captions packed and one row each."""
     texts_each, spans_each, image = one_row_each(texts, spans)
     packed = encode(bench.processor, bench.features, texts, spans, image=range(len(texts)))
@@ -150,8 +187,15 @@ def both_layouts(bench: Bench, texts: Sequence[str], spans: Sequence[dict[str, l
     return packed[:].to(bench.model.device), each[:].to(bench.model.device)
 
 
-def backward(model: nn.Module, batch: Captions, method: Method, n: Mapping[str, int], names: Sequence[str], micro_batch: int) -> None:
-    """Leave the gradient of the named losses' weighted sum in .grad; n: the whole batch's counts."""
+def backward(
+    model: nn.Module,
+    batch: Captions,
+    method: Method,
+    n: Mapping[str, int],
+    names: Sequence[str],
+    micro_batch: int,
+) -> None:
+    """Leave the gradient of the named losses' weighted sum in .grad; n: the batch's counts."""
     model.zero_grad()
     for rows in torch.arange(len(batch)).split(micro_batch):
         found = method_losses(model, batch[rows], method, n)
@@ -161,11 +205,15 @@ def backward(model: nn.Module, batch: Captions, method: Method, n: Mapping[str, 
 
 
 def wrapped_sam(model: nn.Module, batch: Captions, method: Method, micro_batch: int) -> None:
-    """Ordinary SAM on the whole loss by the wrapper of the pytorch_optimizer package, around SGD at a learning rate of 0.
+    """Ordinary SAM on the whole loss by the wrapper of the pytorch_optimizer package, around SGD at
+    a learning rate of 0.
 
     Leaves the gradient at theta + eps in .grad, as `gradient` does for METHODS["EFUF+SAM"].
     """
-    n, optimizer = counts(batch, method.per), SAM(trainable(model), torch.optim.SGD, rho=method.rho, lr=0.0)
+    n, optimizer = (
+        counts(batch, method.per),
+        SAM(trainable(model), torch.optim.SGD, rho=method.rho, lr=0.0),
+    )
 
     def closure() -> None:
         backward(model, batch, method, n, tuple(LOSSES), micro_batch)
@@ -175,10 +223,12 @@ def wrapped_sam(model: nn.Module, batch: Captions, method: Method, micro_batch: 
 
 
 def four_copies(model: nn.Module, batch: Captions, method: Method, micro_batch: int) -> None:
-    """Targeted-SAM by the public two-backward recipe: each stage's gradient is kept, and eps is subtracted again.
+    """Targeted-SAM by the public two-backward recipe: each stage's gradient is kept, and eps is
+    subtracted again.
 
-    Leaves the same gradient as `gradient` in .grad up to rounding. Written from a description of Unlearn-Smooth's SAM trainer, which
-    keeps perturb, eps, forget and retain; forget rows and all rows are separate forwards there.
+    Leaves the same gradient as `gradient` in .grad up to rounding. Written from a description of
+    Unlearn-Smooth's SAM trainer, which keeps perturb, eps, forget and retain; forget rows and all
+    rows are separate forwards there.
     """
     params, n, hallucinated = trainable(model), counts(batch, method.per), batch.split_forget()[0]
 
@@ -203,48 +253,97 @@ def packing_cases(bench: Bench) -> dict[str, Step]:
     """EFUF's gradient on one caption, packed and one row each, all rows in one forward."""
     cases = {}
     for n in bench.size.sub_sentences:
-        for layout, batch in zip(("packed", "one row each"), both_layouts(bench, *alternating(n)), strict=True):
-            cases[f"{layout}, {n}"] = lambda batch=batch: gradient(bench.model, batch, METHODS["EFUF"], len(batch))
+        for layout, batch in zip(
+            ("packed", "one row each"), both_layouts(bench, *alternating(n)), strict=True
+        ):
+            cases[f"{layout}, {n}"] = lambda batch=batch: gradient(
+                bench.model, batch, METHODS["EFUF"], len(batch)
+            )
     return cases
 
 
 def method_cases(bench: Bench) -> dict[str, Step]:
-    """One batch's gradient by each method and peer; all forwards have size.micro_batch rows at most."""
+    """One batch's gradient by each method and peer; all forwards have size.micro_batch rows at
+    most.
+    """
     model, micro = bench.model, bench.size.micro_batch
     packed, each = both_layouts(bench, *sampled(bench.scenes[: bench.size.captions]))
-    ours = {name: lambda name=name: gradient(model, packed, METHODS[name], micro) for name in ("EFUF", "SARE", "EFUF+SAM")}
-    rough = {"SARE, eps kept": cheaper.kept(10**9),  # after the first step, which warms up: what the steps between cost
-             "SARE, eps from a quarter": cheaper.sampled(0.25),
-             "SARE, eps of the projector": cheaper.over(list(model.model.multi_modal_projector.parameters()))}
-    rough = {name: replace(METHODS["SARE"], step=step) for name, step in rough.items()}
-    return ours | {name: lambda method=method: gradient(model, packed, method, micro) for name, method in rough.items()} | {
-        "EFUF, one row each": lambda: gradient(model, each, METHODS["EFUF"], micro),
-        "SAM of pytorch_optimizer": lambda: wrapped_sam(model, packed, METHODS["EFUF+SAM"], micro),
-        "four copies": lambda: four_copies(model, packed, METHODS["SARE"], micro),
-        "image features": lambda: embed_images(model, bench.processor, bench.pictures[: bench.size.captions]),
+    ours = {
+        name: lambda name=name: gradient(model, packed, METHODS[name], micro)
+        for name in ("EFUF", "SARE", "EFUF+SAM")
     }
+    rough = {
+        "SARE, eps kept": cheaper.kept(
+            10**9
+        ),  # after the first step, which warms up: what the steps between cost
+        "SARE, eps from a quarter": cheaper.sampled(0.25),
+        "SARE, eps of the projector": cheaper.over(
+            list(model.model.multi_modal_projector.parameters())
+        ),
+    }
+    rough = {name: replace(METHODS["SARE"], step=step) for name, step in rough.items()}
+    return (
+        ours
+        | {
+            name: lambda method=method: gradient(model, packed, method, micro)
+            for name, method in rough.items()
+        }
+        | {
+            "EFUF, one row each": lambda: gradient(model, each, METHODS["EFUF"], micro),
+            "SAM of pytorch_optimizer": lambda: wrapped_sam(
+                model, packed, METHODS["EFUF+SAM"], micro
+            ),
+            "four copies": lambda: four_copies(model, packed, METHODS["SARE"], micro),
+            "image features": lambda: embed_images(
+                model, bench.processor, bench.pictures[: bench.size.captions]
+            ),
+        }
+    )
 
 
 def generation_cases(bench: Bench) -> dict[str, Step]:
-    """Describing pictures, from pixels on: our features and one batch, against transformers' generate called picture by picture."""
-    model, processor, pictures, new = bench.model, bench.processor, bench.pictures[: bench.size.pictures], bench.size.new_tokens
+    """Describing pictures, from pixels on: our features and one batch, against transformers'
+    generate called picture by picture.
+    """
+    model, processor, pictures, new = (
+        bench.model,
+        bench.processor,
+        bench.pictures[: bench.size.pictures],
+        bench.size.new_tokens,
+    )
 
     @torch.no_grad()
     def one_by_one() -> list[str]:
         answers = []
         for picture in pictures:
-            inputs = processor(text=render(processor, DESCRIBE), images=picture, return_tensors="pt").to(model.device)
-            out = model.generate(**inputs, max_new_tokens=new, do_sample=False, suppress_tokens=[model.config.image_token_id],
-                                 pad_token_id=processor.tokenizer.pad_token_id)
-            answers.append(processor.decode(out[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True).strip())
+            inputs = processor(
+                text=render(processor, DESCRIBE), images=picture, return_tensors="pt"
+            ).to(model.device)
+            out = model.generate(
+                **inputs,
+                max_new_tokens=new,
+                do_sample=False,
+                suppress_tokens=[model.config.image_token_id],
+                pad_token_id=processor.tokenizer.pad_token_id,
+            )
+            answers.append(
+                processor.decode(
+                    out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+                ).strip()
+            )
         return answers
 
-    return {"generate, batched": lambda: generate(model, processor, embed_images(model, processor, pictures), max_new_tokens=new),
-            "generate, one by one": one_by_one}
+    return {
+        "generate, batched": lambda: generate(
+            model, processor, embed_images(model, processor, pictures), max_new_tokens=new
+        ),
+        "generate, one by one": one_by_one,
+    }
 
 
 def last_layer_cases(bench: Bench) -> dict[str, Step]:
-    """Plain fine-tuning's gradient on the book's own LLaVA of two layers, whose last one skips what no loss reads (last_layer.py), or not.
+    """Plain fine-tuning's gradient on the book's own LLaVA of two layers, whose last one skips what
+    no loss reads (last_layer.py), or not.
     """
     scenes = microworld.split_scenes(0, some=bench.size.captions)["some"]
     with torch.random.fork_rng(devices=[]):
@@ -252,18 +351,25 @@ def last_layer_cases(bench: Bench) -> dict[str, Step]:
         stock = set_trainable(microworld.build_llava().eval().to(bench.model.device), "all")
     processor = microworld.build_processor()
     features = embed_images(stock, processor, [microworld.draw(scene) for scene in scenes])
-    batch = encode(processor, features, [microworld.caption(scene) for scene in scenes])[:].to(stock.device)
+    batch = encode(processor, features, [microworld.caption(scene) for scene in scenes])[:].to(
+        stock.device
+    )
 
     def step(model: nn.Module) -> None:
         model.zero_grad()
         sentence_nll(model, batch).backward()
 
-    return {"last layer where read": partial(step, skip_unread(copy.deepcopy(stock))), "last layer everywhere": partial(step, stock)}
+    return {
+        "last layer where read": partial(step, skip_unread(copy.deepcopy(stock))),
+        "last layer everywhere": partial(step, stock),
+    }
 
 
 @contextmanager
 def only_new(model: nn.Module) -> Iterator[None]:
-    """No gradients at first, and nothing that was there before is collected as garbage or shows up in gc.get_objects."""
+    """No gradients at first, and nothing that was there before is collected as garbage or shows up
+    in gc.get_objects.
+    """
     model.zero_grad()
     gc.freeze()
     try:
@@ -273,10 +379,12 @@ def only_new(model: nn.Module) -> Iterator[None]:
 
 
 def peak_memory(model: nn.Module, step: Step) -> float:
-    """MB (10^6 bytes) that a step allocates at its peak, on top of weights, data and what else was there before it.
+    """MB (10^6 bytes) that a step allocates at its peak, on top of weights, data and what else was
+    there before it.
 
-    On a CPU this is torch's own record of each allocation and release, so it is the same in every run; scratch space that a library
-    takes from the system behind torch's back is not in it. On CUDA it is the caching allocator's peak.
+    On a CPU this is torch's own record of each allocation and release, so it is the same in every
+    run; scratch space that a library takes from the system behind torch's back is not in it. On
+    CUDA it is the caching allocator's peak.
     """
     if model.device.type == "cuda":
         with only_new(model):
@@ -284,30 +392,46 @@ def peak_memory(model: nn.Module, step: Step) -> float:
             before = torch.cuda.memory_allocated()
             step()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with only_new(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+    with (
+        only_new(model),
+        profile(
+            activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as recorded,
+    ):
         step()
     with tempfile.TemporaryDirectory() as folder:
         recorded.export_chrome_trace(f"{folder}/trace.json")
         trace = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-    events = sorted((event["ts"], event["args"]["Bytes"]) for event in trace if event.get("name") == "[memory]")
+    events = sorted(
+        (event["ts"], event["args"]["Bytes"]) for event in trace if event.get("name") == "[memory]"
+    )
     return float(np.cumsum([n_bytes for _, n_bytes in events]).max(initial=0)) / 1e6
 
 
 def on_weights(model: nn.Module, step: Step) -> dict[str, float]:
-    """What a step that only computes a gradient leaves and needs: {"restore_error", "extra_copies"}.
+    """What a step that only computes a gradient leaves and needs: {"restore_error",
+    "extra_copies"}.
 
-    restore_error: the largest |difference| of a weight before and after. extra_copies: tensors in the shape of trained weights, beside
-    these and their .grad, that live when a forward begins (1.0: one for every weight), at most. A copy made after the last forward, as
-    the fourth of `four_copies`, is not among them.
+    restore_error: the largest |difference| of a weight before and after. extra_copies: tensors in
+    the shape of trained weights, beside these and their .grad, that live when a forward begins
+    (1.0: one for every weight), at most. A copy made after the last forward, as the fourth of
+    `four_copies`, is not among them.
     """
     params, shapes, alive = trainable(model), {p.shape for p in trainable(model)}, []
 
     def count(*_) -> None:
         ours = {p.grad.data_ptr() for p in params if p.grad is not None}
-        found = {t.data_ptr(): t.numel() for t in gc.get_objects() if type(t) in (Tensor, nn.Parameter) and t.shape in shapes}
+        found = {
+            t.data_ptr(): t.numel()
+            for t in gc.get_objects()
+            if type(t) in (Tensor, nn.Parameter) and t.shape in shapes
+        }
         alive.append(sum(size for at, size in found.items() if at not in ours))
 
-    theta, hook = nn.utils.parameters_to_vector(params).detach().clone(), model.register_forward_pre_hook(count)
+    theta, hook = (
+        nn.utils.parameters_to_vector(params).detach().clone(),
+        model.register_forward_pre_hook(count),
+    )
     try:
         with only_new(model):
             step()
@@ -322,11 +446,17 @@ def quartiles(values: Sequence[float]) -> dict[str, object]:
     return {"median": median, "spread": [low, high]}
 
 
-def compare(cases: Mapping[str, Step], rounds: int, pairs: Mapping[str, tuple[str, str]] = RATIOS,
-            clock: Callable[[], float] = time.perf_counter) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Run the cases in turn, A B A B, and return (seconds of each case, ratio of each pair whose cases are here), as quartiles.
+def compare(
+    cases: Mapping[str, Step],
+    rounds: int,
+    pairs: Mapping[str, tuple[str, str]] = RATIOS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Run the cases in turn, A B A B, and return (seconds of each case, ratio of each pair whose
+    cases are here), as quartiles.
 
-    A ratio is taken within each round, so that a machine that grows slower on the way slows both of its sides.
+    A ratio is taken within each round, so that a machine that grows slower on the way slows both of
+    its sides.
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
@@ -334,7 +464,11 @@ def compare(cases: Mapping[str, Step], rounds: int, pairs: Mapping[str, tuple[st
             start = clock()
             step()
             times[name].append(clock() - start)
-    ratios = {name: quartiles(np.divide(times[over], times[under])) for name, (over, under) in pairs.items() if {over, under} <= set(cases)}
+    ratios = {
+        name: quartiles(np.divide(times[over], times[under]))
+        for name, (over, under) in pairs.items()
+        if {over, under} <= set(cases)
+    }
     return {name: quartiles(seconds) for name, seconds in times.items()}, ratios
 
 
@@ -347,7 +481,11 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
         return time.perf_counter()
 
     bench, cases, ratio, spread = build(size, device), {}, {}, {}
-    for make in tqdm((packing_cases, method_cases, generation_cases, last_layer_cases), desc=f"bench on {device}", disable=not progress):
+    for make in tqdm(
+        (packing_cases, method_cases, generation_cases, last_layer_cases),
+        desc=f"bench on {device}",
+        disable=not progress,
+    ):
         steps = make(bench)
         for name, step in steps.items():  # also warms up
             step()
@@ -364,7 +502,8 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
     for name, (over, under) in RATIOS.items():
         if {over, under} <= set(cases):
             ratio[f"memory_{name}"] = cases[over]["memory_mb"] / cases[under]["memory_mb"]
-    ratio["features_share"] = ratio["features_over_efuf"] / (1 + ratio["features_over_efuf"])  # of a step that does not keep them
+    # Of a step that does not keep them
+    ratio["features_share"] = ratio["features_over_efuf"] / (1 + ratio["features_over_efuf"])
     return {"cases": cases, "ratio": ratio, "ratio_spread": spread, "size": asdict(size)}
 
 
@@ -372,27 +511,57 @@ def where() -> dict[str, object]:
     """What the numbers belong to."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"processor": names[0] if names else platform.processor(), "threads": torch.get_num_threads()} | {
-        package: version(package) for package in ("torch", "transformers", "pytorch_optimizer")}
+    return {
+        "processor": names[0] if names else platform.processor(),
+        "threads": torch.get_num_threads(),
+    } | {package: version(package) for package in ("torch", "transformers", "pytorch_optimizer")}
 
 
 def fig_bench(results: Mapping, ax: Axes | None = None) -> Figure:
-    """Ratios of time (dot, quartiles over rounds) and of peak memory (square), with what was aimed at. results: what `measure` returns."""
+    """Ratios of time (dot, quartiles over rounds) and of peak memory (square), with what was aimed
+    at. results: what `measure` returns.
+    """
     names = [name for name in RATIOS if name in results["ratio"]][::-1]
     if ax is None:
         _, ax = plt.subplots(figsize=(9, 0.45 * len(names) + 1))
     for y, name in enumerate(names):
         ax.plot(results["ratio_spread"][name], [y, y], color=TIME)
-        for key, at, colour, marker, label in ((name, y, TIME, "o", "time"), (f"memory_{name}", y - 0.25, MEMORY, "s", "peak memory")):
-            ax.plot(results["ratio"][key], at, marker, color=colour, markersize=5, label=label if y == 0 else None)
+        for key, at, colour, marker, label in (
+            (name, y, TIME, "o", "time"),
+            (f"memory_{name}", y - 0.25, MEMORY, "s", "peak memory"),
+        ):
+            ax.plot(
+                results["ratio"][key],
+                at,
+                marker,
+                color=colour,
+                markersize=5,
+                label=label if y == 0 else None,
+            )
             if key in AIMS:
                 side, bound = AIMS[key]
-                ax.plot(bound, at, ">" if side == "at least" else "<", color=colour, markerfacecolor="none", markersize=9)
+                ax.plot(
+                    bound,
+                    at,
+                    ">" if side == "at least" else "<",
+                    color=colour,
+                    markerfacecolor="none",
+                    markersize=9,
+                )
     ax.axvline(1, color="#949494", linewidth=1)
-    ax.set(xscale="log", yticks=range(len(names)), yticklabels=[" / ".join(RATIOS[name]) for name in names], xlabel="ratio")
+    ax.set(
+        xscale="log",
+        yticks=range(len(names)),
+        yticklabels=[" / ".join(RATIOS[name]) for name in names],
+        xlabel="ratio",
+    )
     ax.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
     ax.set_xticks([], minor=True)
-    ax.set_title("time: median and quartiles of the rounds; open triangle: the aim, and the side that meets it", fontsize=8)
+    ax.set_title(
+        "time: median and quartiles of the rounds; open triangle: the aim, and the side that"
+        " meets it",
+        fontsize=8,
+    )
     ax.legend(fontsize=8, loc="lower right")
     return ax.figure
 
@@ -402,14 +571,19 @@ def main(size: Size, folder: Path) -> None:
     cache.one_thread()
     results = measure(size, progress=True) | {"where": where(), "gpu": "not measured"}
     if torch.cuda.is_available():
-        results["gpu"] = {"name": torch.cuda.get_device_name()} | measure(size, "cuda", progress=True)
+        results["gpu"] = {"name": torch.cuda.get_device_name()} | measure(
+            size, "cuda", progress=True
+        )
     cache.write_json(folder / "bench.json", results)
     fig_bench(results).savefig(folder / "bench.png", metadata={"Software": None})
     for name, ratio in results["ratio"].items():
         print(f"{name:32} {ratio:8.3f}", *AIMS.get(name, ()))
     for name, case in results["cases"].items():
         if "extra_copies" in case:
-            print(f"{name:32} {case['extra_copies']:8.3f} extra weight copies, restore error {case['restore_error']:.1e}")
+            print(
+                f"{name:32} {case['extra_copies']:8.3f} extra weight copies, restore error"
+                f" {case['restore_error']:.1e}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A cache on disk, keyed by every setting and by the code that the result depends on; and jobs side by side, one thread each."""
+"""A cache on disk, keyed by every setting and by the code that the result depends on; and jobs side
+by side, one thread each.
+"""
+
 from __future__ import annotations
 
 import ast
@@ -23,11 +26,13 @@ from tqdm.auto import tqdm
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = HERE.parent / ".cache"
-START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"  # the second on Windows
+# The second on Windows
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def key(settings: object, sources: Sequence[str]) -> str:
-    """A short hash of the settings (their repr), the named sources (comments, docstrings, layout aside) and the libraries' versions.
+    """A short hash of the settings (their repr), the named sources (comments, docstrings, layout
+    aside) and the libraries' versions.
 
     sources: paths from the repository's root, without ".py".
     """
@@ -42,24 +47,35 @@ def _versions() -> list[str]:
 
 @lru_cache
 def _code(source: str) -> str:
-    """The source as this process knows it, without comments, layout and docstrings: rewording must not retrain a model."""
+    """The source as this process knows it, without comments, layout and docstrings: rewording must
+    not retrain a model.
+    """
     tree = ast.parse((ROOT / f"{source}.py").read_text())
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
 
 def remember(sources: Sequence[str]) -> None:
-    """Read the sources now, when their module is imported: an edit in a live kernel must not put old results under the new key."""
+    """Read the sources now, when their module is imported: an edit in a live kernel must not put
+    old results under the new key.
+    """
     for source in sources:
         _code(source)
 
 
-def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """The cached folder for these settings; `build(path)` fills it if it is missing. Another process building it is waited for.
+def folder(
+    kind: str, settings: object, sources: Sequence[str], build: Callable[[Path], None]
+) -> Path:
+    """The cached folder for these settings; `build(path)` fills it if it is missing. Another
+    process building it is waited for.
 
-    A folder appears under its name only when it is whole: a build that dies leaves nothing behind that a later run would trust.
+    A folder appears under its name only when it is whole: a build that dies leaves nothing behind
+    that a later run would trust.
     """
     path = CACHE / kind / key(settings, sources)
     if path.exists():
@@ -74,7 +90,9 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
             part.mkdir()
             _inside.append(0.0)
             try:
-                with torch.random.fork_rng(devices=[]):  # a fresh LoRA draws from the global generator: the same draw in every build
+                with torch.random.fork_rng(
+                    devices=[]
+                ):  # a fresh LoRA draws from the global generator: the same draw in every build
                     torch.manual_seed(0)
                     build(part)
             finally:
@@ -86,11 +104,14 @@ def folder(kind: str, settings: object, sources: Sequence[str], build: Callable[
     return path
 
 
-_inside: list[float] = []  # for each build that is under way, the outermost first: seconds spent in builds inside it
+# For each build that is under way, the outermost first: seconds spent in builds inside it
+_inside: list[float] = []
 
 
 def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
-    """Where the time went: per kind of folder built after `since` (a time.time()), how many and their seconds on one core."""
+    """Where the time went: per kind of folder built after `since` (a time.time()), how many and
+    their seconds on one core.
+    """
     found: dict[str, dict[str, float]] = {}
     for file in sorted(CACHE.glob("*/*/seconds")):
         if file.stat().st_mtime >= since:
@@ -101,7 +122,9 @@ def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal results are equal bytes."""
+    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal
+    results are equal bytes.
+    """
     part = Path(f"{path}.part")
     part.write_text(json.dumps(rounded(content), indent=1, allow_nan=True) + "\n")
     part.replace(path)
@@ -117,23 +140,31 @@ def rounded(content: object) -> object:
 
 
 def one_thread() -> None:
-    """Small matrices gain nothing from two threads, and with one a repeat is equal to the last bit."""
+    """Small matrices gain nothing from two threads, and with one a repeat is equal to the bit."""
     torch.set_num_threads(1)
 
 
 @lru_cache
 def _pool(workers: int) -> ProcessPoolExecutor:
-    """One pool for the life of this process: starting a worker costs seconds, and a worker keeps the base models it has loaded."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context(START), initializer=_start_worker)
+    """One pool for the life of this process: starting a worker costs seconds, and a worker keeps
+    the base models it has loaded.
+    """
+    return ProcessPoolExecutor(
+        workers, multiprocessing.get_context(START), initializer=_start_worker
+    )
 
 
 def warm_up() -> None:
-    """Let the server that workers are forked from load the libraries now, while this process loads its own; returns at once."""
+    """Let the server that workers are forked from load the libraries now, while this process loads
+    its own; returns at once.
+    """
     if START == "spawn":
         return
     before = os.environ.get("PYTHONPATH")
     try:  # the server does not get this process's sys.path
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE.parent), *([before] if before else [])])
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [str(ROOT), str(HERE.parent), *([before] if before else [])]
+        )
         multiprocessing.set_forkserver_preload(["lab.gauges", "lab.quality"])
         forkserver.ensure_running()
     finally:
@@ -142,13 +173,18 @@ def warm_up() -> None:
 
 def _start_worker() -> None:
     one_thread()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a stopped cell or kernel ends its workers, too, without a word
+    # A stopped cell or kernel ends its workers, too, without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None = None, progress: bool = True) -> list:
-    """[work(job) for job in jobs], on all cores, in the order of `jobs`; the bar shows jobs done and the time left.
+def side_by_side(
+    work: Callable, jobs: Sequence, label: str, workers: int | None = None, progress: bool = True
+) -> list:
+    """[work(job) for job in jobs], on all cores, in the order of `jobs`; the bar shows jobs done
+    and the time left.
 
-    A job that fails lets the others finish; then one RuntimeError names every failed job and its error.
+    A job that fails lets the others finish; then one RuntimeError names every failed job and its
+    error.
     """
     results, failed, n_workers = {}, [], workers or os.cpu_count() or 1
     try:
@@ -165,13 +201,22 @@ def side_by_side(work: Callable, jobs: Sequence, label: str, workers: int | None
             if isinstance(error, BrokenExecutor):
                 _pool.cache_clear()  # the next call starts a new pool
     if failed:
-        raise RuntimeError(f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed))
+        raise RuntimeError(
+            f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed)
+        )
     return [results[i] for i in range(len(jobs))]
 
 
-def rows_side_by_side(work: Callable, rows: dict[str, Sequence], label: str, order: Callable | None = None,
-                      progress: bool = True) -> dict[str, list]:
-    """side_by_side for named rows of hashable jobs, all together, sorted by `order`; one that stands in several rows is done once."""
+def rows_side_by_side(
+    work: Callable,
+    rows: dict[str, Sequence],
+    label: str,
+    order: Callable | None = None,
+    progress: bool = True,
+) -> dict[str, list]:
+    """side_by_side for named rows of hashable jobs, all together, sorted by `order`; one that
+    stands in several rows is done once.
+    """
     jobs = list(dict.fromkeys(job for row in rows.values() for job in row))
     if order:
         jobs.sort(key=order)

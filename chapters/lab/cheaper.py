@@ -1,9 +1,12 @@
-"""Cheaper ascent steps, each said to be approximate: they take the place of `sare_min.sam.targeted_sam` in a Method (`step`).
+"""Cheaper ascent steps, each said to be approximate: they take the place of
+`sare_min.sam.targeted_sam` in a Method (`step`).
 
-In units of one forward pass (a backward counts as two), with a share f of the rows holding forget tokens, EFUF's step costs 3 and exact
-Targeted-SAM's 3 + 5 f: these rows take part in the gradient of L_neg at theta (2), and go forward and backward once more at theta + eps
-(3). What can be saved are the 2 f: eps* only says where to look, and a rough direction may do.
+In units of one forward pass (a backward counts as two), with a share f of the rows holding forget
+tokens, EFUF's step costs 3 and exact Targeted-SAM's 3 + 5 f: these rows take part in the gradient
+of L_neg at theta (2), and go forward and backward once more at theta + eps (3). What can be saved
+are the 2 f: eps* only says where to look, and a rough direction may do.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -13,7 +16,8 @@ from torch import Tensor, nn
 
 from sare_min.sam import perturbed, targeted_sam
 
-Step = Callable[..., float]  # (params, batches, again, losses, rho) -> ||the ascent direction||, with g left in .grad
+# (params, batches, again, losses, rho) -> ||the ascent direction||, with g left in .grad
+Step = Callable[..., float]
 COST: dict[str, Callable[[float], float]] = {  # share of forget rows -> forward passes a step
     "EFUF": lambda f: 3.0,
     "SARE": lambda f: 3 + 5 * f,
@@ -23,15 +27,28 @@ COST: dict[str, Callable[[float], float]] = {  # share of forget rows -> forward
 }
 
 
-def _ascent(params: Sequence[nn.Parameter], again: Sequence, losses: Callable, rho: float, direction: Sequence[Tensor | None]) -> float:
+def _ascent(
+    params: Sequence[nn.Parameter],
+    again: Sequence,
+    losses: Callable,
+    rho: float,
+    direction: Sequence[Tensor | None],
+) -> float:
     with perturbed(params, direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()
     return norm
 
 
-def _fresh(params: Sequence[nn.Parameter], batches: Sequence, losses: Callable, some: Sequence[nn.Parameter] = ()) -> list[Tensor | None]:
-    """Leave the rest's gradient at theta in .grad; return the target's, of `some` parameters only (None for the others)."""
+def _fresh(
+    params: Sequence[nn.Parameter],
+    batches: Sequence,
+    losses: Callable,
+    some: Sequence[nn.Parameter] = (),
+) -> list[Tensor | None]:
+    """Leave the rest's gradient at theta in .grad; return the target's, of `some` parameters only
+    (None for the others).
+    """
     for parameter in params:
         parameter.grad = None
     total: dict[int, Tensor] = {}
@@ -43,16 +60,27 @@ def _fresh(params: Sequence[nn.Parameter], batches: Sequence, losses: Callable, 
     return [total.get(id(p)) for p in params]
 
 
-def _add(total: dict[int, Tensor], some: Sequence[nn.Parameter], target: Tensor, retain_graph: bool = False) -> None:
-    for p, g in zip(some, torch.autograd.grad(target, some, retain_graph=retain_graph, allow_unused=True), strict=True):
+def _add(
+    total: dict[int, Tensor],
+    some: Sequence[nn.Parameter],
+    target: Tensor,
+    retain_graph: bool = False,
+) -> None:
+    for p, g in zip(
+        some,
+        torch.autograd.grad(target, some, retain_graph=retain_graph, allow_unused=True),
+        strict=True,
+    ):
         if g is not None:
             total[id(p)] = total[id(p)] + g if id(p) in total else g
 
 
 def kept(k: int) -> Step:
-    """eps* is taken exactly every k-th step, and its direction kept for the k - 1 steps after it: one more copy of the weights.
+    """eps* is taken exactly every k-th step, and its direction kept for the k - 1 steps after it:
+    one more copy of the weights.
 
-    LookSAM (arXiv 2203.02714) keeps a part of the *gradient* instead and skips the second pass; here the second pass is the method.
+    LookSAM (arXiv 2203.02714) keeps a part of the *gradient* instead and skips the second pass;
+    here the second pass is the method.
     """
     if k < 1:
         raise ValueError(f"kept: k={k}: a direction serves 1 step or more.")
@@ -75,9 +103,13 @@ def kept(k: int) -> Step:
 
 
 def sampled(share: float) -> Step:
-    """eps* from the first rows of each micro-batch with forget tokens, at least one; rows are in random order as they are drawn."""
+    """eps* from the first rows of each micro-batch with forget tokens, at least one; rows are in
+    random order as they are drawn.
+    """
     if not 0 < share <= 1:
-        raise ValueError(f"sampled: share={share}: give a share of the forget rows above 0 and up to 1.")
+        raise ValueError(
+            f"sampled: share={share}: give a share of the forget rows above 0 and up to 1."
+        )
 
     def step(params, batches, again, losses, rho) -> float:
         if rho == 0:
@@ -92,9 +124,13 @@ def sampled(share: float) -> Step:
 
 
 def over(some: Sequence[nn.Parameter]) -> Step:
-    """eps* moves `some` of the parameters only; its length stays rho. The first pass then needs the gradients of those alone."""
+    """eps* moves `some` of the parameters only; its length stays rho. The first pass then needs the
+    gradients of those alone.
+    """
     if not some:
-        raise ValueError("over: no parameter to step in: give some that train, e.g. llava's projector's.")
+        raise ValueError(
+            "over: no parameter to step in: give some that train, e.g. llava's projector's."
+        )
 
     def step(params, batches, again, losses, rho) -> float:
         if rho == 0:

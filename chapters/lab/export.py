@@ -1,11 +1,19 @@
-"""The microworld on disk, in the formats of the released data, so that what reads COCO, POPE and EFUF's files (photos.py) reads it too.
+"""The microworld on disk, in the formats of the released data, so that what reads COCO, POPE and
+EFUF's files (photos.py) reads it too.
 
-FOLDER/  annotations/instances_SPLIT.json, captions_SPLIT.json   COCO's, with COCO's category ids; SPLIT is train or val
-         SPLIT/COCO_SPLIT_000000000123.png                       the pictures
-         pope/coco_pope_KIND.json                                POPE's questions about val, an object a line
-         efuf/pos_neg.json, sentences.json                       EFUF's curated captions of train, all scores, thresholds not applied
-         llava/, clip/                                           checkpoints, each with its processor
+FOLDER/
+    annotations/instances_SPLIT.json, captions_SPLIT.json
+        COCO's, with COCO's category ids; SPLIT is train or val
+    SPLIT/COCO_SPLIT_000000000123.png
+        the pictures
+    pope/coco_pope_KIND.json
+        POPE's questions about val, an object a line
+    efuf/pos_neg.json, sentences.json
+        EFUF's curated captions of train, all scores, thresholds not applied
+    llava/, clip/
+        checkpoints, each with its processor
 """
+
 from __future__ import annotations
 
 import json
@@ -29,41 +37,81 @@ from .quality import POPE_KINDS, SOURCES, pope_questions
 SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/photos")
 cache.remember(SOURCES)
 MARK = "microworld.json"  # says that a folder was written here, so that it may be written again
-UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # COCO names 80 of its 90 ids, in the order of the synonyms table
-IDS = dict(zip(dict.fromkeys(score.read_synonyms().values()), (i for i in range(1, 91) if i not in UNUSED_IDS)))
+# COCO names 80 of its 90 ids, in the order of the synonyms table
+UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+IDS = dict(
+    zip(
+        dict.fromkeys(score.read_synonyms().values()),
+        (i for i in range(1, 91) if i not in UNUSED_IDS),
+    )
+)
 
 
-def export(folder: str | Path, scenes: Mapping[str, Sequence[Scene]], clip: CLIPModel, model, processor, captions: Sequence[str],
-           seed: int = 0) -> Path:
-    """Write scenes {"train": [...], "val": [...]} with their files, a LLaVA (model, processor) and a CLIP; return the folder.
+def export(
+    folder: str | Path,
+    scenes: Mapping[str, Sequence[Scene]],
+    clip: CLIPModel,
+    model,
+    processor,
+    captions: Sequence[str],
+    seed: int = 0,
+) -> Path:
+    """Write scenes {"train": [...], "val": [...]} with their files, a LLaVA (model, processor) and
+    a CLIP; return the folder.
 
-    captions: what was said about each train scene, for EFUF's files. seed: of POPE's random questions.
-    It is written whole or not at all. Raises ValueError if the folder holds anything that was not exported, or captions are missing.
+    captions: what was said about each train scene, for EFUF's files. seed: of POPE's random
+    questions.
+    It is written whole or not at all. Raises ValueError if the folder holds anything that was not
+    exported, or captions are missing.
     """
     folder, part, old = (Path(f"{folder}{end}") for end in ("", ".part", ".old"))
     if set(scenes) != {"train", "val"} or len(captions) != len(scenes["train"]):
-        raise ValueError(f"export: {len(captions)} captions, scenes for {', '.join(scenes)}: give train and val, a caption a train scene.")
+        raise ValueError(
+            f"export: {len(captions)} captions, scenes for {', '.join(scenes)}: give train and val,"
+            " a caption a train scene."
+        )
     for place in (folder, part, old):
         if place.exists() and any(place.iterdir()) and not (place / MARK).exists():
-            raise ValueError(f"{place}: holds something that was not exported (no {MARK}): choose another folder, or empty it.")
+            raise ValueError(
+                f"{place}: holds something that was not exported (no {MARK}): choose another"
+                " folder, or empty it."
+            )
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    _write(part / MARK, {"scenes": {split: len(row) for split, row in scenes.items()}, "seed": seed})
+    _write(
+        part / MARK, {"scenes": {split: len(row) for split, row in scenes.items()}, "seed": seed}
+    )
     ids = iter(range(1, 1 + sum(map(len, scenes.values()))))
-    images = {split: [_image(split, scene, next(ids), part / split) for scene in row] for split, row in scenes.items()}
+    images = {
+        split: [_image(split, scene, next(ids), part / split) for scene in row]
+        for split, row in scenes.items()
+    }
     for split, row in scenes.items():
         _write(part / f"annotations/instances_{split}.json", instances(row, images[split]))
-        told = [{"id": image["id"], "image_id": image["id"], "caption": microworld.caption(s)} for s, image in zip(row, images[split])]
-        _write(part / f"annotations/captions_{split}.json", {"images": images[split], "annotations": told})
+        told = [
+            {"id": image["id"], "image_id": image["id"], "caption": microworld.caption(s)}
+            for s, image in zip(row, images[split])
+        ]
+        _write(
+            part / f"annotations/captions_{split}.json",
+            {"images": images[split], "annotations": told},
+        )
     for kind in POPE_KINDS:
         asked = pope_questions([scene.objects for scene in scenes["val"]], OBJECTS, kind, seed=seed)
-        lines = [json.dumps(row | {"image": images["val"][row["image"]]["file_name"]}) for row in asked]
+        lines = [
+            json.dumps(row | {"image": images["val"][row["image"]]["file_name"]}) for row in asked
+        ]
         _write(part / f"pope/coco_pope_{kind}.json", "\n".join(lines) + "\n")
-    for name, rows in zip(("pos_neg", "sentences"), efuf(captions, score_scenes(clip, scenes["train"]), images["train"])):
+    for name, rows in zip(
+        ("pos_neg", "sentences"),
+        efuf(captions, score_scenes(clip, scenes["train"]), images["train"]),
+    ):
         _write(part / f"efuf/{name}.json", rows)
     save(model, processor, part / "llava")
     clip.save_pretrained(part / "clip")
-    CLIPProcessor(microworld.image_processor(), microworld.build_tokenizer(for_clip=True)).save_pretrained(part / "clip")
+    CLIPProcessor(
+        microworld.image_processor(), microworld.build_tokenizer(for_clip=True)
+    ).save_pretrained(part / "clip")
     if folder.exists():
         folder.replace(old)
     part.replace(folder)
@@ -80,29 +128,60 @@ def _image(split: str, scene: Scene, number: int, folder: Path) -> dict:
 
 
 def instances(scenes: Sequence[Scene], images: Sequence[dict]) -> dict:
-    """A COCO instances document: an annotation an object, its bbox [x, y, width, height] the grid cell, in pixels."""
-    shown = [(image["id"], noun, SIDE // GRID * (cell % GRID), SIDE // GRID * (cell // GRID))
-             for scene, image in zip(scenes, images, strict=True) for noun, cell in zip(scene.objects, scene.cells, strict=True)]
+    """A COCO instances document: an annotation an object, its bbox [x, y, width, height] the grid
+    cell, in pixels.
+    """
+    shown = [
+        (image["id"], noun, SIDE // GRID * (cell % GRID), SIDE // GRID * (cell // GRID))
+        for scene, image in zip(scenes, images, strict=True)
+        for noun, cell in zip(scene.objects, scene.cells, strict=True)
+    ]
     size = SIDE // GRID
-    annotations = [{"id": number, "image_id": image, "category_id": IDS[noun], "bbox": [x, y, size, size], "area": size**2, "iscrowd": 0,
-                    "segmentation": [[x, y, x + size, y, x + size, y + size, x, y + size]]}
-                   for number, (image, noun, x, y) in enumerate(shown, images[0]["id"] * (GRID**2))]
-    categories = [{"id": IDS[noun], "name": noun, "supercategory": place} for place, names in PLACES.items() for noun in names]
-    return {"images": list(images), "annotations": annotations, "categories": sorted(categories, key=lambda row: row["id"])}
+    annotations = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": IDS[noun],
+            "bbox": [x, y, size, size],
+            "area": size**2,
+            "iscrowd": 0,
+            "segmentation": [[x, y, x + size, y, x + size, y + size, x, y + size]],
+        }
+        for number, (image, noun, x, y) in enumerate(shown, images[0]["id"] * (GRID**2))
+    ]
+    categories = [
+        {"id": IDS[noun], "name": noun, "supercategory": place}
+        for place, names in PLACES.items()
+        for noun in names
+    ]
+    return {
+        "images": list(images),
+        "annotations": annotations,
+        "categories": sorted(categories, key=lambda row: row["id"]),
+    }
 
 
 def score_scenes(clip: CLIPModel, scenes: Sequence[Scene]) -> list[dict[str, float]]:
     """Per scene, object -> CLIP's whole-image score of it."""
-    table = clip_scores(clip, microworld.image_processor(), microworld.build_tokenizer(for_clip=True), [draw(scene) for scene in scenes],
-                        [prompt(noun) for noun in OBJECTS])
+    table = clip_scores(
+        clip,
+        microworld.image_processor(),
+        microworld.build_tokenizer(for_clip=True),
+        [draw(scene) for scene in scenes],
+        [prompt(noun) for noun in OBJECTS],
+    )
     return [dict(zip(OBJECTS, row, strict=True)) for row in table.tolist()]
 
 
-def efuf(captions: Sequence[str], scores: Sequence[Mapping[str, float]], images: Sequence[dict]) -> tuple[list[dict], list[dict]]:
-    """EFUF's pos_neg and sentences of captions with their objects' scores; a caption that names no object has no entry.
+def efuf(
+    captions: Sequence[str], scores: Sequence[Mapping[str, float]], images: Sequence[dict]
+) -> tuple[list[dict], list[dict]]:
+    """EFUF's pos_neg and sentences of captions with their objects' scores; a caption that names no
+    object has no entry.
 
-    An entry a mention, not an object, and its own clause, not the first that contains its letters: the released files have the latter.
-    Source of the fields: starreeze/efuf finetune/format_data.py.
+    An entry a mention, not an object, and its own clause, not the first that contains its letters:
+    the released files have the latter. Source of the fields: starreeze/efuf
+    finetune/format_data.py.
     """
     pos_neg, sentences = [], []
     for text, score_of, image in zip(captions, scores, images, strict=True):
@@ -110,10 +189,24 @@ def efuf(captions: Sequence[str], scores: Sequence[Mapping[str, float]], images:
         for noun, (at, _) in found:
             start = max(text.rfind(mark, 0, at) for mark in SEPARATORS) + 1
             end = re.compile(f"[{SEPARATORS}]|$").search(text, at).start()
-            pos_neg.append({"image": image["file_name"], "sentence": text[:end], "position": start, "score": score_of[noun]})
+            pos_neg.append(
+                {
+                    "image": image["file_name"],
+                    "sentence": text[:end],
+                    "position": start,
+                    "score": score_of[noun],
+                }
+            )
         if found:
             values = [score_of[noun] for noun, _ in found]
-            sentences.append({"image": image["file_name"], "sentence": text, "mean": math.fsum(values) / len(values), "min": min(values)})
+            sentences.append(
+                {
+                    "image": image["file_name"],
+                    "sentence": text,
+                    "mean": math.fsum(values) / len(values),
+                    "min": min(values),
+                }
+            )
     return pos_neg, sentences
 
 
@@ -123,13 +216,23 @@ def _write(path: Path, content: object) -> None:
 
 
 def book(seed: int) -> Path:
-    """The world of one of the book's seeds, exported once into the cache: train is its erasure and attack scenes, val its test scenes."""
+    """The world of one of the book's seeds, exported once into the cache: train is its erasure and
+    attack scenes, val its test scenes.
+    """
+
     def build(path: Path) -> None:
         scenes = microworld.split_scenes(seed, **experiments.SIZES)
         said = json.loads((experiments.said_folder(seed) / "said.json").read_text())
         clip = CLIPModel.from_pretrained(experiments.judge_folder()).eval()
         model, processor = load(experiments.base_folder(seed), device="cpu")
-        export(path, {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]}, clip, model, processor,
-               said["erase"] + said["attack"], seed)
+        export(
+            path,
+            {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]},
+            clip,
+            model,
+            processor,
+            said["erase"] + said["attack"],
+            seed,
+        )
 
     return cache.folder("export", (seed, experiments.SIZES), SOURCES, build)

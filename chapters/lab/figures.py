@@ -1,8 +1,10 @@
-"""One function a figure: it draws what it is given and computes nothing but bands. `save` writes NAME.png and NAME.json.
+"""One function a figure: it draws what it is given and computes nothing but bands. `save` writes
+NAME.png and NAME.json.
 
-Colours are seaborn's "colorblind"; marker and dash repeat what the colour says. Faint lines are seeds, the strong line is their mean,
-the band a 95 % t interval of the mean over seeds.
+Colours are seaborn's "colorblind"; marker and dash repeat what the colour says. Faint lines are
+seeds, the strong line is their mean, the band a 95 % t interval of the mean over seeds.
 """
+
 from __future__ import annotations
 
 import textwrap
@@ -39,7 +41,11 @@ STYLE = {  # method, control or direction -> (colour, marker, dash)
     "SARE, eps kept 4 steps": ("#cc78bc", "v", (2, 2)),
     "SARE, eps from a quarter": ("#029e73", "^", (6, 2, 1, 2)),
     "SARE, eps of the projector": ("#ca9161", ">", (1, 2)),
-    "relapse": ("#de8f05", "s", (4, 2)),  # directions in weight space, from the same seaborn palette
+    "relapse": (
+        "#de8f05",
+        "s",
+        (4, 2),
+    ),  # directions in weight space, from the same seaborn palette
     "attack": ("#ca9161", "P", (6, 2, 1, 2)),
     "random": ("#949494", "o", (1, 1)),
     "fp32": ("#0173b2", "D", ()),
@@ -49,13 +55,18 @@ METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
     "chair_s": ("CHAIR_s, %, lower is better", 100, (0, 100)),
     "recall": ("recall, %, higher is better", 100, (0, 100)),
     "cosine": ("cosine of taken and intended step", 1, (-1, 1)),
-    "nll_forget": ("NLL of the forgotten span,\nnats a token, higher is forgotten", 1, (0, float("inf"))),
+    "nll_forget": (
+        "NLL of the forgotten span,\nnats a token, higher is forgotten",
+        1,
+        (0, float("inf")),
+    ),
     "nll_retain": ("NLL of grounded text,\nnats a token, lower is better", 1, (0, float("inf"))),
 }
 
 
 def folder(preset: str, seeds: Sequence[int]) -> Path:
-    """figures/ for the full preset on its own seeds or the first few of them; build/figures/NAME for anything else.
+    """figures/ for the full preset on its own seeds or the first few of them; build/figures/NAME
+    for anything else.
 
     So a trial never overwrites the book.
     """
@@ -64,8 +75,12 @@ def folder(preset: str, seeds: Sequence[int]) -> Path:
     return cache.ROOT / ("figures" if is_book else f"build/figures/{preset}-seeds-from-{seeds[0]}")
 
 
-def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str) -> Path:
-    """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal results are equal bytes)."""
+def save(
+    figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str
+) -> Path:
+    """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal
+    results are equal bytes).
+    """
     where = folder(preset, seeds)
     where.mkdir(parents=True, exist_ok=True)
     stamp = "" if preset == "full" else f"{preset} preset, {len(seeds)} seeds. "
@@ -75,7 +90,14 @@ def save(figure: Figure, name: str, results: object, preset: str, seeds: Sequenc
     figure.text(0.01, below, text, fontsize=8, color="#374151", va="top", ha="left")
     figure.savefig(where / f"{name}.png", metadata={"Software": None})
     versions = {package: version(package) for package in ("torch", "transformers", "peft")}
-    facts = {"figure": name, "caption": caption, "preset": preset, "seeds": list(seeds), "versions": versions, "results": results}
+    facts = {
+        "figure": name,
+        "caption": caption,
+        "preset": preset,
+        "seeds": list(seeds),
+        "versions": versions,
+        "results": results,
+    }
     cache.write_json(where / f"{name}.json", facts)
     return where / f"{name}.png"
 
@@ -86,18 +108,41 @@ def _end_labels(ax: Axes, x: float, labels: Sequence[tuple[float, str, str]]) ->
     place = -float("inf")
     for y, text, colour in sorted(labels):
         place = max(y, place + 0.065 * (high - low))
-        ax.text(x + 0.015 * (ax.get_xlim()[1] - ax.get_xlim()[0]), place, text, color=colour, va="center", fontweight="bold", clip_on=False)
+        ax.text(
+            x + 0.015 * (ax.get_xlim()[1] - ax.get_xlim()[0]),
+            place,
+            text,
+            color=colour,
+            va="center",
+            fontweight="bold",
+            clip_on=False,
+        )
 
 
-def _curves(ax: Axes, x: Sequence[float], lines: Mapping[str, tuple[str, Sequence[Sequence[float]]]], bounds: tuple[float, float]) -> None:
-    """lines: {label: (method, [a curve per seed])}. Seeds faint, mean strong, band from three seeds on, names at the lines' ends."""
+def _curves(
+    ax: Axes,
+    x: Sequence[float],
+    lines: Mapping[str, tuple[str, Sequence[Sequence[float]]]],
+    bounds: tuple[float, float],
+) -> None:
+    """lines: {label: (method, [a curve per seed])}. Seeds faint, mean strong, band from three seeds
+    on, names at the lines' ends.
+    """
     ends = []
     for label, (method, curves) in lines.items():
         colour, marker, dash = STYLE[method]
         for curve in curves:
             ax.plot(x, curve, color=colour, alpha=0.3, linewidth=0.8)
         mean, low, high = band(curves, bounds)
-        ax.plot(x, mean, color=colour, marker=marker, markersize=4, markevery=max(1, len(x) // 12), dashes=dash or (None, None))
+        ax.plot(
+            x,
+            mean,
+            color=colour,
+            marker=marker,
+            markersize=4,
+            markevery=max(1, len(x) // 12),
+            dashes=dash or (None, None),
+        )
         if len(curves) > 2:  # two seeds give an interval that fills the figure and says nothing
             ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         ends.append((mean[-1], label, colour))
@@ -105,33 +150,75 @@ def _curves(ax: Axes, x: Sequence[float], lines: Mapping[str, tuple[str, Sequenc
 
 
 def fig_scenes(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
-    """Pictures with what a model says of them. results: [{"place", "objects", "cells", "says": [[word, is_hallucinated], ...]}]."""
+    """Pictures with what a model says of them. results: [{"place", "objects", "cells", "says":
+    [[word, is_hallucinated], ...]}].
+    """
     if axes is None:
-        _, axes = plt.subplots(1, len(results), figsize=(2.7 * len(results), 2.5), gridspec_kw={"wspace": 0.35})
+        _, axes = plt.subplots(
+            1, len(results), figsize=(2.7 * len(results), 2.5), gridspec_kw={"wspace": 0.35}
+        )
     for ax, shown in zip(axes, results, strict=True):
-        ax.imshow(draw(Scene(shown["place"], tuple(shown["objects"]), tuple(shown["cells"]))), interpolation="nearest")
+        ax.imshow(
+            draw(Scene(shown["place"], tuple(shown["objects"]), tuple(shown["cells"]))),
+            interpolation="nearest",
+        )
         ax.set_axis_off()
         lines = [", ".join(f"[{word}]" if wrong else word for word, wrong in shown["says"])]
-        ax.set_title("\n".join(textwrap.wrap(f"{shown['place']}: {lines[0]}", 26)), fontsize=9, y=-0.06, va="top", loc="left")
+        ax.set_title(
+            "\n".join(textwrap.wrap(f"{shown['place']}: {lines[0]}", 26)),
+            fontsize=9,
+            y=-0.06,
+            va="top",
+            loc="left",
+        )
     return axes[0].figure
 
 
-def fig_dots(results: Mapping[str, Sequence[float]], xlabel: str, labels: Mapping[str, str] | None = None, factor: float = 1,
-             bounds: tuple[float, float] = (-np.inf, np.inf), ax: Axes | None = None) -> Figure:
-    """One row of values each: a dot a seed, mean and 95 % interval. results: {key: [a value per seed]}; labels: {key: text}."""
+def fig_dots(
+    results: Mapping[str, Sequence[float]],
+    xlabel: str,
+    labels: Mapping[str, str] | None = None,
+    factor: float = 1,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+    ax: Axes | None = None,
+) -> Figure:
+    """One row of values each: a dot a seed, mean and 95 % interval. results: {key: [a value per
+    seed]}; labels: {key: text}.
+    """
     labels = labels or {name: name for name in results}
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 0.45 * len(labels) + 1.2))
     for row, name in enumerate(labels):
         values = factor * np.asarray(results[name])
         mean, low, high = interval(values)
-        ax.plot(values, np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)), "o", color="#949494", alpha=0.6, markersize=4)
+        ax.plot(
+            values,
+            np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)),
+            "o",
+            color="#949494",
+            alpha=0.6,
+            markersize=4,
+        )
         if len(values) > 2:
-            ax.plot(np.clip([low, high], *bounds), [row, row], color="#0173b2", linewidth=4, alpha=0.35)
+            ax.plot(
+                np.clip([low, high], *bounds), [row, row], color="#0173b2", linewidth=4, alpha=0.35
+            )
         ax.plot(mean, row, "D", color="#0173b2")
-        ax.text(1.02, row, f"{mean:.3g}", transform=ax.get_yaxis_transform(), va="center", color="#0173b2", fontweight="bold")
-    ax.set(yticks=range(len(labels)), yticklabels=list(labels.values()), ylim=(len(labels) - 0.5, -0.5),
-           xlabel=f"{xlabel}\n(dot: a seed; diamond: mean; bar: 95 % interval)")
+        ax.text(
+            1.02,
+            row,
+            f"{mean:.3g}",
+            transform=ax.get_yaxis_transform(),
+            va="center",
+            color="#0173b2",
+            fontweight="bold",
+        )
+    ax.set(
+        yticks=range(len(labels)),
+        yticklabels=list(labels.values()),
+        ylim=(len(labels) - 0.5, -0.5),
+        xlabel=f"{xlabel}\n(dot: a seed; diamond: mean; bar: 95 % interval)",
+    )
     if np.isfinite(bounds).all():
         margin = 0.02 * (bounds[1] - bounds[0])
         ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
@@ -139,12 +226,18 @@ def fig_dots(results: Mapping[str, Sequence[float]], xlabel: str, labels: Mappin
 
 
 def fig_late(results: Mapping[str, Sequence[float]], last: float) -> Figure:
-    """fig_dots of readings.relapses; last: the attack's last sample count, which stands for "never"."""
+    """fig_dots of readings.relapses; last: the attack's last sample count, which stands for
+    "never".
+    """
     return fig_dots(results, "relearning samples until CHAIR_s passes 50 %", bounds=(0, last))
 
 
-def fig_cost(results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | None = None) -> Figure:
-    """Cost against robustness: {name: {"cost": [forward passes over a batch, a value a seed], "relapse": [samples, a value a seed]}}."""
+def fig_cost(
+    results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | None = None
+) -> Figure:
+    """Cost against robustness: {name: {"cost": [forward passes over a batch, a value a seed],
+    "relapse": [samples, a value a seed]}}.
+    """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 4.2))
     for name, row in results.items():
@@ -155,143 +248,283 @@ def fig_cost(results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | No
             ax.plot(x_ends, [y, y], color=colour, alpha=0.6)
             ax.plot([x, x], y_ends, color=colour, alpha=0.6)
         ax.plot(x, y, marker, color=colour, markersize=8, label=name)
-    ax.set(xlabel="work until the forget level is reached, forward passes over a batch\n(small: a seed; large: mean; bars: 95 % interval)",
-           ylabel="relearning samples until CHAIR_s passes 50 %", ylim=(0, None))
+    ax.set(
+        xlabel=(
+            "work until the forget level is reached, forward passes over a batch\n(small: a seed;"
+            " large: mean; bars: 95 % interval)"
+        ),
+        ylabel="relearning samples until CHAIR_s passes 50 %",
+        ylim=(0, None),
+    )
     ax.margins(y=0.06)
     ax.legend(fontsize=8)
     return ax.figure
 
 
 def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
-    """CLIP scores of mentioned objects. results: {"present": [...], "absent": [...], "forget_below", "retain_above"}."""
+    """CLIP scores of mentioned objects. results: {"present": [...], "absent": [...],
+    "forget_below", "retain_above"}.
+    """
     if ax is None:
         _, ax = plt.subplots()
     everything = [*results["present"], *results["absent"]]
     bins = np.linspace(min(everything), max(everything), 50)
     for name, colour, hatch in (("present", "#0173b2", ""), ("absent", "#d55e00", "////")):
-        ax.hist(results[name], bins, color=colour, alpha=0.55, hatch=hatch, edgecolor="white", linewidth=0.3,
-                label=f"the object is {name} ({len(results[name])})")
+        ax.hist(
+            results[name],
+            bins,
+            color=colour,
+            alpha=0.55,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.3,
+            label=f"the object is {name} ({len(results[name])})",
+        )
     top = ax.get_ylim()[1]
-    for key, text, side in (("forget_below", "forget", "right"), ("retain_above", "retain", "left")):
+    for key, text, side in (
+        ("forget_below", "forget", "right"),
+        ("retain_above", "retain", "left"),
+    ):
         ax.axvline(results[key], color="#111827", linestyle="--", linewidth=1.2)
         ax.text(results[key], top, f" {text} ", ha=side, va="bottom", fontweight="bold")
     ax.legend(loc="upper left")
-    ax.set(xlabel="S(o): the tiny CLIP's score of the object with its picture", ylabel="mentions in sampled captions")
+    ax.set(
+        xlabel="S(o): the tiny CLIP's score of the object with its picture",
+        ylabel="mentions in sampled captions",
+    )
     return ax.figure
 
 
 def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
-    """A loss over one weight, with a sharp and a flat minimum. results: {"x", "loss", "worst": the worst loss within rho, "rho"}."""
+    """A loss over one weight, with a sharp and a flat minimum. results: {"x", "loss", "worst": the
+    worst loss within rho, "rho"}.
+    """
     if ax is None:
         _, ax = plt.subplots()
     ax.plot(results["x"], results["loss"], color="#111827")
     ax.plot(results["x"], results["worst"], color="#d55e00", dashes=(4, 2))
     ax.text(0.1, 0.5, "loss", color="#111827", fontweight="bold", ha="right")
-    ax.text(1.5, 0.55, f"worst loss\nwithin ±{results['rho']:g}", color="#d55e00", fontweight="bold", ha="left")
-    marks = (("lowest loss", results["loss"], "#111827", "o", (14, -4), "left"),
-             ("lowest worst case", results["worst"], "#d55e00", "D", (0, -62), "center"))
+    ax.text(
+        1.5,
+        0.55,
+        f"worst loss\nwithin ±{results['rho']:g}",
+        color="#d55e00",
+        fontweight="bold",
+        ha="left",
+    )
+    marks = (
+        ("lowest loss", results["loss"], "#111827", "o", (14, -4), "left"),
+        ("lowest worst case", results["worst"], "#d55e00", "D", (0, -62), "center"),
+    )
     for name, values, colour, marker, offset, side in marks:
         i = int(np.argmin(values))
         ax.plot(results["x"][i], values[i], marker, color=colour, markersize=9)
-        ax.annotate(name, (results["x"][i], values[i]), xytext=offset, textcoords="offset points", ha=side, color=colour)
+        ax.annotate(
+            name,
+            (results["x"][i], values[i]),
+            xytext=offset,
+            textcoords="offset points",
+            ha=side,
+            color=colour,
+        )
     ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.1, None))
     return ax.figure
 
 
-def fig_slices(results: Mapping, key: str = "nll_forget", ax: Axes | None = None,
-               xlabel: str = "L2 distance from the erased weights") -> Figure:
-    """A metric over distances (or another x). results: {"distances", "lines": {label: {"method", "curves": [one per seed]}}}."""
+def fig_slices(
+    results: Mapping,
+    key: str = "nll_forget",
+    ax: Axes | None = None,
+    xlabel: str = "L2 distance from the erased weights",
+) -> Figure:
+    """A metric over distances (or another x). results: {"distances", "lines": {label: {"method",
+    "curves": [one per seed]}}}.
+    """
     if ax is None:
         _, ax = plt.subplots()
     label, factor, bounds = METRICS[key]
     ax.set(xlabel=xlabel, ylabel=label)
-    lines = {name: (line["method"], factor * np.asarray(line["curves"])) for name, line in results["lines"].items()}
+    lines = {
+        name: (line["method"], factor * np.asarray(line["curves"]))
+        for name, line in results["lines"].items()
+    }
     _curves(ax, results["distances"], lines, bounds)
     return ax.figure
 
 
 def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
-    """Losses while a model is erased. results: {"step": [...], "lines": {method: {"forget": [a curve per seed], "retain": [...]}}}."""
+    """Losses while a model is erased. results: {"step": [...], "lines": {method: {"forget": [a
+    curve per seed], "retain": [...]}}}.
+    """
     if axes is None:
         _, axes = plt.subplots(1, 2, figsize=(9.6, 3.6), gridspec_kw={"wspace": 0.35})
     for ax, kind in zip(axes, ("forget", "retain"), strict=True):
         ax.set(xlabel="erasure step", ylabel=f"NLL of the {kind} spans, nats a token")
-        _curves(ax, results["step"], {method: (method, line[kind]) for method, line in results["lines"].items()}, (0, float("inf")))
+        _curves(
+            ax,
+            results["step"],
+            {method: (method, line[kind]) for method, line in results["lines"].items()},
+            (0, float("inf")),
+        )
     return axes[0].figure
 
 
-def fig_relapse(results: Mapping, keys: Sequence[str] = ("chair_s", "nll_forget"), axes: Sequence[Axes] | None = None,
-                xlabel: str = "relearning samples") -> Figure:
-    """Metrics against an attack's strength. results: {"at": [...], "lines": {label: {"method", metric: [a curve per seed]}}}."""
+def fig_relapse(
+    results: Mapping,
+    keys: Sequence[str] = ("chair_s", "nll_forget"),
+    axes: Sequence[Axes] | None = None,
+    xlabel: str = "relearning samples",
+) -> Figure:
+    """Metrics against an attack's strength. results: {"at": [...], "lines": {label: {"method",
+    metric: [a curve per seed]}}}.
+    """
     if axes is None:
-        _, axes = plt.subplots(1, len(keys), figsize=(4.8 * len(keys), 3.8), squeeze=False, gridspec_kw={"wspace": 0.55})
+        _, axes = plt.subplots(
+            1,
+            len(keys),
+            figsize=(4.8 * len(keys), 3.8),
+            squeeze=False,
+            gridspec_kw={"wspace": 0.55},
+        )
         axes = axes[0]
     for ax, key in zip(axes, keys, strict=True):
         label, factor, bounds = METRICS[key]
         ax.set(xlabel=xlabel, ylabel=label)
         if bounds[1] == 100:
             ax.set_ylim(-3, 103)
-        lines = {name: (line["method"], factor * np.asarray(line[key])) for name, line in results["lines"].items()}
+        lines = {
+            name: (line["method"], factor * np.asarray(line[key]))
+            for name, line in results["lines"].items()
+        }
         _curves(ax, results["at"], lines, bounds)
     return axes[0].figure
 
 
 def fig_geometry(results: Mapping, ax: Axes | None = None) -> Figure:
-    """One Targeted-SAM step on two weights. results: {"x", "y", "neg": 2-D list, "theta", "eps", "gradients": {label: [dx, dy]}}."""
+    """One Targeted-SAM step on two weights. results: {"x", "y", "neg": 2-D list, "theta", "eps",
+    "gradients": {label: [dx, dy]}}.
+    """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.8))
-    contour = ax.contourf(results["x"], results["y"], np.asarray(results["neg"]), levels=14, cmap="Blues")
+    contour = ax.contourf(
+        results["x"], results["y"], np.asarray(results["neg"]), levels=14, cmap="Blues"
+    )
     ax.figure.colorbar(contour, ax=ax, label="L_neg (dark: the hallucination is likely)")
     x, y = results["theta"]
     ax.plot(x, y, "o", color="#111827")
     ax.annotate("theta", (x, y), xytext=(8, -12), textcoords="offset points")
     tip = (x + results["eps"][0], y + results["eps"][1])
-    ax.annotate("", tip, (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2})
-    ax.annotate("theta + eps*:\nthe relapse", tip, xytext=(-4, 8), textcoords="offset points", color="#d55e00", ha="right",
-                fontweight="bold")
-    for (label, (dx, dy)), colour, side in zip(results["gradients"].items(), ("#de8f05", "#023e8a"), ("right", "left"), strict=True):
-        ax.annotate("", (x - dx, y - dy), (x, y), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
-        ax.annotate(label, (x - dx, y - dy), xytext=(-6 if side == "right" else 8, -10), textcoords="offset points", color=colour,
-                    fontweight="bold", ha=side)
+    ax.annotate(
+        "", tip, (x, y), arrowprops={"arrowstyle": "->", "color": "#d55e00", "linewidth": 2}
+    )
+    ax.annotate(
+        "theta + eps*:\nthe relapse",
+        tip,
+        xytext=(-4, 8),
+        textcoords="offset points",
+        color="#d55e00",
+        ha="right",
+        fontweight="bold",
+    )
+    for (label, (dx, dy)), colour, side in zip(
+        results["gradients"].items(), ("#de8f05", "#023e8a"), ("right", "left"), strict=True
+    ):
+        ax.annotate(
+            "",
+            (x - dx, y - dy),
+            (x, y),
+            arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2},
+        )
+        ax.annotate(
+            label,
+            (x - dx, y - dy),
+            xytext=(-6 if side == "right" else 8, -10),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            ha=side,
+        )
     ax.set(xlabel="weight 1", ylabel="weight 2", aspect="equal")
     ax.grid(False)
     return ax.figure
 
 
 def fig_paired(results: Mapping[str, Mapping], xlabel: str, ax: Axes | None = None) -> Figure:
-    """Paired differences, one row each. results: {label: {"differences": [one per seed], "diff", "ci95": [low, high]}}."""
+    """Paired differences, one row each. results: {label: {"differences": [one per seed], "diff",
+    "ci95": [low, high]}}.
+    """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 0.6 * len(results) + 1.2))
     ax.axvline(0, color="#111827", linewidth=1)
     for row, line in enumerate(results.values()):
         n = len(line["differences"])
-        ax.plot(line["differences"], np.full(n, row) + np.linspace(-0.15, 0.15, n), "o", color="#949494", markersize=4, alpha=0.6)
+        ax.plot(
+            line["differences"],
+            np.full(n, row) + np.linspace(-0.15, 0.15, n),
+            "o",
+            color="#949494",
+            markersize=4,
+            alpha=0.6,
+        )
         if np.isfinite(line["ci95"]).all():
             ax.plot(line["ci95"], [row, row], color="#0173b2", linewidth=4, alpha=0.35)
         ax.plot(line["diff"], row, "D", color="#0173b2")
-    ax.set(yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5), xlabel=xlabel)
+    ax.set(
+        yticks=range(len(results)),
+        yticklabels=list(results),
+        ylim=(len(results) - 0.5, -0.5),
+        xlabel=xlabel,
+    )
     return ax.figure
 
 
 def fig_front(results: Sequence[Mapping], axes: np.ndarray | None = None) -> Figure:
-    """The front of lambda_neg x rho. results: [{"lambda_neg", "rho", metric: [a value per seed]}]; a point is a mean."""
-    across = {"recall": ("recall, %", 100), "nll_retain": ("NLL of grounded text, nats", 1), "stop_level": ("forget level, nats", 1)}
-    up = {"relapse": "samples until CHAIR_s\npasses 50 %, higher is better", "area": "mean CHAIR_s over the\nattack, %, lower is better"}
+    """The front of lambda_neg x rho. results: [{"lambda_neg", "rho", metric: [a value per seed]}];
+    a point is a mean.
+    """
+    across = {
+        "recall": ("recall, %", 100),
+        "nll_retain": ("NLL of grounded text, nats", 1),
+        "stop_level": ("forget level, nats", 1),
+    }
+    up = {
+        "relapse": "samples until CHAIR_s\npasses 50 %, higher is better",
+        "area": "mean CHAIR_s over the\nattack, %, lower is better",
+    }
     if axes is None:
         _, axes = plt.subplots(len(up), len(across), figsize=(11, 6), sharex="col", sharey="row")
-    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len({point["rho"] for point in results})))
+    shades = plt.get_cmap("viridis_r")(
+        np.linspace(0.1, 1, len({point["rho"] for point in results}))
+    )
     colours = dict(zip(sorted({point["rho"] for point in results}), shades, strict=True))
     markers = dict(zip(sorted({point["lambda_neg"] for point in results}), "o^sDv"))
     for i, y in enumerate(up):
         for j, (x, (label, factor)) in enumerate(across.items()):
             for point in results:
-                (at, *_), (mean, low, high) = interval(factor * np.asarray(point[x])), interval(point[y])
+                (at, *_), (mean, low, high) = (
+                    interval(factor * np.asarray(point[x])),
+                    interval(point[y]),
+                )
                 n = len(point[y])
-                axes[i][j].errorbar(at, mean, [[mean - low], [high - mean]] if n > 2 else None, alpha=0.9, color=colours[point["rho"]],
-                                    marker=markers[point["lambda_neg"]], elinewidth=0.8, markersize=7)
+                axes[i][j].errorbar(
+                    at,
+                    mean,
+                    [[mean - low], [high - mean]] if n > 2 else None,
+                    alpha=0.9,
+                    color=colours[point["rho"]],
+                    marker=markers[point["lambda_neg"]],
+                    elinewidth=0.8,
+                    markersize=7,
+                )
             axes[i][j].set(xlabel=label if i == len(up) - 1 else "", ylabel=up[y] if j == 0 else "")
-    handles = [plt.Line2D([], [], color=c, marker="o", linestyle="", label=f"rho {rho:g}") for rho, c in colours.items()]
-    handles += [plt.Line2D([], [], color="#111827", marker=m, linestyle="", label=f"lambda_neg {x:g}") for x, m in markers.items()]
+    handles = [
+        plt.Line2D([], [], color=c, marker="o", linestyle="", label=f"rho {rho:g}")
+        for rho, c in colours.items()
+    ]
+    handles += [
+        plt.Line2D([], [], color="#111827", marker=m, linestyle="", label=f"lambda_neg {x:g}")
+        for x, m in markers.items()
+    ]
     axes[0][-1].legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
     return axes[0][0].figure
 
@@ -299,21 +532,37 @@ def fig_front(results: Sequence[Mapping], axes: np.ndarray | None = None) -> Fig
 def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
     """Gauges of flatness against robustness, a dot a run.
 
-    results: {"robustness": [one a run], "group": [a label a run], "gauges": {name: {"values": [one a run], "text": str}}}.
+    results: {"robustness": [one a run], "group": [a label a run], "gauges": {name: {"values": [one
+    a run], "text": str}}}.
     """
     n = len(results["gauges"])
     if axes is None:
         columns = min(4, n)
-        _, grid = plt.subplots(-(-n // columns), columns, figsize=(3 * columns, 2.9 * -(-n // columns)), sharey=True, squeeze=False,
-                               gridspec_kw={"hspace": 0.55})
+        _, grid = plt.subplots(
+            -(-n // columns),
+            columns,
+            figsize=(3 * columns, 2.9 * -(-n // columns)),
+            sharey=True,
+            squeeze=False,
+            gridspec_kw={"hspace": 0.55},
+        )
         axes = list(grid.flat)
     groups = sorted(set(results["group"]))
-    colours = dict(zip(groups, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(groups))), strict=True))
+    colours = dict(
+        zip(groups, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(groups))), strict=True)
+    )
     for ax, (name, gauge) in zip(axes, results["gauges"].items(), strict=False):
         for group in groups:
             chosen = [i for i, g in enumerate(results["group"]) if g == group]
-            ax.plot([gauge["values"][i] for i in chosen], [results["robustness"][i] for i in chosen], "o", color=colours[group], alpha=0.7,
-                    markersize=4, label=group)
+            ax.plot(
+                [gauge["values"][i] for i in chosen],
+                [results["robustness"][i] for i in chosen],
+                "o",
+                color=colours[group],
+                alpha=0.7,
+                markersize=4,
+                label=group,
+            )
         ax.set(xlabel=name)
         ax.set_title(gauge["text"], fontsize=8)
     for ax in list(axes)[n:]:
@@ -325,40 +574,73 @@ def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
 
 
 def fig_plane(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
-    """Forget NLL in a plane of weight space. results: {label: {"x", "y": distances, "values": 2-D, "names": [x axis, y axis]}}."""
+    """Forget NLL in a plane of weight space. results: {label: {"x", "y": distances, "values": 2-D,
+    "names": [x axis, y axis]}}.
+    """
     if axes is None:
-        _, axes = plt.subplots(1, len(results), figsize=(4.8 * len(results), 4), squeeze=False, gridspec_kw={"wspace": 0.35})
+        _, axes = plt.subplots(
+            1,
+            len(results),
+            figsize=(4.8 * len(results), 4),
+            squeeze=False,
+            gridspec_kw={"wspace": 0.35},
+        )
         axes = axes[0]
     levels = np.linspace(0, max(np.max(plane["values"]) for plane in results.values()), 15)
     for ax, (label, plane) in zip(axes, results.items(), strict=True):
-        contour = ax.contourf(plane["x"], plane["y"], np.asarray(plane["values"]), levels=levels, cmap="Blues_r")
+        contour = ax.contourf(
+            plane["x"], plane["y"], np.asarray(plane["values"]), levels=levels, cmap="Blues_r"
+        )
         ax.plot(0, 0, "o", color="#d55e00")
         ax.set(xlabel=f"{plane['names'][0]}, L2", ylabel=f"{plane['names'][1]}, L2", title=label)
         ax.grid(False)
-    axes[0].figure.colorbar(contour, ax=list(axes), label="NLL of the forgotten span (dark: it is back)")
+    axes[0].figure.colorbar(
+        contour, ax=list(axes), label="NLL of the forgotten span (dark: it is back)"
+    )
     return axes[0].figure
 
 
-def fig_attacks(results: Mapping[str, Mapping], keys: Mapping[str, str], units: Mapping[str, str],
-                axes: Sequence[Axes] | None = None) -> Figure:
-    """One panel an attack, CHAIR_s over its strength. results: {attack: what fig_relapse takes}; keys, units: {attack: metric, x label}."""
+def fig_attacks(
+    results: Mapping[str, Mapping],
+    keys: Mapping[str, str],
+    units: Mapping[str, str],
+    axes: Sequence[Axes] | None = None,
+) -> Figure:
+    """One panel an attack, CHAIR_s over its strength. results: {attack: what fig_relapse takes};
+    keys, units: {attack: metric, x label}.
+    """
     if axes is None:
         columns = min(4, -(-(len(results) + 1) // 2))  # one more panel, for the legend
         rows = -(-len(results) // columns)
-        _, grid = plt.subplots(rows, columns, figsize=(3.4 * columns, 3 * rows), squeeze=False, sharey=True, gridspec_kw={"hspace": 0.6})
+        _, grid = plt.subplots(
+            rows,
+            columns,
+            figsize=(3.4 * columns, 3 * rows),
+            squeeze=False,
+            sharey=True,
+            gridspec_kw={"hspace": 0.6},
+        )
         axes = list(grid.flat)
     for ax, (name, drawn) in zip(axes, results.items(), strict=False):
         for label, line in drawn["lines"].items():
             colour, marker, dash = STYLE[line["method"]]
             curves = 100 * np.asarray(line[keys[name]])
             mean, low, high = band(curves, (0, 100))
-            ax.plot(drawn["at"], mean, color=colour, marker=marker, markersize=4, dashes=dash or (None, None), label=label)
+            ax.plot(
+                drawn["at"],
+                mean,
+                color=colour,
+                marker=marker,
+                markersize=4,
+                dashes=dash or (None, None),
+                label=label,
+            )
             if len(curves) > 2:
                 ax.fill_between(drawn["at"], low, high, color=colour, alpha=0.12, linewidth=0)
         ax.set(title=name, xlabel=units.get(name, "samples"), ylim=(-3, 103))
         if drawn["at"][0] > drawn["at"][-1]:
             ax.invert_xaxis()
-    for ax in list(axes)[len(results):]:
+    for ax in list(axes)[len(results) :]:
         ax.set_visible(False)
     axes[0].set_ylabel("CHAIR_s, %, lower is better")
     if len(axes) > len(results):  # nine methods need the room of a panel

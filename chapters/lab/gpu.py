@@ -1,8 +1,11 @@
-"""For a GPU: the dtype that it computes in, weights in 4 bits, and what a step at 7B costs: `python -m lab.gpu` writes figures/gpu.json.
+"""For a GPU: the dtype that it computes in, weights in 4 bits, and what a step at 7B costs: `python
+-m lab.gpu` writes figures/gpu.json.
 
-The 7B architecture gets random weights, which are written to disk first, so that nothing is fetched and all else goes the way of
-chapter 05: `load`, `set_trainable(model, "lora")`, `gradient`. Time and memory do not depend on what the weights have learnt.
+The 7B architecture gets random weights, which are written to disk first, so that nothing is fetched
+and all else goes the way of chapter 05: `load`, `set_trainable(model, "lora")`, `gradient`. Time
+and memory do not depend on what the weights have learnt.
 """
+
 from __future__ import annotations
 
 import sys
@@ -25,8 +28,16 @@ from sare_min.unlearn import METHODS, gradient
 
 from . import bench, cache, microworld
 
-# Dense FLOP/s of the tensor cores in bf16 (T4: in fp16), from the makers' data sheets; the first name that the device's holds.
-PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12}
+# Dense FLOP/s of the tensor cores in bf16 (T4: in fp16), from the makers' data sheets; the first
+# name that the device's holds.
+PEAK = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "T4": 65e12,
+}
 NAMES = ("EFUF", "SARE")
 
 
@@ -51,31 +62,51 @@ class Size:
 
 
 def compute_dtype() -> torch.dtype:
-    """bf16 on a GPU that has it, fp16 on one that only emulates it (a T4), fp32 on a CPU; what trains is fp32 anywhere."""
+    """bf16 on a GPU that has it, fp16 on one that only emulates it (a T4), fp32 on a CPU; what
+    trains is fp32 anywhere.
+    """
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return (
+        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    )
 
 
 def four_bit(dtype: torch.dtype) -> dict:
-    """`load`'s options for a language model in 4 bits (NF4; QLoRA, arXiv 2305.14314); tower, projector and head stay in `dtype`.
+    """`load`'s options for a language model in 4 bits (NF4; QLoRA, arXiv 2305.14314); tower,
+    projector and head stay in `dtype`.
 
     Raises ValueError if bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
-        raise ValueError("4-bit weights need the bitsandbytes package: pip install bitsandbytes, or load in 16 bits.")
+        raise ValueError(
+            "4-bit weights need the bitsandbytes package: pip install bitsandbytes, or load in 16"
+            " bits."
+        )
     whole = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
-                                                      llm_int8_skip_modules=whole)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=whole,
+        )
+    }
 
 
 def recompute(model: nn.Module) -> nn.Module:
-    """Keep no activations inside the language model's layers: the backward pass computes them anew. `model.eval()` ends it.
+    """Keep no activations inside the language model's layers: the backward pass computes them anew.
+    `model.eval()` ends it.
 
-    Saves memory at the price of one more forward pass. There is no dropout here that train() would switch on.
+    Saves memory at the price of one more forward pass. There is no dropout here that train() would
+    switch on.
     """
     llava = base(model)
-    enable = getattr(llava, "activation_checkpointing_enable", None) or llava.gradient_checkpointing_enable  # its name before
+    # Its name before
+    enable = (
+        getattr(llava, "activation_checkpointing_enable", None)
+        or llava.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})
     return model.train()
 
@@ -84,30 +115,58 @@ def configuration(size: Size) -> LlavaConfig:
     """A LLaVA of this size."""
     config = microworld.build_llava().config
     for part, changes in (
-            (config.text_config, {"hidden_size": size.width, "intermediate_size": size.mlp, "num_hidden_layers": size.layers,
-                                  "num_attention_heads": size.heads, "num_key_value_heads": size.heads, "vocab_size": size.vocabulary,
-                                  "head_dim": size.width // size.heads, "max_position_embeddings": 4096}),
-            (config.vision_config, {"hidden_size": size.tower_width, "intermediate_size": size.tower_mlp, "patch_size": size.patch,
-                                    "num_hidden_layers": size.tower_layers, "num_attention_heads": size.tower_heads,
-                                    "image_size": size.side})):
+        (
+            config.text_config,
+            {
+                "hidden_size": size.width,
+                "intermediate_size": size.mlp,
+                "num_hidden_layers": size.layers,
+                "num_attention_heads": size.heads,
+                "num_key_value_heads": size.heads,
+                "vocab_size": size.vocabulary,
+                "head_dim": size.width // size.heads,
+                "max_position_embeddings": 4096,
+            },
+        ),
+        (
+            config.vision_config,
+            {
+                "hidden_size": size.tower_width,
+                "intermediate_size": size.tower_mlp,
+                "patch_size": size.patch,
+                "num_hidden_layers": size.tower_layers,
+                "num_attention_heads": size.tower_heads,
+                "image_size": size.side,
+            },
+        ),
+    ):
         for name, value in changes.items():
             setattr(part, name, value)
     return config
 
 
 def random_checkpoint(size: Size, folder: Path) -> Path:
-    """A LLaVA of this size with random weights, on disk in the dtype that the device computes in."""
+    """A LLaVA of this size with random weights, on disk in the device's dtype."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.random.fork_rng():
         torch.manual_seed(0)
-        model = LlavaForConditionalGeneration._from_config(configuration(size), dtype=compute_dtype())
+        model = LlavaForConditionalGeneration._from_config(
+            configuration(size), dtype=compute_dtype()
+        )
     return save(model, bench.processor_for(size.side, size.patch), folder)
 
 
-def measure(size: Size, folder: Path, kinds: tuple[str, ...] = ("16 bits", "4 bits, recomputing"), progress: bool = False) -> dict:
-    """{kind of weights: {method: a step's seconds (median, quartiles), peak memory in all, tokens a second, share of the peak FLOP/s}}.
+def measure(
+    size: Size,
+    folder: Path,
+    kinds: tuple[str, ...] = ("16 bits", "4 bits, recomputing"),
+    progress: bool = False,
+) -> dict:
+    """{kind of weights: {method: a step's seconds (median, quartiles), peak memory in all, tokens a
+    second, share of the peak FLOP/s}}.
 
-    A step is one batch's gradient by LoRA. FLOPs are counted on 16 bits without recomputing, so recomputing lowers the share, as in
-    PaLM's MFU (arXiv 2204.02311); an unknown device has none. A CPU has no memory figure.
+    A step is one batch's gradient by LoRA. FLOPs are counted on 16 bits without recomputing, so
+    recomputing lowers the share, as in PaLM's MFU (arXiv 2204.02311); an unknown device has none. A
+    CPU has no memory figure.
     """
     dtype, on_gpu = compute_dtype(), torch.cuda.is_available()
     name = torch.cuda.get_device_name() if on_gpu else None
@@ -121,13 +180,23 @@ def measure(size: Size, folder: Path, kinds: tuple[str, ...] = ("16 bits", "4 bi
         return time.perf_counter()
 
     for kind in tqdm(kinds, desc="7B", disable=not progress):
-        model, processor = load(folder, dtype=dtype, **(four_bit(dtype) if kind.startswith("4") else {}))
+        model, processor = load(
+            folder, dtype=dtype, **(four_bit(dtype) if kind.startswith("4") else {})
+        )
         scenes = microworld.split_scenes(0, some=size.captions)["some"]
         texts, spans = bench.sampled(scenes)
-        features = embed_images(model, processor, [microworld.draw(scene, size.side) for scene in scenes], batch_size=size.micro_batch)
+        features = embed_images(
+            model,
+            processor,
+            [microworld.draw(scene, size.side) for scene in scenes],
+            batch_size=size.micro_batch,
+        )
         data = encode(processor, features, texts, spans).to(model.device)
         model = set_trainable(model, "lora")
-        steps = {method: partial(gradient, model, data, METHODS[method], size.micro_batch) for method in NAMES}
+        steps = {
+            method: partial(gradient, model, data, METHODS[method], size.micro_batch)
+            for method in NAMES
+        }
         if not flops:
             for method, step in steps.items():
                 with FlopCounterMode(display=False) as counter:
@@ -143,9 +212,17 @@ def measure(size: Size, folder: Path, kinds: tuple[str, ...] = ("16 bits", "4 bi
             memory[method] = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
         times, _ = bench.compare(steps, size.rounds, pairs={}, clock=clock)
         tokens = int(data.attention_mask.sum())
-        found[kind] = {method: {"seconds": times[method]["median"], "spread": times[method]["spread"], "memory_gb": memory[method],
-                                "tokens_per_second": tokens / times[method]["median"], "flops": flops[method],
-                                "mfu": flops[method] / times[method]["median"] / peak if peak else None} for method in NAMES}
+        found[kind] = {
+            method: {
+                "seconds": times[method]["median"],
+                "spread": times[method]["spread"],
+                "memory_gb": memory[method],
+                "tokens_per_second": tokens / times[method]["median"],
+                "flops": flops[method],
+                "mfu": flops[method] / times[method]["median"] / peak if peak else None,
+            }
+            for method in NAMES
+        }
         del model, data, steps, step  # the next one needs the room
         if on_gpu:
             torch.cuda.empty_cache()
@@ -154,14 +231,21 @@ def measure(size: Size, folder: Path, kinds: tuple[str, ...] = ("16 bits", "4 bi
 
 def main() -> None:
     if not torch.cuda.is_available():
-        sys.exit("lab.gpu: no GPU here, so nothing is measured, and figures/gpu.json stays as it is.")
+        sys.exit(
+            "lab.gpu: no GPU here, so nothing is measured, and figures/gpu.json stays as it is."
+        )
     kinds = ("16 bits", "4 bits, recomputing") if find_spec("bitsandbytes") else ("16 bits",)
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Size(), random_checkpoint(Size(), Path(folder, "7b")), kinds, progress=True)
+        results = measure(
+            Size(), random_checkpoint(Size(), Path(folder, "7b")), kinds, progress=True
+        )
     cache.write_json(cache.ROOT / "figures/gpu.json", results | {"where": bench.where()})
     for kind, rows in results["cases"].items():
         for method, row in rows.items():
-            print(f"{kind:20s} {method:5s}", {key: value for key, value in row.items() if key != "spread"})
+            print(
+                f"{kind:20s} {method:5s}",
+                {key: value for key, value in row.items() if key != "spread"},
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The loss around erased weights: along the relapse direction, along the path an attacker takes, and along random directions."""
+"""The loss around erased weights: along the relapse direction, along the path an attacker takes,
+and along random directions.
+"""
+
 from __future__ import annotations
 
 import json
@@ -31,13 +34,22 @@ class Slices:
 
     run: Run
     distances: tuple[float, ...] = DISTANCES
-    attack_samples: int = 256  # the attack's path is the straight line to where this many samples lead
+    attack_samples: int = (
+        256  # the attack's path is the straight line to where this many samples lead
+    )
     chair: bool = True  # CHAIR, too, and not the NLL alone, which takes half the time
 
 
 @torch.no_grad()
-def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequence[float], measure: Callable[[], float]) -> list[float]:
-    """measure() at theta + d * v / ||v|| for each distance d (L2, weight units); the weights come back bit for bit."""
+def along(
+    params: Sequence[Tensor],
+    direction: Sequence[Tensor],
+    distances: Sequence[float],
+    measure: Callable[[], float],
+) -> list[float]:
+    """measure() at theta + d * v / ||v|| for each distance d (L2, weight units); the weights come
+    back bit for bit.
+    """
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in direction]))
     theta, values = [p.clone() for p in params], []
     try:
@@ -52,7 +64,8 @@ def along(params: Sequence[Tensor], direction: Sequence[Tensor], distances: Sequ
 
 
 def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
-    """{direction: [Kit.measure (without `chair`: Kit.nll) at each distance]}, {"attack_distance": how far the attack went (L2)}; cached.
+    """{direction: [Kit.measure (without `chair`: Kit.nll) at each distance]}, {"attack_distance":
+    how far the attack went (L2)}; cached.
 
     Raises ValueError if the distances do not begin with 0.
     """
@@ -62,31 +75,54 @@ def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
 
 def _measure_slices(path: Path, spec: Slices) -> None:
     if spec.distances[0] != 0:
-        raise ValueError(f"slices: distances {spec.distances}: begin with 0, the erased weights themselves.")
+        raise ValueError(
+            f"slices: distances {spec.distances}: begin with 0, the erased weights themselves."
+        )
     world, model, known = kit(spec.run.seed), erased(spec.run), run(spec.run)["erased"]
     found: dict = {}
-    vectors = {"relapse": relapse_direction(model, world.data("erase", spec.run.masks)),
-               "attack": attack_path(spec.run, spec.attack_samples), "random": random_direction(model, spec.run.seed)}
+    vectors = {
+        "relapse": relapse_direction(model, world.data("erase", spec.run.masks)),
+        "attack": attack_path(spec.run, spec.attack_samples),
+        "random": random_direction(model, spec.run.seed),
+    }
     for name, vector in vectors.items():
-        found[name] = [{key: known[key] for key in (*(SAID if spec.chair else ()), *NLL)}]  # its run has measured that
-        found[name] += along(trainable(model), vector, spec.distances[1:], partial(world.measure if spec.chair else world.nll, model))
-    found["attack_distance"] = float(torch.linalg.vector_norm(torch.cat([v.reshape(-1) for v in vectors["attack"]])))
+        # Its run has measured that
+        found[name] = [{key: known[key] for key in (*(SAID if spec.chair else ()), *NLL)}]
+        found[name] += along(
+            trainable(model),
+            vector,
+            spec.distances[1:],
+            partial(world.measure if spec.chair else world.nll, model),
+        )
+    found["attack_distance"] = float(
+        torch.linalg.vector_norm(torch.cat([v.reshape(-1) for v in vectors["attack"]]))
+    )
     cache.write_json(path / "slices.json", found)
 
 
-def relapse_direction(model: nn.Module, data: Captions, batch_size: int = 256) -> list[torch.Tensor]:
-    """grad L_neg over the data, one tensor per trainable parameter: the way in which the forgotten spans come back fastest."""
+def relapse_direction(
+    model: nn.Module, data: Captions, batch_size: int = 256
+) -> list[torch.Tensor]:
+    """grad L_neg over the data, one tensor per trainable parameter: the way in which the forgotten
+    spans come back fastest.
+    """
     params, data = trainable(model), data.split_forget()[0]
     n, total = counts(data, "token"), [torch.zeros_like(p) for p in trainable(model)]
     for rows in torch.arange(len(data)).split(batch_size):
         loss = method_losses(model, data[rows], METHODS["SARE"], n)["neg"]
-        for t, g in zip(total, torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True), strict=True):
+        for t, g in zip(
+            total,
+            torch.autograd.grad(loss, params, materialize_grads=True, allow_unused=True),
+            strict=True,
+        ):
             t += g
     return total
 
 
 def attack_path(run: Run, samples: int) -> list[torch.Tensor]:
-    """From the erased weights to those after `samples` relearning samples, one tensor per trainable parameter."""
+    """From the erased weights to those after `samples` relearning samples, one tensor per trainable
+    parameter.
+    """
     model = erased(run)
     start = [p.detach().clone() for p in trainable(model)]
     for _ in relearn(model, kit(run.seed).attack_data, (samples,), seed=run.seed, progress=False):

@@ -1,8 +1,11 @@
-"""The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code computes from the interval.
+"""The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code
+computes from the interval.
 
-Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes the book's tables into the README.
-`python -m lab.ledger ../build/figures/full-seeds-from-101` first keeps another run's claims in figures/: do the verdicts hold on its seeds?
+Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes
+the book's tables into the README. `python -m lab.ledger ../build/figures/full-seeds-from-101` first
+keeps another run's claims in figures/: do the verdicts hold on its seeds?
 """
+
 from __future__ import annotations
 
 import json
@@ -29,34 +32,73 @@ MARK = "<!-- ledger: written by `python -m lab.ledger` from figures/claims.json 
 SEEDS_MARK = "<!-- other seeds: written by `python -m lab.ledger` from figures/claims*.json -->"
 
 
-def row(id: str, chapter: str, metric: str, baseline: Sequence[float], sare: Sequence[float], want: int, margin: float = 0.0,
-        note: str = "") -> dict:
+def row(
+    id: str,
+    chapter: str,
+    metric: str,
+    baseline: Sequence[float],
+    sare: Sequence[float],
+    want: int,
+    margin: float = 0.0,
+    note: str = "",
+) -> dict:
     """One row: the paired difference sare - baseline (one value a seed each) and its verdict.
 
-    want: the sign that the claim predicts. margin: what a claim that something is kept may lose (stats.verdict).
-    id: a key of CLAIMS, with a letter where a claim is tested twice ("C6a"). Raises KeyError for a claim that is not one.
+    want: the sign that the claim predicts. margin: what a claim that something is kept may lose
+    (stats.verdict). id: a key of CLAIMS, with a letter where a claim is tested twice ("C6a").
+    Raises KeyError for a claim that is not one.
     """
     found = stats.paired(sare, baseline)
-    return {"id": id, "claim": CLAIMS[id[:2]], "command": "make execute", "chapter": chapter, "n_seeds": found["n_seeds"],
-            "metric": metric, "baseline": float(np.mean(baseline)), "sare": float(np.mean(sare)), "diff": found["diff"],
-            "ci95": found["ci95"],
-            "seeds_agreeing": found["seeds_agreeing"], "verdict": stats.verdict(sare, baseline, want, margin), "note": note}
+    return {
+        "id": id,
+        "claim": CLAIMS[id[:2]],
+        "command": "make execute",
+        "chapter": chapter,
+        "n_seeds": found["n_seeds"],
+        "metric": metric,
+        "baseline": float(np.mean(baseline)),
+        "sare": float(np.mean(sare)),
+        "diff": found["diff"],
+        "ci95": found["ci95"],
+        "seeds_agreeing": found["seeds_agreeing"],
+        "verdict": stats.verdict(sare, baseline, want, margin),
+        "note": note,
+    }
 
 
 def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
-    """Merge rows into claims.json where this preset and these seeds put their figures; they replace all rows of their chapter."""
+    """Merge rows into claims.json where this preset and these seeds put their figures; they replace
+    all rows of their chapter.
+    """
     path = figures.folder(preset, seeds) / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     chapters = {r["chapter"] for r in rows}
-    known = {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters} if path.exists() else {}
+    known = (
+        {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters}
+        if path.exists()
+        else {}
+    )
     known |= {r["id"]: r for r in rows}
     for id, claim in CLAIMS.items():
         tested = [key for key in known if key[:2] == id and known[key]["verdict"] != "not tested"]
         if tested:
             known = {key: r for key, r in known.items() if key in tested or key[:2] != id}
         else:
-            known[id] = {"id": id, "claim": claim, "command": "", "chapter": "", "n_seeds": 0, "metric": "", "baseline": None, "sare": None,
-                         "diff": None, "ci95": None, "seeds_agreeing": None, "verdict": "not tested", "note": ""}
+            known[id] = {
+                "id": id,
+                "claim": claim,
+                "command": "",
+                "chapter": "",
+                "n_seeds": 0,
+                "metric": "",
+                "baseline": None,
+                "sare": None,
+                "diff": None,
+                "ci95": None,
+                "seeds_agreeing": None,
+                "verdict": "not tested",
+                "note": "",
+            }
     cache.write_json(path, [known[id] for id in sorted(known)])
     return path
 
@@ -64,21 +106,33 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
 def table(rows: Sequence[dict]) -> str:
     """The ledger as Markdown, claims that fail on top."""
     order = ["not supported", "undecided", "supported", "not tested"]
-    lines = ["| claim | measured (chapter) | before or baseline | after or SARE | difference, 95 % interval | seeds | verdict |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        (
+            "| claim | measured (chapter) | before or baseline | after or SARE | difference, 95 %"
+            " interval | seeds | verdict |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in sorted(rows, key=lambda r: (order.index(r["verdict"]), r["id"])):
         if r["verdict"] == "not tested":
             lines.append(f"| **{r['id']}** {r['claim']} | | | | | | not tested |")
             continue
         low, high = r["ci95"]
         note = f" {r['note']}" if r["note"] else ""
-        lines.append(f"| **{r['id']}** {r['claim']} | {r['metric']}{note} ({r['chapter']}) | {r['baseline']:.2f} | {r['sare']:.2f} | "
-                     f"{r['diff']:+.2f} [{low:.2f}, {high:.2f}] | {r['seeds_agreeing']} of {r['n_seeds']} | **{r['verdict']}** |")
+        lines.append(
+            f"| **{r['id']}** {r['claim']} | {r['metric']}{note} ({r['chapter']}) |"
+            f" {r['baseline']:.2f} | {r['sare']:.2f} | {r['diff']:+.2f} [{low:.2f}, {high:.2f}] |"
+            f" {r['seeds_agreeing']} of {r['n_seeds']} | **{r['verdict']}** |"
+        )
     return "\n".join(lines)
 
 
-def seeds_table(books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C1", "C3", "C6", "C8")) -> str:
-    """The claims about robustness and flatness on each set of seeds, as Markdown: {name of the set: its rows}."""
+def seeds_table(
+    books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C1", "C3", "C6", "C8")
+) -> str:
+    """The claims about robustness and flatness on each set of seeds, as Markdown: {name of the set:
+    its rows}.
+    """
     found = {name: {r["id"]: r for r in rows} for name, rows in books.items()}
     ids = sorted({id for rows in found.values() for id in rows if id[:2] in claims})
     lines = [f"| claim | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|"]
@@ -87,34 +141,63 @@ def seeds_table(books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C
         for rows in found.values():
             r = rows.get(id)
             tested = r is not None and r["verdict"] != "not tested"
-            cells.append(f"{r['diff']:+.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}] **{r['verdict']}**" if tested else "")
+            cells.append(
+                f"{r['diff']:+.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}] **{r['verdict']}**"
+                if tested
+                else ""
+            )
         lines.append(f"| **{id}** | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def books(folder: Path) -> dict[str, list[dict]]:
-    """The claims files of a figures folder, the book's own first: {"the book (8 seeds at most)": rows, ...}."""
-    paths = sorted(folder.glob("claims*.json"), key=lambda path: (path.name != "claims.json", path.name))
-    rows = {path.stem.removeprefix("claims_").replace("-", " "): json.loads(path.read_text()) for path in paths}
-    return {f"{name.replace('claims', 'the book')} ({max(r['n_seeds'] for r in found)} seeds at most)": found
-            for name, found in rows.items()}
+    """The claims files of a figures folder, the book's own first: {"the book (8 seeds at most)":
+    rows, ...}.
+    """
+    paths = sorted(
+        folder.glob("claims*.json"), key=lambda path: (path.name != "claims.json", path.name)
+    )
+    rows = {
+        path.stem.removeprefix("claims_").replace("-", " "): json.loads(path.read_text())
+        for path in paths
+    }
+
+    def title(name: str, found: list[dict]) -> str:
+        most = max(row["n_seeds"] for row in found)
+        return f"{name.replace('claims', 'the book')} ({most} seeds at most)"
+
+    return {title(name, found): found for name, found in rows.items()}
 
 
-def write_readme(readme: Path = cache.ROOT / "README.md", folder: Path = cache.ROOT / "figures") -> None:
-    """Put each table between the README's two marks of it; raises ValueError if they are not there."""
-    tables = {MARK: table(json.loads((folder / "claims.json").read_text())), SEEDS_MARK: seeds_table(books(folder))}
+def write_readme(
+    readme: Path = cache.ROOT / "README.md", folder: Path = cache.ROOT / "figures"
+) -> None:
+    """Put each table between its two marks in the README; ValueError if one is missing."""
+    tables = {
+        MARK: table(json.loads((folder / "claims.json").read_text())),
+        SEEDS_MARK: seeds_table(books(folder)),
+    }
     for mark, text in tables.items():
         parts = readme.read_text().split(mark)
         if len(parts) != 3:
-            raise ValueError(f"{readme}: this mark must stand there twice, before and after its table: {mark}")
+            raise ValueError(
+                f"{readme}: this mark must stand there twice, before and after its table: {mark}"
+            )
         readme.write_text(f"{parts[0]}{mark}\n{text}\n{mark}{parts[2]}")
 
 
 def keep(run: Path, folder: Path = cache.ROOT / "figures") -> Path:
-    """Copy the claims of another run of the full preset (build/figures/full-seeds-from-N) to figures/claims_seeds-from-N.json."""
+    """Copy the claims of another run of the full preset (build/figures/full-seeds-from-N) to
+    figures/claims_seeds-from-N.json.
+    """
     if not (run / "claims.json").is_file() or not run.name.startswith("full-"):
-        raise ValueError(f"{run}: no claims.json of a full run on other seeds: give build/figures/full-seeds-from-N.")
-    return Path(shutil.copy(run / "claims.json", folder / f"claims_{run.name.removeprefix('full-')}.json"))
+        raise ValueError(
+            f"{run}: no claims.json of a full run on other seeds: give"
+            " build/figures/full-seeds-from-N."
+        )
+    return Path(
+        shutil.copy(run / "claims.json", folder / f"claims_{run.name.removeprefix('full-')}.json")
+    )
 
 
 if __name__ == "__main__":

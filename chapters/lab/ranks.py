@@ -1,9 +1,12 @@
-"""Erasure by several processes under torchrun: each takes its share of a batch's micro-batches, and the gradients are summed.
+"""Erasure by several processes under torchrun: each takes its share of a batch's micro-batches, and
+the gradients are summed.
 
-The steps are those of one process. All draw the same batches by the same seed and count their tokens over the whole batch; the ascent
-direction is summed over the processes before the step to theta + eps, and g before the optimiser's step. Each holds all weights (DDP's
-way): weights that are *sharded* over devices (FSDP) would need a norm over the shards, which sare_min.sam does not take.
+The steps are those of one process. All draw the same batches by the same seed and count their
+tokens over the whole batch; the ascent direction is summed over the processes before the step to
+theta + eps, and g before the optimiser's step. Each holds all weights (DDP's way): weights that are
+*sharded* over devices (FSDP) would need a norm over the shards, which sare_min.sam does not take.
 """
+
 from __future__ import annotations
 
 import atexit
@@ -27,16 +30,23 @@ from sare_min.unlearn import Training
 
 
 def join() -> tuple[int, int]:
-    """(this process's rank, how many there are): (0, 1) unless torchrun started it, whose group it then joins, on its own device.
+    """(this process's rank, how many there are): (0, 1) unless torchrun started it, whose group it
+    then joins, on its own device.
 
     Raises ValueError if there are more processes than GPUs to put them on.
     """
     if not dist.is_torchelastic_launched():  # a scheduler sets RANK for single processes, too
         return 0, 1
     if not dist.is_initialized():
-        local, n_local, n_gpus = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        local, n_local, n_gpus = (
+            int(os.environ["LOCAL_RANK"]),
+            int(os.environ["LOCAL_WORLD_SIZE"]),
+            torch.cuda.device_count(),
+        )
         if 0 < n_gpus < n_local:
-            raise ValueError(f"{n_local} processes, {n_gpus} GPUs: give torchrun --nproc_per_node {n_gpus}.")
+            raise ValueError(
+                f"{n_local} processes, {n_gpus} GPUs: give torchrun --nproc_per_node {n_gpus}."
+            )
         if n_gpus:
             torch.cuda.set_device(local)
         # One process may score thousands of images while the others wait.
@@ -46,7 +56,9 @@ def join() -> tuple[int, int]:
 
 
 def agreed(flag: bool) -> bool:
-    """Process 0's answer, in all: two devices may differ in a last bit, and one alone must not stop."""
+    """Process 0's answer, in all: two devices may differ in a last bit, and one alone must not
+    stop.
+    """
     if join()[1] == 1:
         return flag
     answer = torch.tensor([int(flag)], device=_device())
@@ -67,32 +79,48 @@ def _check_same(tensors: Sequence[Tensor]) -> None:
     dist.all_reduce(lowest, dist.ReduceOp.MIN)
     dist.all_reduce(highest, dist.ReduceOp.MAX)
     if not torch.equal(lowest, highest):
-        raise ValueError("the processes hold different weights or captions, so their gradients must not be added: seed all alike, and give "
-                         "each the same files.")
+        raise ValueError(
+            "the processes hold different weights or captions, so their gradients must not be"
+            " added: seed all alike, and give each the same files."
+        )
 
 
 def summed(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
     """Each tensor's sum over all processes; None counts as zeros like its neighbour in `like`."""
-    totals = [torch.zeros_like(p) if t is None else t.contiguous() for t, p in zip(tensors, like, strict=True)]
+    totals = [
+        torch.zeros_like(p) if t is None else t.contiguous()
+        for t, p in zip(tensors, like, strict=True)
+    ]
     for total in totals:
         dist.all_reduce(total)
     return totals
 
 
 @contextmanager
-def shared(params: Sequence[Tensor], data: Captions, method: Method, training: Training) -> Iterator[tuple[Method, Training]]:
-    """(method, training) by which each process does its part of `unlearn`; as they are where there is only one.
+def shared(
+    params: Sequence[Tensor], data: Captions, method: Method, training: Training
+) -> Iterator[tuple[Method, Training]]:
+    """(method, training) by which each process does its part of `unlearn`; as they are where there
+    is only one.
 
-    training.micro_batch must leave every process some rows: with too few micro-batches one only waits. Raises ValueError if they are
-    surely too few, if the method brings a step of its own, or if the processes hold different params or data.
+    training.micro_batch must leave every process some rows: with too few micro-batches one only
+    waits. Raises ValueError if they are surely too few, if the method brings a step of its own, or
+    if the processes hold different params or data.
     """
     rank, n_ranks = join()
     if n_ranks == 1:
         yield method, training
         return
-    if method.step is not targeted_sam or training.micro_batch < 1 or training.batch_size <= training.micro_batch * (n_ranks - 1):
-        raise ValueError(f"{n_ranks} processes, batches of {training.batch_size} in micro-batches of {training.micro_batch}, step "
-                         f"{method.step}: give at least a micro-batch to each process, and leave the step to targeted_sam.")
+    if (
+        method.step is not targeted_sam
+        or training.micro_batch < 1
+        or training.batch_size <= training.micro_batch * (n_ranks - 1)
+    ):
+        raise ValueError(
+            f"{n_ranks} processes, batches of {training.batch_size} in micro-batches of"
+            f" {training.micro_batch}, step {method.step}: give at least a micro-batch to each"
+            " process, and leave the step to targeted_sam."
+        )
 
     _check_same([*params, data.input_ids, data.forget, data.retain, data.sentence])
 

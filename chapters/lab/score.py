@@ -1,11 +1,15 @@
-"""Score answers and captions that were generated elsewhere, as the field does: CHAIR in two conventions, POPE with two parsers.
+"""Score answers and captions that were generated elsewhere, as the field does: CHAIR in two
+conventions, POPE with two parsers.
 
 From chapters/, each prints one JSON object:
     python -m lab.score pope --questions FILE --answers FILE [--parser official|strict]
-    python -m lab.score chair --captions FILE --instances FILE... --human FILE... [--synonyms FILE] --convention official|efuf
+    python -m lab.score chair --captions FILE --instances FILE... --human FILE...
+        [--synonyms FILE] --convention official|efuf
     python -m lab.score compare A B
-The scores carry a *card*: what was scored and how. `compare` refuses scores whose cards differ, and names what differs.
+The scores carry a *card*: what was scored and how. `compare` refuses scores whose cards differ, and
+names what differs.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,20 +30,29 @@ from sare_min.metrics import chair
 
 from . import coco
 
-SYNONYMS = Path(__file__).parent / "coco_nouns.txt"  # the 80 categories and their plain synonyms; the official list is read by --synonyms
+# The 80 categories and their plain synonyms; the official list is read by --synonyms.
+SYNONYMS = Path(__file__).parent / "coco_nouns.txt"
 DOUBLE_WORDS = (
-    "motor bike", "motor cycle", "air plane", "traffic light", "street light", "traffic signal", "stop light", "fire hydrant",
-    "stop sign", "parking meter", "suit case", "sports ball", "baseball bat", "baseball glove", "tennis racket", "wine glass",
-    "hot dog", "cell phone", "mobile phone", "teddy bear", "hair drier", "potted plant", "bow tie", "laptop computer",
-    "home plate", "train track",
-)
-ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub"]
-EFUF_SYNONYMS = {"brother": "person", "pedestrian": "person", "coffee table": "dining table", "remote control": "remote"}
+    "motor bike, motor cycle, air plane, traffic light, street light, traffic signal, "
+    "stop light, fire hydrant, stop sign, parking meter, suit case, sports ball, baseball "
+    "bat, baseball glove, tennis racket, wine glass, hot dog, cell phone, mobile phone, "
+    "teddy bear, hair drier, potted plant, bow tie, laptop computer, home plate, train "
+    "track"
+).split(", ")
+ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
+EFUF_SYNONYMS = {
+    "brother": "person",
+    "pedestrian": "person",
+    "coffee table": "dining table",
+    "remote control": "remote",
+}
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a caption becomes objects. Source: LisaAnne/Hallucination utils/chair.py; starreeze/efuf evaluate/eval_auto.py."""
+    """How a caption becomes objects. Source: LisaAnne/Hallucination utils/chair.py; starreeze/efuf
+    evaluate/eval_auto.py.
+    """
 
     name: str
     node: dict[str, str]  # word or phrase -> the object that it names
@@ -47,7 +60,9 @@ class Convention:
     repeats: bool = True  # count a word that stands twice in a caption twice
 
     def singular(self, word: str) -> str:
-        """The official script's pattern.en (textblob carries its rules), or a noun lemma (EFUF's is WordNet's, here pluralizer's)."""
+        """The official script's pattern.en (textblob carries its rules), or a noun lemma (EFUF's is
+        WordNet's, here pluralizer's).
+        """
         return _pattern_singular(word) if self.name == "official" else PLURALIZER.singular(word)
 
     def mentions(self, caption: str) -> list[str]:
@@ -68,13 +83,17 @@ TOKENIZER, PLURALIZER = NLTKWordTokenizer(), Pluralizer()
 
 
 def _tokens(text: str) -> list[str]:
-    """nltk.word_tokenize without its downloaded sentence model: sentences end at . ? ! before a space, words by its own tokenizer."""
+    """nltk.word_tokenize without its downloaded sentence model: sentences end at . ? ! before a
+    space, words by its own tokenizer.
+    """
     sentences = re.split(r"(?<=[.?!])[\"')\]]*\s+", text)
     return [word for sentence in sentences for word in TOKENIZER.tokenize(sentence)]
 
 
 def _pattern_singular(word: str) -> str:
-    """pattern.en's singular, with its quirks ("glass" -> "glas"); textblob's copy differs in words on -ie and in compounds of bus."""
+    """pattern.en's singular, with its quirks ("glass" -> "glas"); textblob's copy differs in words
+    on -ie and in compounds of bus.
+    """
     found = singularize(word)
     if found.endswith("ie") and word.endswith("ies"):
         return word
@@ -82,12 +101,17 @@ def _pattern_singular(word: str) -> str:
 
 
 def read_synonyms(path: str | Path = SYNONYMS) -> dict[str, str]:
-    """Word -> object, from lines of "object, synonym, synonym" split at ", " exactly as the official script splits them."""
+    """Word -> object, from lines of "object, synonym, synonym" split at ", " exactly as the
+    official script splits them.
+    """
     node = {}
     for row, line in enumerate(coco.read_text(path).splitlines(), 1):
         names = line.strip().split(", ")
         if not names[0]:
-            raise ValueError(f"{path}, row {row}: empty. Each line holds an object, then its synonyms, separated by ', '.")
+            raise ValueError(
+                f"{path}, row {row}: empty. Each line holds an object, then its synonyms, separated"
+                " by ', '."
+            )
         node |= dict.fromkeys(names, names[0])
     return node
 
@@ -96,12 +120,21 @@ def convention(name: str, synonyms: str | Path = SYNONYMS) -> Convention:
     """The "official" or the "efuf" convention; raises ValueError for another name."""
     node = read_synonyms(synonyms)
     if name == "official":
-        double = {pair: pair for pair in DOUBLE_WORDS} | {f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS}
+        double = {pair: pair for pair in DOUBLE_WORDS} | {
+            f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS
+        }
         double |= {f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")}
-        return Convention(name, node, double | {"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"})
+        return Convention(
+            name,
+            node,
+            double | {"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"},
+        )
     if name == "efuf":
         node |= {word: node.get(noun, noun) for word, noun in EFUF_SYNONYMS.items()}
-        double = {word: word for word in node if word.count(" ") == 1} | {"bow tie": "tie", "toilet seat": "toilet"}
+        double = {word: word for word in node if word.count(" ") == 1} | {
+            "bow tie": "tie",
+            "toilet seat": "toilet",
+        }
         return Convention(name, node, double, repeats=False)
     raise ValueError(f"--convention {name}: the conventions are official and efuf.")
 
@@ -111,18 +144,36 @@ def _hash(content: object) -> str:
 
 
 def _card(kind: str, rows: Sequence[object], generation: str | None, **how: object) -> dict:
-    """What makes two scores comparable. generation: a JSON file that says how the text was made (prompt, decoding, max_new_tokens)."""
+    """What makes two scores comparable. generation: a JSON file that says how the text was made
+    (prompt, decoding, max_new_tokens).
+    """
     made = coco.read_rows(generation, {})[0] if generation else {}
     known = {name: made.get(name) for name in ("prompt", "decoding", "max_new_tokens")}
     versions = {package: version(package) for package in ("nltk", "textblob", "pluralizer")}
-    return {"kind": kind, "n": len(rows), "images": _hash(rows), **how, **known, "versions": versions}
+    return {
+        "kind": kind,
+        "n": len(rows),
+        "images": _hash(rows),
+        **how,
+        **known,
+        "versions": versions,
+    }
 
 
-def score_chair(captions: str, instances: Sequence[str], human: Sequence[str], synonyms: str | Path = SYNONYMS, name: str = "official",
-                per_caption: str | None = None, generation: str | None = None) -> dict:
-    """{"chair_s", "chair_i" (None if nothing is mentioned), "recall", "n", "card"}; per_caption: a JSON Lines file to write.
+def score_chair(
+    captions: str,
+    instances: Sequence[str],
+    human: Sequence[str],
+    synonyms: str | Path = SYNONYMS,
+    name: str = "official",
+    per_caption: str | None = None,
+    generation: str | None = None,
+) -> dict:
+    """{"chair_s", "chair_i" (None if nothing is mentioned), "recall", "n", "card"}; per_caption: a
+    JSON Lines file to write.
 
-    Truth: the image's instance categories together with what its human captions mention. Raises ValueError naming file and row.
+    Truth: the image's instance categories together with what its human captions mention. Raises
+    ValueError naming file and row.
     """
     rules, rows = convention(name, synonyms), coco.read_captions(captions)
     shown, told = coco.read_instances(instances), coco.read_human_captions(human)
@@ -130,28 +181,45 @@ def score_chair(captions: str, instances: Sequence[str], human: Sequence[str], s
     for row, found in enumerate(rows, 1):
         image = found["image_id"]
         if image not in shown and image not in told:
-            raise ValueError(f"{captions}, row {row}: image_id {image} is in none of the instances or human captions: add its files.")
+            raise ValueError(
+                f"{captions}, row {row}: image_id {image} is in none of the instances or human"
+                " captions: add its files."
+            )
         told_of = {noun for text in told.get(image, ()) for noun in rules.mentions(text)}
         truths.append({_category(noun, rules) for noun in shown.get(image, ())} | told_of)
     said = [rules.mentions(found["caption"]) for found in rows]
     if per_caption:
-        lines = [{"image_id": found["image_id"], "mentions": names, "hallucinated": [n for n in names if n not in truth]}
-                 for found, names, truth in zip(rows, said, truths, strict=True)]
+        lines = [
+            {
+                "image_id": found["image_id"],
+                "mentions": names,
+                "hallucinated": [n for n in names if n not in truth],
+            }
+            for found, names, truth in zip(rows, said, truths, strict=True)
+        ]
         Path(per_caption).write_text("".join(json.dumps(line) + "\n" for line in lines))
     score = {key: None if value != value else value for key, value in chair(said, truths).items()}
     images = [found["image_id"] for found in rows]
-    return score | {"card": _card("chair", images, generation, convention=name, synonyms=_hash(coco.read_text(synonyms)))}
+    return score | {
+        "card": _card(
+            "chair", images, generation, convention=name, synonyms=_hash(coco.read_text(synonyms))
+        )
+    }
 
 
 def _category(noun: str, rules: Convention) -> str:
-    """The official script passes an instance's name through the synonyms; EFUF's takes it as it is."""
+    """The official script passes a category through the synonyms; EFUF's takes it as it is."""
     if rules.name == "official" and noun not in rules.node:
-        raise ValueError(f"the category {noun!r} is not in the synonyms: add a line for it, or give the official list by --synonyms.")
+        raise ValueError(
+            f"the category {noun!r} is not in the synonyms: add a line for it, or give the official"
+            " list by --synonyms."
+        )
     return rules.node[noun] if rules.name == "official" else noun
 
 
 def says_no(answer: str, parser: str = "official") -> bool:
-    """Is the answer a no? official: RUCAIBox/POPE evaluate.py, word by word, else yes. strict: the first word must be yes or no.
+    """Is the answer a no? official: RUCAIBox/POPE evaluate.py, word by word, else yes. strict: the
+    first word must be yes or no.
 
     Raises ValueError for another parser, and under "strict" for an answer that begins with neither.
     """
@@ -162,22 +230,35 @@ def says_no(answer: str, parser: str = "official") -> bool:
         raise ValueError(f"--parser {parser}: the parsers are official and strict.")
     first = re.match(r"\W*(\w+)", answer)
     if not first or first.group(1).lower() not in ("yes", "no"):
-        raise ValueError(f"the answer {answer!r:.80} begins with neither yes nor no: use --parser official, or ask for one word.")
+        raise ValueError(
+            f"the answer {answer!r:.80} begins with neither yes nor no: use --parser official, or"
+            " ask for one word."
+        )
     return first.group(1).lower() == "no"
 
 
-def score_pope(questions: str, answers: str, parser: str = "official", generation: str | None = None) -> dict:
-    """{"accuracy", "precision", "recall", "f1", "yes_ratio", "n", "card"} with yes as positive; a ratio without a base is None."""
+def score_pope(
+    questions: str, answers: str, parser: str = "official", generation: str | None = None
+) -> dict:
+    """{"accuracy", "precision", "recall", "f1", "yes_ratio", "n", "card"} with yes as positive; a
+    ratio without a base is None.
+    """
     asked = coco.read_questions(questions)
     said, predicted = coco.read_answers(answers, asked), []
     for question, answer in zip(asked, said, strict=True):
         try:
             predicted.append(not says_no(answer, parser))
         except ValueError as error:
-            raise ValueError(f"{answers}, question_id {question['question_id']}: {error}") from error
+            raise ValueError(
+                f"{answers}, question_id {question['question_id']}: {error}"
+            ) from error
     truth = [question["label"] == "yes" for question in asked]
     hits = sum(p and t for p, t in zip(predicted, truth, strict=True))
-    ratio = {"precision": (hits, sum(predicted)), "recall": (hits, sum(truth)), "f1": (2 * hits, sum(predicted) + sum(truth))}
+    ratio = {
+        "precision": (hits, sum(predicted)),
+        "recall": (hits, sum(truth)),
+        "f1": (2 * hits, sum(predicted) + sum(truth)),
+    }
     share = {name: part / whole if whole else None for name, (part, whole) in ratio.items()}
     n = len(asked)
     card = _card("pope", [[q["question_id"], q["text"]] for q in asked], generation, parser=parser)
@@ -186,18 +267,28 @@ def score_pope(questions: str, answers: str, parser: str = "official", generatio
 
 
 def compare(one: str, other: str) -> dict:
-    """{metric: other - one} of two saved scores; raises ValueError naming what differs if their cards do."""
+    """{metric: other - one} of two saved scores; raises ValueError naming what differs if their
+    cards do.
+    """
     a, b = (coco.read_rows(path, {"card": dict})[0] for path in (one, other))
     pairs = {key: (a["card"].get(key), b["card"].get(key)) for key in sorted(a["card"] | b["card"])}
     differ = [f"{key}: {x!r} against {y!r}" for key, (x, y) in pairs.items() if x != y]
     if differ:
-        raise ValueError(f"{one} and {other} cannot be compared; they differ in {'; '.join(differ)}.")
-    return {key: b[key] - a[key] for key in a if isinstance(a[key], float) and isinstance(b.get(key), float)}
+        raise ValueError(
+            f"{one} and {other} cannot be compared; they differ in {'; '.join(differ)}."
+        )
+    return {
+        key: b[key] - a[key]
+        for key in a
+        if isinstance(a[key], float) and isinstance(b.get(key), float)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code (1 with one line on stderr for bad input)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     pope = commands.add_parser("pope")
     pope.add_argument("--questions", required=True)
@@ -211,7 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     captions.add_argument("--convention", required=True, choices=("official", "efuf"))
     captions.add_argument("--per-caption")
     for command in (pope, captions):
-        command.add_argument("--generation", help="JSON with prompt, decoding and max_new_tokens, for the card")
+        command.add_argument(
+            "--generation", help="JSON with prompt, decoding and max_new_tokens, for the card"
+        )
     pair = commands.add_parser("compare")
     pair.add_argument("one")
     pair.add_argument("other")
@@ -220,8 +313,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.command == "pope":
             result = score_pope(given.questions, given.answers, given.parser, given.generation)
         elif given.command == "chair":
-            result = score_chair(given.captions, given.instances, given.human, given.synonyms, given.convention, given.per_caption,
-                                 given.generation)
+            result = score_chair(
+                given.captions,
+                given.instances,
+                given.human,
+                given.synonyms,
+                given.convention,
+                given.per_caption,
+                given.generation,
+            )
         else:
             result = compare(given.one, given.other)
     except ValueError as error:

@@ -1,4 +1,5 @@
 """Means and intervals over seeds, paired where methods share seeds."""
+
 from __future__ import annotations
 
 import math
@@ -10,9 +11,11 @@ from scipy.stats import t as student
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high): Student's t interval of the mean of independent values, one a seed; infinite for a single value.
+    """(mean, low, high): Student's t interval of the mean of independent values, one a seed;
+    infinite for a single value.
 
-    Raises ValueError on no values, or on one that is not finite (a lost seed must be seen, not averaged away).
+    Raises ValueError on no values, or on one that is not finite (a lost seed must be seen, not
+    averaged away).
     """
     values = np.asarray(values, dtype=float)
     if not len(values) or not np.isfinite(values).all():
@@ -20,33 +23,53 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     mean = float(values.mean())
     if len(values) == 1:
         return mean, -math.inf, math.inf
-    half = float(student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+    half = float(
+        student.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    )
     return mean, mean - half, mean + half
 
 
 def paired(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> dict:
-    """The difference one - other, seed by seed: {"differences", "diff": mean, "ci95": [low, high], "n_seeds", "seeds_agreeing"}.
+    """The difference one - other, seed by seed: {"differences", "diff": mean, "ci95": [low, high],
+    "n_seeds", "seeds_agreeing"}.
 
-    seeds_agreeing: in how many seeds the difference has the sign of the mean. Raises ValueError if the lists differ in length.
+    seeds_agreeing: in how many seeds the difference has the sign of the mean. Raises ValueError if
+    the lists differ in length.
     """
     if len(one) != len(other):
         raise ValueError(f"paired: {len(one)} and {len(other)} values: pair them by seed.")
     differences = [x - y for x, y in zip(one, other, strict=True)]
     mean, low, high = interval(differences, level)
-    return {"differences": differences, "diff": mean, "ci95": [low, high], "n_seeds": len(differences),
-            "seeds_agreeing": sum(d * mean > 0 for d in differences)}
+    return {
+        "differences": differences,
+        "diff": mean,
+        "ci95": [low, high],
+        "n_seeds": len(differences),
+        "seeds_agreeing": sum(d * mean > 0 for d in differences),
+    }
 
 
-def band(curves: Sequence[Sequence[float]],
-         bounds: tuple[float, float] = (-math.inf, math.inf)) -> tuple[list[float], list[float], list[float]]:
-    """(mean, low, high) at each point of curves that share their x axis, one curve a seed; clipped to a metric's own bounds."""
+def band(
+    curves: Sequence[Sequence[float]], bounds: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[list[float], list[float], list[float]]:
+    """(mean, low, high) at each point of curves that share their x axis, one curve a seed; clipped
+    to a metric's own bounds.
+    """
     low_bound, high_bound = bounds
     points = [interval([curve[i] for curve in curves]) for i in range(len(curves[0]))]
-    return [m for m, _, _ in points], [max(low, low_bound) for _, low, _ in points], [min(high, high_bound) for _, _, high in points]
+    return (
+        [m for m, _, _ in points],
+        [max(low, low_bound) for _, low, _ in points],
+        [min(high, high_bound) for _, _, high in points],
+    )
 
 
-def relapse_samples(samples: Sequence[float], chair_s: Sequence[float], level: float = 0.5) -> float:
-    """Relearning samples until CHAIR_s first passes `level`, by linear interpolation; the last sample count if it never does (censored)."""
+def relapse_samples(
+    samples: Sequence[float], chair_s: Sequence[float], level: float = 0.5
+) -> float:
+    """Relearning samples until CHAIR_s first passes `level`, by linear interpolation; the last
+    sample count if it never does (censored).
+    """
     for i, value in enumerate(chair_s):
         if value > level:
             if i == 0:
@@ -57,18 +80,27 @@ def relapse_samples(samples: Sequence[float], chair_s: Sequence[float], level: f
 
 
 def area(samples: Sequence[float], chair_s: Sequence[float]) -> float:
-    """Mean CHAIR_s over the attack: the area under the relapse curve divided by its length (trapezoids)."""
+    """Mean CHAIR_s over the attack: the area under the relapse curve divided by its length
+    (trapezoids).
+    """
     return float(np.trapezoid(chair_s, samples) / (samples[-1] - samples[0]))
 
 
-def rank_correlation(gauge: Sequence[float], outcome: Sequence[float], seeds: Sequence[int]) -> dict:
-    """Does a gauge predict an outcome? Spearman's rank correlation over all runs, and within seeds, where every run shares its data.
+def rank_correlation(
+    gauge: Sequence[float], outcome: Sequence[float], seeds: Sequence[int]
+) -> dict:
+    """Does a gauge predict an outcome? Spearman's rank correlation over all runs, and within seeds,
+    where every run shares its data.
 
-    {"all": over all runs, "within": one a seed with at least three runs, "mean", "ci95": interval of the mean of "within" over seeds}.
-    A seed whose values are all equal counts as 0: nothing is predicted there. Raises ValueError if the lists differ in length.
+    {"all": over all runs, "within": one a seed with at least three runs, "mean", "ci95": interval
+    of the mean of "within" over seeds}. A seed whose values are all equal counts as 0: nothing is
+    predicted there. Raises ValueError if the lists differ in length.
     """
     if not len(gauge) == len(outcome) == len(seeds):
-        raise ValueError(f"rank_correlation: {len(gauge)}, {len(outcome)} and {len(seeds)} values: give one of each a run.")
+        raise ValueError(
+            f"rank_correlation: {len(gauge)}, {len(outcome)} and {len(seeds)} values: give one of"
+            " each a run."
+        )
 
     def rank(rows: Sequence[int]) -> float:
         x, y = ([values[i] for i in rows] for values in (gauge, outcome))
@@ -99,10 +131,12 @@ def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) 
 
 
 def verdict(one: Sequence[float], other: Sequence[float], want: int, margin: float = 0.0) -> str:
-    """ "supported" if the 95 % interval of the paired difference lies wholly on the claim's side (want = +1: one > other; -1: less),
-    "not supported" if wholly on the other side, else "undecided".
+    """ "supported" if the 95 % interval of the paired difference lies wholly on the claim's side
+    (want = +1: one > other; -1: less), "not supported" if wholly on the other side, else
+    "undecided".
 
-    margin: what a claim that something is *kept* may lose and still hold: its side then begins at -margin instead of zero.
+    margin: what a claim that something is *kept* may lose and still hold: its side then begins at
+    -margin instead of zero.
     """
     bounds = [want * bound + margin for bound in paired(one, other)["ci95"]]
     low, high = min(bounds), max(bounds)
