@@ -89,6 +89,26 @@ def render(processor, question: str, *, opened: bool = False) -> str:
     return text[: text.index("X", len(prompt))] if opened else prompt
 
 
+def special_tokens(tokenizer) -> set[str]:
+    """Texts that the tokenizer reads as tokens of their own: BOS, EOS, turns, placeholders."""
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return added | set(tokenizer.all_special_tokens)
+
+
+def refuse_special(processor, **texts: Sequence[str]) -> None:
+    """Raise ValueError naming the first row of a kind that holds a special token: inside a text it
+    would end the caption, or stand for an image that is not there.
+    """
+    special = sorted({processor.image_token, *special_tokens(processor.tokenizer)})
+    for kind, rows in texts.items():
+        for row, text in enumerate(rows):
+            if found := [token for token in special if token in text]:
+                raise ValueError(
+                    f"{kind} {row} holds the special token {found[0]!r}: {text!r:.80}. Take it out:"
+                    " the chat template puts such tokens where they belong."
+                )
+
+
 def tokenize(
     processor,
     texts: Sequence[str],
@@ -142,7 +162,8 @@ def encode(
     captions: n strings. spans: per caption {"forget" | "retain" | "sentence": [(start, end) in
     characters]}; None counts every caption whole as its sentence. A span that reaches the caption's
     end under "sentence" takes the EOS with it. question: one, or n. image: the row of `features`
-    that each caption belongs to (default 0..n-1).
+    that each caption belongs to (default 0..n-1). Raises ValueError if counts differ, or naming the
+    row of a span that does not fit and of a text that holds a special token.
     """
     n = len(captions)
     spans = [{"sentence": [(0, len(caption))]} for caption in captions] if spans is None else spans
@@ -155,6 +176,7 @@ def encode(
             f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)}"
             " features: give one each."
         )
+    refuse_special(processor, caption=captions, question=questions)
     # A template takes longer than all the rest
     heads = {q: render(processor, q, opened=True) for q in set(questions)}
     texts = [

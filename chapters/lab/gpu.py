@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -18,9 +19,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 from transformers import BitsAndBytesConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sare_min.captions import base, encode
 from sare_min.llava import embed_images, load, save, set_trainable
@@ -98,17 +101,28 @@ def recompute(model: nn.Module) -> nn.Module:
     """Keep no activations inside the language model's layers: the backward pass computes them anew.
     `model.eval()` ends it.
 
-    Saves memory at the price of one more forward pass. There is no dropout here that train() would
-    switch on.
+    Saves memory at the price of one more forward pass, and changes nothing else: transformers does
+    it in layers that train, but here a layer trains only from outside, so dropout stays off.
     """
-    llava = base(model)
-    # Its name before
-    enable = (
-        getattr(llava, "activation_checkpointing_enable", None)
-        or llava.gradient_checkpointing_enable
-    )
-    enable({"use_reentrant": False})
-    return model.train()
+    model.eval()
+    for layer in base(model).model.language_model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = partial(_as_in_eval, layer)
+    return model
+
+
+def _as_in_eval(layer: nn.Module, forward: Callable, *args):
+    """Checkpoint a layer's forward; while it runs, then and again, the layer does not train."""
+
+    def run(*args):
+        was, layer.training = layer.training, False
+        try:
+            return forward(*args)
+        finally:
+            layer.training = was
+
+    return checkpoint(run, *args, use_reentrant=False)
 
 
 def configuration(size: Size) -> LlavaConfig:
