@@ -58,27 +58,21 @@ class Method:
 
     forget_loss: Callable[..., Tensor] = erasure  # (nll, mask, reference) -> one term a row
     per: str = "token"  # L_neg is a mean per forget "token" or per "row" that has some
-    lambda_neg: float = (
-        0.1  # ours; EFUF's released 0.3 soon breaks the grammar of a model this small
-    )
+    # Ours; EFUF's released 0.3 soon breaks the grammar of a model this small.
+    lambda_neg: float = 0.1
     lambda_pos: float = 1.0
     lambda_sent: float = 1.0
     rho: float = 0.0  # L2 length of the ascent step, in weight units
-    # Whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM
+    # Whose loss the ascent step raises: ("neg",) is Targeted-SAM, all three are SAM.
     perturb: tuple[str, ...] = ("neg",)
-    step: Callable[..., float] = (
-        # how the two losses become one gradient; controls and approximations bring their own
-        targeted_sam
-    )
-    schedule: Callable[[float], Mapping[str, float]] | None = (
-        None  # share of the run done -> settings that change on the way
-    )
+    # How the two losses become one gradient; controls and approximations bring their own.
+    step: Callable[..., float] = targeted_sam
+    # Share of the run done -> settings that change on the way.
+    schedule: Callable[[float], Mapping[str, float]] | None = None
 
 
 def counts(batch: Captions, per: str) -> dict[str, int]:
-    """What each loss is a mean over, in the whole batch; raises ValueError if there is nothing to
-    forget.
-    """
+    """What each loss is a mean over in the whole batch; ValueError if there is nothing to forget."""
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
         raise ValueError(

@@ -24,12 +24,9 @@ METHODS: dict[str, Method] = {
     "GA": Method(lambda_pos=0.0, lambda_sent=0.0),  # gradient ascent on the forget spans alone
     "GradDiff": Method(lambda_sent=0.0),
     "EFUF": Method(),  # constant weights
-    "EFUF released": Method(
-        lambda_sent=0.36, schedule=efuf_released
-    ),  # the released code's ratio of whole captions to retain spans
-    "EFUF+SAM": Method(
-        rho=0.2, perturb=("neg", "pos", "sent")
-    ),  # untargeted: everything is perturbed
+    # The released code's ratio of whole captions to retain spans.
+    "EFUF released": Method(lambda_sent=0.36, schedule=efuf_released),
+    "EFUF+SAM": Method(rho=0.2, perturb=("neg", "pos", "sent")),  # untargeted: all is perturbed
     "NPO": Method(npo, per="row"),
     "SimNPO": Method(simnpo, per="row", lambda_neg=0.125),  # published beta and weight
     "NPO+Targeted-SAM": Method(npo, per="row", rho=0.2),
@@ -48,10 +45,8 @@ class Training:
     micro_batch: int = 64  # captions in one forward; smaller saves memory and changes nothing else
     lr: float = 2e-4
     weight_decay: float = 0.0
-    # (i, n): this process takes every n-th micro-batch of a batch, from the i-th on
-    share: tuple[int, int] = (0, 1)
-    # last steps, over which the learning rate falls linearly: the end of a run must not hang on its
-    # last batch
+    # Last steps, over which the learning rate falls linearly: the end of a run must not hang on its
+    # last batch.
     cooldown: int = 12
 
 
@@ -73,10 +68,8 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
             " or check the masks."
         )
     # Neither pool is left out, however small.
-    n_forget = max(
-        1,
-        min(batch_size - (len(pools[1]) > 0), round(batch_size * len(pools[0]) / len(has_forget))),
-    )
+    share = round(batch_size * len(pools[0]) / len(has_forget))
+    n_forget = max(1, min(batch_size - (len(pools[1]) > 0), share))
     generator = torch.Generator().manual_seed(seed)
 
     def passes(pool: Tensor) -> Iterator[int]:
@@ -92,22 +85,15 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
 
 
 def gradient(
-    model: nn.Module,
-    batch: Captions,
-    method: Method,
-    micro_batch: int = 64,
-    share: tuple[int, int] = (0, 1),
+    model: nn.Module, batch: Captions, method: Method, micro_batch: int = 64
 ) -> dict[str, float]:
     """Leave the method's gradient for one batch in .grad; return {"neg", "pos", "sent": the losses,
     "norm": ||grad target||}.
 
-    share: (i, n) takes every n-th micro-batch from the i-th on, each as its part of the whole: n
-    processes' gradients and losses add up.
-
     With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one
     forward and one backward.
     """
-    n, rows_logged = counts(batch, method.per), []
+    n, logged = counts(batch, method.per), {}
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
     halves = batch.split_forget() if method.rho and method.perturb == ("neg",) else (batch,)
     parts = [
@@ -115,11 +101,11 @@ def gradient(
         for half in halves
         for rows in torch.arange(len(half)).split(micro_batch)
         if len(rows)
-    ][share[0] :: share[1]]
+    ]
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
         found = method_losses(model, part, method, n)
-        rows_logged.append({name: loss.item() for name, loss in found.items()})
+        logged.setdefault(id(part), {name: loss.item() for name, loss in found.items()})
         target, rest = (
             [weights[k] * v for k, v in found.items() if (k in method.perturb) == inside]
             for inside in (True, False)
@@ -134,8 +120,8 @@ def gradient(
         else parts
     )
     norm = method.step(trainable(model), parts, again, losses, method.rho)
-    # Of the first pass
-    log = {name: sum(row.get(name, 0.0) for row in rows_logged[: len(parts)]) for name in weights}
+    first = [logged.get(id(part), {}) for part in parts]  # at theta; a process may take but some
+    log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
     if not all(map(math.isfinite, log.values())):
         raise ValueError(
             f"a loss is not finite ({log}): check the image features and lower the learning rate;"
@@ -182,21 +168,12 @@ def unlearn(
     )
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
-        now = (
-            replace(method, **method.schedule(step / training.steps)) if method.schedule else method
-        )
-        optimizer.param_groups[0]["lr"] = training.lr * min(
-            1.0, (last - step + 1) / (training.cooldown + 1)
-        )
-        log.append(
-            gradient(
-                model,
-                data[next(rows)].to(params[0].device),
-                now,
-                training.micro_batch,
-                training.share,
-            )
-        )
+        changes = method.schedule(step / training.steps) if method.schedule else {}
+        now = replace(method, **changes)
+        left = min(1.0, (last - step + 1) / (training.cooldown + 1))
+        optimizer.param_groups[0]["lr"] = training.lr * left
+        batch = data[next(rows)].to(params[0].device)
+        log.append(gradient(model, batch, now, training.micro_batch))
         optimizer.step()
         if stop and last in (end, step):  # not while it cools down
             last = min(last, step + training.cooldown) if stop(step) else end

@@ -96,6 +96,14 @@ def summed(tensors: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Ten
     return totals
 
 
+def _its_part(rank: int, n_ranks: int, params, batches, again, losses, rho) -> float:
+    """targeted_sam over every n-th micro-batch from the rank-th on. Each is its part of the whole
+    batch's mean, so the processes' gradients add up.
+    """
+    mine = batches[rank::n_ranks], again[rank::n_ranks]
+    return targeted_sam(params, *mine, losses, rho, lambda found: summed(found, params))
+
+
 @contextmanager
 def shared(
     params: Sequence[Tensor], data: Captions, method: Method, training: Training
@@ -130,7 +138,6 @@ def shared(
 
     hook = register_optimizer_step_pre_hook(sum_gradients)
     try:
-        step = partial(targeted_sam, turn=lambda direction: summed(direction, params))
-        yield replace(method, step=step), replace(training, share=(rank, n_ranks))
+        yield replace(method, step=partial(_its_part, rank, n_ranks)), training
     finally:
         hook.remove()
