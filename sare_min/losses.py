@@ -72,7 +72,7 @@ class Method:
 
 
 def counts(batch: Captions, per: str) -> dict[str, int]:
-    """What each loss is a mean over in the whole batch; ValueError if there is nothing to forget."""
+    """What a loss is a mean over in the whole batch; ValueError if there is nothing to forget."""
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
         raise ValueError(
