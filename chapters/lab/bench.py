@@ -35,16 +35,17 @@ from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from sare_min.captions import DESCRIBE, Captions, encode, render, sentence_nll
-from sare_min.curate import Span, Thresholds, curate
 from sare_min.llava import embed_images, generate, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
 from . import cache, cheaper, figures, microworld
+from .chair import Span, exact
+from .curate import Thresholds, curate
 from .last_layer import skip_unread
 from .microworld import OBJECTS, World, a
 
-SYNONYMS = {noun: noun for noun in OBJECTS}
+FIND = exact(OBJECTS).find
 BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
 FORGET_SHARE = (
     0.66  # of the microworld's sampled captions, the share that names an object that is not there
@@ -140,7 +141,7 @@ def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
     return [text], curate(
         [text],
         [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}],
-        SYNONYMS,
+        FIND,
         BY_TRUTH,
     )
 
@@ -157,7 +158,7 @@ def sampled(scenes: Sequence[microworld.Scene]) -> tuple[list[str], list[dict[st
     return texts, curate(
         texts,
         [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes],
-        SYNONYMS,
+        FIND,
         BY_TRUTH,
     )
 

@@ -25,14 +25,15 @@ from torch import Tensor, nn
 
 from sare_min.captions import encode
 from sare_min.llava import generate
-from sare_min.metrics import chair, span_nll
+from sare_min.metrics import span_nll
 
 from . import cache
+from .chair import chair
 from .experiments import RUN_SOURCES, Kit, Run, erased, kit, named
 from .microworld import OBJECTS, PLACES, Scene, caption, question
 from .score import score_pope
 
-SOURCES = (*RUN_SOURCES, "chapters/lab/quality", "chapters/lab/score", "chapters/lab/coco")
+SOURCES = (*RUN_SOURCES, "chapters/lab/quality", "chapters/lab/score")
 cache.remember(SOURCES)
 POPE_KINDS = ("random", "popular", "adversarial")
 PER_IMAGE = 2  # POPE asks for 3 shown objects; some scenes have only 2
