@@ -34,7 +34,7 @@ from .microworld import GRID, OBJECTS, PLACES, SIDE, Scene, draw
 from .photos import SEPARATORS
 from .quality import POPE_KINDS, SOURCES, pope_questions
 
-SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/photos")
+SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/judge", "chapters/lab/photos")
 cache.remember(SOURCES)
 MARK = "microworld.json"  # says that a folder was written here, so that it may be written again
 # COCO names 80 of its 90 ids, in the order of the synonyms table

@@ -33,7 +33,7 @@ from .experiments import RUN_SOURCES, Kit, Run, erased, kit, named
 from .microworld import OBJECTS, PLACES, Scene, caption, question
 from .score import score_pope
 
-SOURCES = (*RUN_SOURCES, "chapters/lab/quality", "chapters/lab/score")
+SOURCES = (*RUN_SOURCES, "chapters/lab/quality", "chapters/lab/score", "chapters/lab/coco")
 cache.remember(SOURCES)
 POPE_KINDS = ("random", "popular", "adversarial")
 PER_IMAGE = 2  # POPE asks for 3 shown objects; some scenes have only 2
