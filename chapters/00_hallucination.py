@@ -158,7 +158,7 @@ _ = figures.save(figure, "00_scenes", shown, preset, setting.seeds,
 # that the caption names. Check the arithmetic on three captions by hand:
 
 # %% tags=["nbval-check-output"]
-from sare_min.metrics import chair
+from lab.chair import chair
 
 mentioned = [["cup", "fork"], ["cup", "cup", "bowl"], ["fork"]]
 in_the_picture = [{"cup", "fork"}, {"cup"}, {"fork", "cup"}]

@@ -50,8 +50,7 @@ from lab import cache
 cache.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
-from lab import attacks, experiments, figures, ledger, presets, readings, stats, traps
-from sare_min import curate
+from lab import attacks, curate, experiments, figures, ledger, presets, readings, stats, traps
 from sare_min.unlearn import get_method, gradient
 
 setting = presets.get_preset(preset, seeds.split())
@@ -79,8 +78,8 @@ print([text[start:end] for start, end in curate.sub_sentences(text)])
 # above) and 25 (keep the whole sentence if the mean is above and nothing is to be forgotten):
 
 # %% tags=["nbval-check-output"]
-names = {"cup": "cup", "bowl": "bowl", "fork": "fork"}
-spans = curate.curate([text], [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}], names, curate.Thresholds(10, 20, 25))[0]
+find = experiments.RULES.find  # the objects that a caption of the microworld names, with their places
+spans = curate.curate([text], [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}], find, curate.Thresholds(10, 20, 25))[0]
 print({kind: [text[start:end] for start, end in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]

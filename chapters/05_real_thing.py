@@ -57,11 +57,11 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab import coco, export, figures, gpu, judge, photos, presets, ranks, readings, score
+from lab import chair, coco, export, figures, gpu, judge, photos, presets, ranks, readings, score
+from lab.curate import Thresholds, curate
 from sare_min import metrics
 from sare_min.attack import relearn
 from sare_min.captions import encode
-from sare_min.curate import Thresholds, curate, mentions
 from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, unlearn
 
@@ -163,10 +163,11 @@ print("base:", spell("base"))
 # %% [markdown]
 # ## Curation on files
 #
-# As in chapter 02: sample captions from the model itself, find the objects that they name (by the synonyms table of
-# CHAIR, plurals included), let CLIP score each object with its picture, and mark clauses by thresholds. The scores are
-# kept on disk by the image's *content*, the text and CLIP's weights, so a second run computes nothing, and a replaced
-# image is scored anew.
+# As in chapter 02: sample captions from the model itself, find the objects that they name, let CLIP score each object
+# with its picture, and mark clauses by thresholds. What counts as naming an object, one rule decides for all: EFUF's
+# convention finds the objects here, says what people saw in a picture, and will score what is left. The scores are kept
+# on disk by the image's *content*, the text and CLIP's weights, so a second run computes nothing, and a replaced image
+# is scored anew.
 #
 # What should the thresholds be? EFUF's (23, 32, 27.5) belong to ViT-B/32 and its sliding window. Any other CLIP has
 # another scale. We ask for a *share* instead: if one mention in five is wrong, forget the fifth that scores lowest.
@@ -174,15 +175,15 @@ print("base:", spell("base"))
 # many mentions are wrong, not which.
 
 # %%
-table = photos.nouns()
-objects = sorted(set(table.values()))
+rules = chair.convention("efuf")
+objects = sorted(set(rules.node.values()))
 said, named, true, rows = {}, {}, {}, {}
 for part in ("erase", "attack"):
     texts = generate(model, processor, features[part], temperature=1.0, seed=seed, batch_size=fits)
-    rows[part] = [i for i, text in enumerate(texts) if mentions(text, table)]  # without an object there is nothing to curate
+    rows[part] = [i for i, text in enumerate(texts) if rules.find(text)]  # without an object there is nothing to curate
     said[part] = [texts[i] for i in rows[part]]
-    named[part] = [[noun for noun, _ in mentions(text, table)] for text in said[part]]
-    truths = photos.truths(parts[part], files["human train"], table)
+    named[part] = [[noun for noun, _ in rules.find(text)] for text in said[part]]  # each mention: each is curated
+    truths = photos.truths(parts[part], files["human train"], rules)
     true[part] = [truths[i] for i in rows[part]]
 print(said["erase"][0], "|", sorted(true["erase"][0]))
 
@@ -190,10 +191,10 @@ print(said["erase"][0], "|", sorted(true["erase"][0]))
 clip, clip_processor = judge.load_clip(judge.clip_path(folder))
 scores = judge.scores(clip, clip_processor, parts["erase"], [judge.prompt(noun) for noun in objects], out / "clip_scores.db")
 scored = [dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]]
-share = metrics.chair(named["attack"], true["attack"])["chair_i"]
+share = chair.chair(named["attack"], true["attack"])["chair_i"]
 mentioned = [score_of[noun] for score_of, nouns in zip(scored, named["erase"], strict=True) for noun in nouns]
 limits = judge.thresholds(mentioned, (share, 2 * share, 2 * share))
-spans = curate(said["erase"], scored, table, limits)
+spans = curate(said["erase"], scored, rules.find, limits)
 print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 
 # %% [markdown]
@@ -256,7 +257,7 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 
 # %%
 truth_scores = [{noun: float(noun in truth) for noun in objects} for truth in true["attack"]]
-exact = curate(said["attack"], truth_scores, table, Thresholds(0.5, 0.5, 0.99))
+exact = curate(said["attack"], truth_scores, rules.find, Thresholds(0.5, 0.5, 0.99))
 wrong = [i for i, kinds in enumerate(exact) if kinds["forget"]]
 
 

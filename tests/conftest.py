@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "chapters"))
 
 from lab import microworld  # noqa: E402
+from lab.chair import exact  # noqa: E402
+from lab.curate import Thresholds, curate  # noqa: E402
 from sare_min.captions import encode  # noqa: E402
-from sare_min.curate import Thresholds, curate  # noqa: E402
 from sare_min.llava import embed_images, set_trainable  # noqa: E402
 from sare_min.unlearn import with_reference  # noqa: E402
 
-SYNONYMS = {noun: noun for noun in microworld.OBJECTS}
+FIND = exact(microworld.OBJECTS).find  # what a caption of the microworld names, and where
 torch.set_num_threads(1)
 
 
@@ -62,7 +63,7 @@ def spans(texts, scenes):
     truth = [
         {noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes
     ]
-    return curate(texts, truth, SYNONYMS, Thresholds(0.5, 0.5, 0.99))
+    return curate(texts, truth, FIND, Thresholds(0.5, 0.5, 0.99))
 
 
 @pytest.fixture(scope="session")

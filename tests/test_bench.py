@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab import bench
+from lab import bench, score
 from lab.bench import (
     Size,
     both_layouts,
@@ -37,6 +37,7 @@ TINY = Size(
     micro_batch=3,
     pictures=2,
     new_tokens=3,
+    scored=20,
     rounds=2,
 )
 
@@ -230,6 +231,17 @@ def test_the_last_layer_is_timed_with_and_without_its_saving(tiny):
     assert work["last layer where read"] < 0.9 * work["last layer everywhere"]
 
 
+def test_what_is_scored_is_whole(tmp_path, capfd):
+    """Fails if the scoring that is timed breaks off, or finds nothing to name."""
+    steps = bench.scoring_cases(tmp_path, 7)
+    assert list(steps) == ["answers", "captions"]
+    rows = {"captions": tmp_path / "captions", "human": [tmp_path / "human"]}
+    found = score.score_chair(**rows, instances=[tmp_path / "instances"], name="efuf")
+    assert found["n"] == 7 and found["recall"] > 0 and 0 < found["chair_i"] < 1
+    told = json.loads((tmp_path / "human").read_text())["annotations"]
+    assert len(told) == 35 and 8 < len(told[0]["caption"].split()) < 12
+
+
 def test_what_is_written_has_all_its_keys(tmp_path):
     """Fails if bench.json loses a case, a ratio that the README quotes, or its place; or if the
     figure is not drawn from it.
@@ -253,6 +265,11 @@ def test_what_is_written_has_all_its_keys(tmp_path):
         found["ratio"]
     )
     assert all(isinstance(value, float) and value > 0 for value in found["ratio"].values())
+    assert {name: row["n"] for name, row in found["scoring"].items()} == {
+        "answers": 20,
+        "captions": 20,
+    }
+    assert all(len(row["spread"]) == 2 and row["seconds"] > 0 for row in found["scoring"].values())
     assert {"torch", "threads", "processor"} <= set(found["where"])
     assert (tmp_path / "bench.png").stat().st_size > 1000
     plt.close(bench.fig_bench(found))

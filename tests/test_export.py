@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SYNONYMS, tiny_llava
+from conftest import FIND, tiny_llava
 from PIL import Image
 from transformers import AutoProcessor
 
 from lab import coco, judge, microworld, photos, score
+from lab.curate import Thresholds, curate, sub_sentences
 from lab.export import IDS, MARK, efuf, export, score_scenes
-from sare_min.curate import Thresholds, curate, sub_sentences
 from sare_min.llava import embed_images, generate, load
 
 PAPER = "a kitchen with a cup, a fork; a cup and a bowl! a fork."
@@ -209,14 +209,14 @@ def test_efuf_entries_are_efufs(scenes):
 
 @pytest.mark.parametrize("quantiles", [(0.2, 0.5, 0.5), (0.0, 0.0, 0.0), (0.5, 0.5, 1.0)])
 def test_efuf_entries_pack_back_into_curations_spans(folder, clip, world, said, quantiles):
-    """Fails if entries read back from the files give other captions, images or spans than
-    sare_min.curate gives at once.
+    """Fails if entries read back from the files give other captions, images or spans than curate
+    gives at once.
     """
     # The last caption names nothing and has no entry
     scores = score_scenes(clip, world["train"])[:-1]
     limits = judge.thresholds([value for row in scores for value in row.values()], quantiles)
     found = photos.read_efuf(folder / "efuf/pos_neg.json", folder / "efuf/sentences.json", limits)
-    assert [row.spans for row in found] == curate(said[:-1], scores, SYNONYMS, limits)
+    assert [row.spans for row in found] == curate(said[:-1], scores, FIND, limits)
     assert [row.caption for row in found] == said[:-1]
     assert [row.image for row in found] == [photo.path.name for photo in read(folder, "train")][:-1]
 
@@ -232,7 +232,7 @@ def test_packing_survives_repeats_and_clauses_of_two_objects(tmp_path):
         Thresholds(0.5, 1.5, 0.5),
         Thresholds(-1.0, 0.5, 0.5),
     ):
-        expected = curate([PAPER], [scored], SYNONYMS, limits)[0]
+        expected = curate([PAPER], [scored], FIND, limits)[0]
         pos_neg, sentences = efuf([PAPER], [scored], [{"file_name": "x.png"}])
         other = {"image": "y.png", "sentence": "a car", "mean": 9.0, "min": 9.0}
         for whole in ([*sentences, other], [other]):
@@ -247,7 +247,7 @@ def test_packing_survives_repeats_and_clauses_of_two_objects(tmp_path):
     assert {
         span
         for kind in ("forget", "retain")
-        for span in curate([PAPER], [scored], SYNONYMS, Thresholds(1.5, 1.5, 9))[0][kind]
+        for span in curate([PAPER], [scored], FIND, Thresholds(1.5, 1.5, 9))[0][kind]
     } <= set(sub_sentences(PAPER))
 
 

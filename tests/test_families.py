@@ -4,7 +4,7 @@
 
 import pytest
 import torch
-from conftest import SYNONYMS
+from conftest import FIND
 from peft import PeftModel
 from transformers import (
     AutoProcessor,
@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from lab import microworld
+from lab.curate import Thresholds, curate
 from sare_min.captions import encode, render, token_nll
-from sare_min.curate import Thresholds, curate
 from sare_min.llava import embed_images, generate, load, save, set_trainable
 from sare_min.unlearn import METHODS, Training, get_method, unlearn, with_reference
 
@@ -98,7 +98,7 @@ def family(request, tmp_path_factory, scenes, texts):
         folder,
         [microworld.draw(scene) for scene in scenes],
         texts,
-        curate(texts, truth, SYNONYMS, Thresholds(0.5, 0.5, 0.99)),
+        curate(texts, truth, FIND, Thresholds(0.5, 0.5, 0.99)),
     )
 
 

@@ -7,13 +7,12 @@ import os
 
 import pytest
 import torch
-from conftest import SYNONYMS
 from PIL import Image
 from torch import nn
 
-from lab import judge, microworld, photos
+from lab import chair, judge, microworld, photos
+from lab.curate import Thresholds
 from lab.judge import Window
-from sare_min.curate import Thresholds, mentions
 
 ESCAPE = "../annotations/instances_val2014.json"
 KEYS = {
@@ -276,17 +275,22 @@ def test_mentions_by_the_synonyms_table():
         "Two buses, a mug and wine glasses; a baby elephant, mice, hot dogs, a toilet seat and a"
         " cell phone."
     )
-    assert [noun for noun, _ in mentions(text, photos.nouns())] == [
-        "bus",
-        "cup",
-        "wine glass",
-        "elephant",
-        "mouse",
-        "hot dog",
-        "toilet",
-        "cell phone",
-    ]
-    assert {noun: photos.nouns()[noun] for noun in SYNONYMS} == SYNONYMS
+    rules = chair.convention("efuf")
+    assert (
+        [noun for noun, _ in rules.find(text)]
+        == rules.mentions(text)
+        == [
+            "bus",
+            "cup",
+            "wine glass",
+            "elephant",
+            "mouse",
+            "hot dog",
+            "toilet",
+            "cell phone",
+        ]
+    )
+    assert all(rules.node[noun] == noun for noun in microworld.OBJECTS)
 
 
 def test_truth_is_instances_with_human_captions(data):
@@ -294,7 +298,7 @@ def test_truth_is_instances_with_human_captions(data):
     (data / "captions.json").write_text(
         json.dumps({"annotations": [{"image_id": 8, "caption": "A man with his mugs"}]})
     )
-    assert photos.truths(read(data), data / "captions.json", photos.nouns()) == [
+    assert photos.truths(read(data), data / "captions.json", chair.convention("efuf")) == [
         {"cup", "fork"},
         {"cup", "person"},
         set(),

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
-from lab import coco, score
+from lab import chair, coco, score
 
-OFFICIAL = score.convention("official")
+OFFICIAL = chair.convention("official")
 
 
 def write(path, rows, style="lines"):
@@ -53,7 +53,7 @@ def test_official_mentions(caption, objects):
 
 def test_conventions_differ_where_they_should():
     """Fails if EFUF's count of repeats or its added synonyms are lost."""
-    efuf = score.convention("efuf")
+    efuf = chair.convention("efuf")
     assert OFFICIAL.mentions("a dog and a dog") == ["dog", "dog"] and efuf.mentions(
         "a dog and a dog"
     ) == ["dog"]
@@ -61,7 +61,7 @@ def test_conventions_differ_where_they_should():
     with pytest.raises(
         ValueError, match="--convention other: the conventions are official and efuf"
     ):
-        score.convention("other")
+        chair.convention("other")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Intervals with known coverage; a cache that trusts nothing half written."""
 
+import ast
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lab import cache, experiments, stats
+from lab import attacks, cache, experiments, export, gauges, landscape, quality, stats
 
 
 def test_interval_covers_as_promised():
@@ -225,3 +226,42 @@ def test_json_is_rounded_and_whole(tmp_path):
     cache.write_json(tmp_path / "x.json", {"a": [1 / 3, {"b": 2}], "n": 7})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [0.333333, {"b": 2}], "n": 7}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def imported(source):
+    """The modules of ours that a source imports, as the cache names them."""
+    home, found = source.rpartition("/")[0], set()
+    for node in ast.walk(ast.parse((cache.ROOT / f"{source}.py").read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        package, _, module = (node.module or "").partition(".")
+        if node.level:
+            folder, module = home, node.module
+        elif package in ("sare_min", "lab"):
+            folder = {"sare_min": "sare_min", "lab": "chapters/lab"}[package]
+        else:
+            continue
+        names = [module] if module else [alias.name for alias in node.names]
+        found |= {f"{folder}/{name}" for name in names}
+    return found
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        experiments.BASE_SOURCES,
+        experiments.RUN_SOURCES,
+        attacks.ATTACK_SOURCES,
+        quality.SOURCES,
+        export.SOURCES,
+        gauges.SOURCES,
+        landscape.SOURCES,
+    ],
+)
+def test_a_result_depends_on_all_code_behind_it(sources):
+    """Fails if a module moves, or one that a result is made by is missing: its edits would leave
+    old results in the cache.
+    """
+    spared = {"chapters/lab/cache", "chapters/lab/coco"}  # the store itself; readers of files
+    behind = set().union(*map(imported, sources)) - spared
+    assert behind and behind <= set(sources), sorted(behind - set(sources))

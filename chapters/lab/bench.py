@@ -1,5 +1,5 @@
-"""How fast: packing, SARE against EFUF, cached features, batched generation, and two peers. `make
-bench` writes figures/bench.*.
+"""How fast: packing, SARE against EFUF, cached features, batched generation, scoring, two peers.
+`make bench` writes figures/bench.*.
 
 Speed is a ratio taken in one run: the cases take turns (A B A B), each round gives one ratio, and
 the median and the quartiles of the rounds are reported. Seconds belong to one machine, ratios
@@ -13,6 +13,8 @@ import copy
 import gc
 import json
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,16 +37,17 @@ from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from sare_min.captions import DESCRIBE, Captions, encode, render, sentence_nll
-from sare_min.curate import Span, Thresholds, curate
 from sare_min.llava import embed_images, generate, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
 from . import cache, cheaper, figures, microworld
+from .chair import Span, exact, read_synonyms
+from .curate import Thresholds, curate
 from .last_layer import skip_unread
 from .microworld import OBJECTS, World, a
 
-SYNONYMS = {noun: noun for noun in OBJECTS}
+FIND = exact(OBJECTS).find
 BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
 FORGET_SHARE = (
     0.66  # of the microworld's sampled captions, the share that names an object that is not there
@@ -92,6 +95,8 @@ class Size:
     micro_batch: int = 8  # rows in one forward, the same for all methods
     pictures: int = 8  # described by generation
     new_tokens: int = 24
+    # Answers to score, and captions; as in COCO, five human captions tell of each picture
+    scored: int = 3000
     rounds: int = 5
 
 
@@ -140,7 +145,7 @@ def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
     return [text], curate(
         [text],
         [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}],
-        SYNONYMS,
+        FIND,
         BY_TRUTH,
     )
 
@@ -157,7 +162,7 @@ def sampled(scenes: Sequence[microworld.Scene]) -> tuple[list[str], list[dict[st
     return texts, curate(
         texts,
         [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes],
-        SYNONYMS,
+        FIND,
         BY_TRUTH,
     )
 
@@ -362,6 +367,52 @@ def last_layer_cases(bench: Bench) -> dict[str, Step]:
     return {
         "last layer where read": partial(step, skip_unread(copy.deepcopy(stock))),
         "last layer everywhere": partial(step, stock),
+    }
+
+
+def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
+    """`python -m lab.score` on n POPE answers, and on n captions by CHAIR, from start to end.
+
+    The files are written to the folder: captions of about 25 words, human captions of about 10.
+    """
+    ids, nouns = range(1, n + 1), list(dict.fromkeys(read_synonyms().values()))
+
+    def named(i: int, k: int) -> str:
+        return " and ".join(a(nouns[(i * (j + 3) + k) % len(nouns)]) for j in range(k))
+
+    told = [{"image_id": i, "caption": f"{named(i, 2)} in a room."} for i in ids for _ in range(5)]
+    files = {
+        "questions": [{"question_id": i, "text": "?", "label": "yes"} for i in ids],
+        "answers": [{"question_id": i, "answer": "Yes, there is."} for i in ids],
+        "captions": [
+            {"image_id": i, "caption": f"We see {named(i, 4)}. Nearby stands {named(i, 3)}."}
+            for i in ids
+        ],
+        "instances": {"images": [{"id": i} for i in ids], "annotations": [], "categories": []},
+        "human": {"images": [{"id": i} for i in ids], "annotations": told},
+    }
+    for name, rows in files.items():
+        (folder / name).write_text(json.dumps(rows))
+
+    def score(kind: str, *names: str, how: Sequence[str] = ()) -> None:
+        given = [str(part) for name in names for part in (f"--{name}", folder / name)]
+        command = [sys.executable, "-m", "lab.score", kind, *given, *how]
+        subprocess.run(command, check=True, cwd=cache.HERE.parent, stdout=subprocess.DEVNULL)
+
+    by_efuf = ("--convention", "efuf")
+    return {
+        "answers": partial(score, "pope", "questions", "answers"),
+        "captions": partial(score, "chair", "captions", "instances", "human", how=by_efuf),
+    }
+
+
+def scoring(size: Size) -> dict[str, dict]:
+    """Seconds to score `size.scored` rows of each kind, start of the command included."""
+    with tempfile.TemporaryDirectory() as folder:
+        found, _ = compare(scoring_cases(Path(folder), size.scored), size.rounds)
+    return {
+        name: {"n": size.scored, "seconds": row["median"], "spread": row["spread"]}
+        for name, row in found.items()
     }
 
 
@@ -570,6 +621,7 @@ def main(size: Size, folder: Path) -> None:
     """Measure, and write bench.json and bench.png to the folder."""
     cache.one_thread()
     results = measure(size, progress=True) | {"where": where(), "gpu": "not measured"}
+    results["scoring"] = scoring(size)
     if torch.cuda.is_available():
         results["gpu"] = {"name": torch.cuda.get_device_name()} | measure(
             size, "cuda", progress=True
@@ -578,6 +630,8 @@ def main(size: Size, folder: Path) -> None:
     fig_bench(results).savefig(folder / "bench.png", metadata={"Software": None})
     for name, ratio in results["ratio"].items():
         print(f"{name:32} {ratio:8.3f}", *AIMS.get(name, ()))
+    for name, row in results["scoring"].items():
+        print(f"{name:32} {row['seconds']:8.3f} s to score {row['n']}")
     for name, case in results["cases"].items():
         if "extra_copies" in case:
             print(

@@ -25,23 +25,23 @@ from pathlib import Path
 
 from transformers import CLIPModel, CLIPProcessor
 
-from sare_min.curate import clip_scores, mentions
 from sare_min.llava import load, save
 
-from . import cache, experiments, microworld, score
+from . import cache, chair, experiments, microworld
+from .curate import clip_scores
 from .judge import prompt
 from .microworld import GRID, OBJECTS, PLACES, SIDE, Scene, draw
 from .photos import SEPARATORS
 from .quality import POPE_KINDS, SOURCES, pope_questions
 
-SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/photos")
+SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/judge", "chapters/lab/photos")
 cache.remember(SOURCES)
 MARK = "microworld.json"  # says that a folder was written here, so that it may be written again
 # COCO names 80 of its 90 ids, in the order of the synonyms table
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 IDS = dict(
     zip(
-        dict.fromkeys(score.read_synonyms().values()),
+        dict.fromkeys(chair.read_synonyms().values()),
         (i for i in range(1, 91) if i not in UNUSED_IDS),
     )
 )
@@ -185,7 +185,7 @@ def efuf(
     """
     pos_neg, sentences = [], []
     for text, score_of, image in zip(captions, scores, images, strict=True):
-        found = mentions(text, experiments.SYNONYMS)
+        found = experiments.RULES.find(text)
         for noun, (at, _) in found:
             start = max(text.rfind(mark, 0, at) for mark in SEPARATORS) + 1
             end = re.compile(f"[{SEPARATORS}]|$").search(text, at).start()

@@ -17,8 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, CLIPModel
 
-from sare_min.curate import Thresholds, clip_scores
-
+from .curate import Thresholds, clip_scores
 from .microworld import a
 from .photos import Photo
 

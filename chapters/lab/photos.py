@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from pluralizer import Pluralizer
 from torch import Tensor
 
-from sare_min.curate import Span, Thresholds, mentions
 from sare_min.llava import generate
 
-from . import coco, score
+from . import coco
+from .chair import Convention, Span
+from .curate import Thresholds
 
 # As released, for ViT-B/32's sliding-window scores
 EFUF = Thresholds(forget_below=23.0, retain_above=32.0, sentence_above=27.5)
@@ -69,8 +69,8 @@ class Photo:
 
 
 class Pictures(Sequence[Image.Image]):
-    """Photos that are opened when they are asked for: sare_min's embed_images and clip_scores ask
-    for a batch at a time.
+    """Photos that are opened when they are asked for: embed_images and clip_scores ask for a batch
+    at a time.
     """
 
     def __init__(self, photos: Sequence[Photo]):
@@ -260,31 +260,12 @@ def _inside(folder: Path, name: str, row: str) -> Path:
     return path
 
 
-def nouns() -> dict[str, str]:
-    """Surface word or phrase -> COCO object, for sare_min.curate.mentions: the synonyms table, its
-    plurals, and CHAIR's double words.
-    """
-    node, plural = score.read_synonyms(), Pluralizer().plural
-    double = {
-        pair: node[word]
-        for pair, word in score.convention("official").double.items()
-        if word in node
-    }
-    return {plural(word): noun for word, noun in node.items()} | double | node
-
-
-def truths(photos: Sequence[Photo], human: str | Path, table: Mapping[str, str]) -> list[set[str]]:
-    """What each picture shows by CHAIR's rule: the annotated objects and those that its human
-    captions (a COCO captions file) mention.
+def truths(photos: Sequence[Photo], human: str | Path, rules: Convention) -> list[set[str]]:
+    """What each picture shows by CHAIR's rule, as lab.score takes it: the annotated objects and
+    those that its human captions (a COCO captions file) mention.
     """
     told = coco.read_human_captions([human])
-    return [
-        {
-            *photo.objects,
-            *(noun for text in told.get(photo.image_id, ()) for noun, _ in mentions(text, table)),
-        }
-        for photo in photos
-    ]
+    return [rules.truth(photo.objects, told.get(photo.image_id, ())) for photo in photos]
 
 
 def read_pope(path: str | Path, photos: Sequence[Photo]) -> tuple[list[dict], list[int]]:
@@ -321,8 +302,8 @@ def read_efuf(
 
     pos_neg has an entry an object: {image, sentence: the caption up to the END of the object's
     clause, position: where the clause starts, score}. An image's entries are packed into the
-    longest text that they begin. As in sare_min.curate, a span starts at the separator before the
-    clause (EFUF: after it), is forgotten if one of its scores is below and retained if all are
+    longest text that they begin. As in curate.py, a span starts at the separator before the clause
+    (EFUF: after it), is forgotten if one of its scores is below and retained if all are
     above; a caption with min above forget_below (nothing to forget) and mean above sentence_above
     is kept whole. EFUF trains on every entry by itself. Raises ValueError naming file and row of a
     bad entry. Source: starreeze/efuf finetune/format_data.py, finetune/data.py.

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 
 from sare_min.captions import encode
 from sare_min.llava import generate
-from sare_min.metrics import chair, span_nll
+from sare_min.metrics import span_nll
 
 from . import cache
+from .chair import chair
 from .experiments import RUN_SOURCES, Kit, Run, erased, kit, named
 from .microworld import OBJECTS, PLACES, Scene, caption, question
 from .score import score_pope

@@ -18,125 +18,11 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from nltk.tokenize import NLTKWordTokenizer
-from pluralizer import Pluralizer
-from textblob.en.inflect import singularize
-
-from sare_min.metrics import chair
-
 from . import coco
-
-# The 80 categories and their plain synonyms; the official list is read by --synonyms.
-SYNONYMS = Path(__file__).parent / "coco_nouns.txt"
-DOUBLE_WORDS = (
-    "motor bike, motor cycle, air plane, traffic light, street light, traffic signal, "
-    "stop light, fire hydrant, stop sign, parking meter, suit case, sports ball, baseball "
-    "bat, baseball glove, tennis racket, wine glass, hot dog, cell phone, mobile phone, "
-    "teddy bear, hair drier, potted plant, bow tie, laptop computer, home plate, train "
-    "track"
-).split(", ")
-ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
-EFUF_SYNONYMS = {
-    "brother": "person",
-    "pedestrian": "person",
-    "coffee table": "dining table",
-    "remote control": "remote",
-}
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How a caption becomes objects. Source: LisaAnne/Hallucination utils/chair.py; starreeze/efuf
-    evaluate/eval_auto.py.
-    """
-
-    name: str
-    node: dict[str, str]  # word or phrase -> the object that it names
-    double: dict[str, str] = field(repr=False)  # two words -> what they are read as
-    repeats: bool = True  # count a word that stands twice in a caption twice
-
-    def singular(self, word: str) -> str:
-        """The official script's pattern.en (textblob carries its rules), or a noun lemma (EFUF's is
-        WordNet's, here pluralizer's).
-        """
-        return _pattern_singular(word) if self.name == "official" else PLURALIZER.singular(word)
-
-    def mentions(self, caption: str) -> list[str]:
-        """The objects that a caption names, in order."""
-        words = [self.singular(word) for word in _tokens(caption.lower())]
-        merged, at = [], 0
-        while at < len(words):  # greedily, from the left
-            pair = " ".join(words[at : at + 2])
-            merged.append(self.double.get(pair, words[at]))
-            at += 2 if pair in self.double else 1
-        if "toilet" in merged and "seat" in merged:  # "the seat of the toilet" is no chair
-            merged = [word for word in merged if word != "seat"]
-        found = [word for word in merged if word in self.node]
-        return [self.node[word] for word in (found if self.repeats else dict.fromkeys(found))]
-
-
-TOKENIZER, PLURALIZER = NLTKWordTokenizer(), Pluralizer()
-
-
-def _tokens(text: str) -> list[str]:
-    """nltk.word_tokenize without its downloaded sentence model: sentences end at . ? ! before a
-    space, words by its own tokenizer.
-    """
-    sentences = re.split(r"(?<=[.?!])[\"')\]]*\s+", text)
-    return [word for sentence in sentences for word in TOKENIZER.tokenize(sentence)]
-
-
-def _pattern_singular(word: str) -> str:
-    """pattern.en's singular, with its quirks ("glass" -> "glas"); textblob's copy differs in words
-    on -ie and in compounds of bus.
-    """
-    found = singularize(word)
-    if found.endswith("ie") and word.endswith("ies"):
-        return word
-    return word[:-2] if word.endswith("buses") and found == "bus" else found
-
-
-def read_synonyms(path: str | Path = SYNONYMS) -> dict[str, str]:
-    """Word -> object, from lines of "object, synonym, synonym" split at ", " exactly as the
-    official script splits them.
-    """
-    node = {}
-    for row, line in enumerate(coco.read_text(path).splitlines(), 1):
-        names = line.strip().split(", ")
-        if not names[0]:
-            raise ValueError(
-                f"{path}, row {row}: empty. Each line holds an object, then its synonyms, separated"
-                " by ', '."
-            )
-        node |= dict.fromkeys(names, names[0])
-    return node
-
-
-def convention(name: str, synonyms: str | Path = SYNONYMS) -> Convention:
-    """The "official" or the "efuf" convention; raises ValueError for another name."""
-    node = read_synonyms(synonyms)
-    if name == "official":
-        double = {pair: pair for pair in DOUBLE_WORDS} | {
-            f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS
-        }
-        double |= {f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")}
-        return Convention(
-            name,
-            node,
-            double | {"bow tie": "tie", "toilet seat": "toilet", "wine glas": "wine glass"},
-        )
-    if name == "efuf":
-        node |= {word: node.get(noun, noun) for word, noun in EFUF_SYNONYMS.items()}
-        double = {word: word for word in node if word.count(" ") == 1} | {
-            "bow tie": "tie",
-            "toilet seat": "toilet",
-        }
-        return Convention(name, node, double, repeats=False)
-    raise ValueError(f"--convention {name}: the conventions are official and efuf.")
+from .chair import SYNONYMS, chair, convention
 
 
 def _hash(content: object) -> str:
@@ -185,8 +71,7 @@ def score_chair(
                 f"{captions}, row {row}: image_id {image} is in none of the instances or human"
                 " captions: add its files."
             )
-        told_of = {noun for text in told.get(image, ()) for noun in rules.mentions(text)}
-        truths.append({_category(noun, rules) for noun in shown.get(image, ())} | told_of)
+        truths.append(rules.truth(shown.get(image, ()), told.get(image, ())))
     said = [rules.mentions(found["caption"]) for found in rows]
     if per_caption:
         lines = [
@@ -205,16 +90,6 @@ def score_chair(
             "chair", images, generation, convention=name, synonyms=_hash(coco.read_text(synonyms))
         )
     }
-
-
-def _category(noun: str, rules: Convention) -> str:
-    """The official script passes a category through the synonyms; EFUF's takes it as it is."""
-    if rules.name == "official" and noun not in rules.node:
-        raise ValueError(
-            f"the category {noun!r} is not in the synonyms: add a line for it, or give the official"
-            " list by --synonyms."
-        )
-    return rules.node[noun] if rules.name == "official" else noun
 
 
 def says_no(answer: str, parser: str = "official") -> bool:

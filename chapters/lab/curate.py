@@ -7,7 +7,7 @@ above T2 and that has nothing to forget is kept whole (*sentence*).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-Span = tuple[int, int]
+from .chair import Span
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,6 @@ def sub_sentences(caption: str) -> list[Span]:
     """
     cuts = [0, *(m.start() for m in re.finditer(r"[,.;!?:]", caption) if m.start()), len(caption)]
     return [(start, end) for start, end in zip(cuts, cuts[1:]) if start < end]
-
-
-def mentions(text: str, synonyms: Mapping[str, str]) -> list[tuple[str, Span]]:
-    """(object, (start, end)) of each whole-word mention in order, repeats kept, longest phrase
-    first.
-
-    synonyms: surface word or phrase, lower case -> the object's name.
-    """
-    words = "|".join(re.escape(w) for w in sorted(synonyms, key=len, reverse=True))
-    found = re.finditer(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE) if words else ()
-    return [(synonyms[match.group().lower()], match.span()) for match in found]
 
 
 @torch.no_grad()
@@ -78,18 +67,19 @@ def clip_scores(
 def curate(
     captions: Sequence[str],
     scores: Sequence[Mapping[str, float]],
-    synonyms: Mapping[str, str],
+    find: Callable[[str], list[tuple[str, Span]]],
     thresholds: Thresholds,
 ) -> list[dict[str, list[Span]]]:
     """The spans of each caption to forget, to retain, and (whole) to keep as a sentence; what lies
     between the thresholds is left out.
 
-    scores: per caption, object -> S(o) with its picture. Raises ValueError naming the row of a
-    caption that mentions no known object.
+    scores: per caption, object -> S(o) with its picture. find: the objects that a caption names,
+    with their places (Convention.find); a mention belongs to the clause in which it starts. Raises
+    ValueError naming the row of a caption that mentions no known object.
     """
     curated = []
     for row, (caption, score) in enumerate(zip(captions, scores, strict=True)):
-        found = mentions(caption, synonyms)
+        found = find(caption)
         if not found:
             raise ValueError(
                 f"caption {row} names no known object: {caption!r}. Drop it, or add its words to"
