@@ -152,8 +152,8 @@ def measure(name: str, kinds=KINDS) -> dict:
 def spell(name: str) -> str:
     found = measure(name)
     shares = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")} | {f"POPE {k}": found[k]["accuracy"] for k in KINDS}
-    answers = [row["answer"].lower() for kind in KINDS for row in coco.read_rows(out / name / f"{kind}.jsonl", {"answer": str})]
-    shares["neither yes nor no"] = sum(not answer.startswith(("yes", "no")) for answer in answers) / len(answers)
+    n_neither = sum(found[kind]["neither"] * found[kind]["n"] for kind in KINDS)
+    shares["neither yes nor no"] = n_neither / sum(found[kind]["n"] for kind in KINDS)
     return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items())
 
 

@@ -230,18 +230,6 @@ def _sample(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Read an image file as RGB; raises ValueError naming the file if it is missing, empty or
-    broken.
-    """
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path}: this image could not be read ({error}). Replace the file or drop its row."
-        ) from error
-
-
 @torch.no_grad()
 def embed_images(
     model: nn.Module,

@@ -142,11 +142,14 @@ def broken(**parts):
             "annotations row 1: category_id 1 is not in 'categories'",
         ),
         (
-            broken(annotations=[{"image_id": "7", "category_id": 47}]),
-            "annotations row 1: 'image_id' must be int",
+            broken(annotations=[{"image_id": "a", "category_id": 47}]),
+            "annotations row 1: 'image_id' must be int, found 'a'",
         ),
         (broken(images=[{"id": True, "file_name": "a.png"}]), "images row 1: 'id' must be int"),
-        (broken(images=[KEYS["images"][0], [1]]), "images row 2: 'id' must be int, found \\[1\\]"),
+        (
+            broken(images=[KEYS["images"][0], [1]]),
+            "images row 2: expected an object with id, file_name, found \\[1\\]",
+        ),
         (broken(images={"7": "a.png"}), "no list 'images'"),
         ({"images": KEYS["images"]}, "no list 'annotations'"),
         ([], "top level row 0: broken JSON \\(no {"),
@@ -334,7 +337,11 @@ WHOLE = {"image": "a", "sentence": "b", "mean": 1.0, "min": 1}
     [
         (ENTRY | {"position": 12}, WHOLE, "pos_neg.json, row 2: position 12"),
         (ENTRY | {"position": -1}, WHOLE, "pos_neg.json, row 2: position -1"),
-        (ENTRY | {"score": float("nan")}, WHOLE, "pos_neg.json, row 2: .*score nan"),
+        (
+            ENTRY | {"score": float("nan")},
+            WHOLE,
+            "pos_neg.json, row 2: 'score' must be float or int, .*found nan",
+        ),
         (ENTRY | {"score": "20"}, WHOLE, "pos_neg.json, row 2: 'score' must be float or int"),
         ({"image": "a"}, WHOLE, "pos_neg.json, row 2: the field 'sentence' is missing"),
         (ENTRY, WHOLE | {"mean": None}, "sentences.json, row 1: 'mean' must be float or int"),
@@ -584,6 +591,6 @@ def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, f
             processor,
             features[asked["random"][1]],
             [q["text"] for q in questions],
-            max_new_tokens=4,
+            max_new_tokens=photos.ANSWER_TOKENS,
         )
         assert rows == [{"question_id": i, "answer": text} for i, text in enumerate(expected)]

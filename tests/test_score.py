@@ -226,7 +226,10 @@ QUESTION = {"question_id": 1, "text": "?", "label": "yes"}
             "a, row 2: question_id 5 is not among the 1 questions",
         ),
         ([{"answer": "no"}], "a, row 1: the field 'question_id' is missing"),
-        ([{"question_id": "1", "answer": "no"}], "a, row 1: 'question_id' must be int, found '1'"),
+        (
+            [{"question_id": "q1", "answer": "no"}],
+            "a, row 1: 'question_id' must be int, found 'q1'",
+        ),
         ([{"question_id": 1, "answer": None}], "a, row 1: 'answer' must be str"),
         ([[1]], "row 1: expected an object"),
     ],
@@ -275,13 +278,13 @@ def test_broken_files_are_named(tmp_path, content, says):
 
 def test_broken_coco_files_are_named(files):
     (files / "cut.json").write_text((files / "instances.json").read_text()[:-20])
-    with pytest.raises(ValueError, match="cut.json, line 1: broken JSON"):
+    with pytest.raises(ValueError, match="cut.json, annotations row 1: broken JSON .*line 1"):
         coco.read_instances([files / "cut.json"])
     (files / "odd.json").write_text(
         json.dumps({"categories": [], "annotations": [{"image_id": 1, "category_id": 9}]})
     )
     with pytest.raises(
-        ValueError, match="odd.json, annotations row 1: category 9 is not in 'categories'"
+        ValueError, match="odd.json, annotations row 1: category_id 9 is not in 'categories'"
     ):
         coco.read_instances([files / "odd.json"])
     captions = write(files / "c.jsonl", [{"image_id": 99, "caption": "a dog"}])
@@ -295,8 +298,10 @@ def test_unlike_cards_are_not_compared(tmp_path, capsys):
         write(tmp_path / "q", [QUESTION]),
         write(tmp_path / "a", [{"question_id": 1, "answer": "yes"}]),
     )
+    made = write(tmp_path / "made", [{"decoding": "greedy"}])
     for name, parser in (("one", "official"), ("same", "official"), ("other", "strict")):
-        (tmp_path / name).write_text(json.dumps(score.score_pope(questions, answers, parser)))
+        found = score.score_pope(questions, answers, parser, made)
+        (tmp_path / name).write_text(json.dumps(found))
     assert score.main(["compare", str(tmp_path / "one"), str(tmp_path / "same")]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 0
     assert score.main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 1

@@ -119,11 +119,13 @@ def scores(
 
     cache_file (SQLite) keeps them by the image file's bytes, the text, CLIP's weights and the
     window: what is there is not computed again, and a run that breaks off loses at most a batch.
-    Raises ValueError if that file is something else, or damaged.
+    Raises ValueError if that file is something else, or damaged; and naming an image that cannot be
+    read.
     """
+    # "upright": scores of pictures that lay on their side, before EXIF was followed, do not count
     judge, keys = (
-        f"{_weights(clip)} {window}",
-        [hashlib.sha256(photo.path.read_bytes()).hexdigest() for photo in photos],
+        f"{_weights(clip)} {window} upright",
+        [hashlib.sha256(_bytes(photo)).hexdigest() for photo in photos],
     )
     Path(cache_file).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -177,6 +179,16 @@ def _table(
     return clip_scores(
         clip, processor.image_processor, processor.tokenizer, images, texts, len(images)
     )
+
+
+def _bytes(photo: Photo) -> bytes:
+    try:
+        return photo.path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{photo.row}: {photo.path}: no usable image ({error}). Replace the file or drop its"
+            " row."
+        ) from error
 
 
 def _weights(clip) -> str:

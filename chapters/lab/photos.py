@@ -2,17 +2,16 @@
 questions; and CLIP's scores, kept on disk.
 
 The released data and the microworld's export (export.py) go through the same functions. Every error
-is a ValueError that names the file, the row (1 is the first) and the mend. Of an instances file
-only the text is held in memory: its rows are decoded and let go one by one.
+is a ValueError that names the file, the row (1 is the first) and the mend.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
+import posixpath
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,48 +23,36 @@ from sare_min.llava import generate
 from . import coco
 from .chair import Convention, Span
 from .curate import Thresholds
+from .pictures import open_image
 
 # As released, for ViT-B/32's sliding-window scores
 EFUF = Thresholds(forget_below=23.0, retain_above=32.0, sentence_above=27.5)
-DECODER, SPACE, SEPARATORS = json.JSONDecoder(), re.compile(r"[ \t\r\n]*"), ",.;!?:"
-FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow opens many more, some by starting other programs
-# At most 8 bits a channel: become RGB without clipping
-MODES = ("RGB", "L", "1", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr")
-PARTS: dict[str, dict[str, type]] = {
-    "images": {"id": int, "file_name": str},
-    "annotations": {"image_id": int, "category_id": int},
-    "categories": {"id": int, "name": str},
-}
+SEPARATORS = ",.;!?:"
+# To read a yes or a no: a sentence that says no late ("In the picture, there is no ...") takes some
+# ten to twenty. Generation stops at the end of an answer, so a short one costs no more.
+ANSWER_TOKENS = 32
 
 
 @dataclass(frozen=True)
 class Photo:
     """An image file. objects: the categories annotated in it, sorted. row: where it is listed, for
-    errors.
+    errors. name: its file_name there, with folders.
     """
 
     image_id: int
     path: Path
     objects: tuple[str, ...]
     row: str
+    name: str = ""
 
     def open(self) -> Image.Image:
-        """The picture as RGB; grey, palette and transparent ones (COCO has some) are converted as
-        transformers' processors convert them.
+        """The picture as pictures.open_image gives it; the error names the row as well."""
+        return open_image(self.path, self.row)
 
-        Raises ValueError naming row and file if it is broken, no JPEG, PNG or WEBP, or has more
-        than 8 bits a channel.
-        """
-        try:
-            with Image.open(self.path, formats=FORMATS) as file:
-                if file.mode not in MODES:
-                    raise ValueError(f"mode {file.mode} would be clipped to RGB's 8 bits a channel")
-                return file.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{self.row}: {self.path}: no usable image ({error}). Replace the file or drop its"
-                " row."
-            ) from error
+    @property
+    def file_name(self) -> str:
+        """As the instances file has it, or the file's own."""
+        return self.name or self.path.name
 
 
 class Pictures(Sequence[Image.Image]):
@@ -119,66 +106,28 @@ def images_folder(instances: str | Path) -> Path:
     return places[0]
 
 
-def stream(
-    path: str | Path, parts: Mapping[str, Mapping[str, type]] = PARTS
-) -> Iterator[tuple[str, int, dict]]:
-    """(part, row, object) of the named lists of a COCO JSON document, in file order; each object
-    has the given fields.
-
-    Raises ValueError naming file, part and row if the JSON is broken or cut off, a list is missing,
-    or a field is missing or mistyped.
+class Names:
+    """Finds an image by its file name: the whole one (with folders) wins; else those that mean the
+    same file, see coco.same_file.
     """
-    text, seen, part, row = coco.read_text(path), set(), "top level", 0
 
-    def peek(at: int) -> tuple[str, int]:
-        at = SPACE.match(text, at).end()
-        return text[at : at + 1], at
+    def __init__(self, names: Mapping):
+        """names: any key -> file name."""
+        self.whole, self.alike = {}, defaultdict(list)
+        for key, name in names.items():
+            self.whole.setdefault(name, []).append(key)
+            for end in {posixpath.basename(name), posixpath.basename(name).rpartition(".")[0]}:
+                self.alike[end].append((key, name))
 
-    def take(at: int, wanted: str) -> tuple[str, int]:
-        mark, at = peek(at)
-        if mark not in [*wanted]:
-            raise json.JSONDecodeError(f"no {' or '.join(wanted)}", text, at)
-        return mark, at + 1
-
-    try:
-        mark, at = take(0, "{")
-        while mark != "}":
-            part, at = DECODER.raw_decode(text, take(at, '"')[1] - 1)
-            mark, at = peek(take(at, ":")[1])
-            if part not in parts or mark != "[":
-                _, at = DECODER.raw_decode(text, at)
-            else:
-                seen.add(part)
-                mark, at = take(at + 1, "]") if peek(at + 1)[0] == "]" else ("[", at + 1)
-                while mark != "]":
-                    row += 1
-                    found, at = DECODER.raw_decode(text, peek(at)[1])
-                    yield part, row, _checked(f"{path}, {part} row {row}", found, parts[part])
-                    mark, at = take(at, ",]")
-                row = 0
-            mark, at = take(at, ",}")
-        if peek(at)[0]:
-            raise json.JSONDecodeError("more after the end", text, at)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path}, {part} row {row}: broken JSON ({error}). The file may be cut off: fetch it"
-            " again."
-        ) from error
-    if lost := [name for name in parts if name not in seen]:
-        raise ValueError(
-            f"{path}: no list {lost[0]!r}; a COCO file of this kind has {', '.join(parts)}."
-        )
-
-
-def _checked(where: str, found: object, fields: Mapping[str, type]) -> dict:
-    for name, kind in fields.items():
-        if (
-            not isinstance(found, dict)
-            or not isinstance(found.get(name), kind)
-            or isinstance(found[name], bool)
-        ):
-            raise ValueError(f"{where}: {name!r} must be {kind.__name__}, found {str(found)[:60]}.")
-    return found
+    def find(self, name: object) -> list:
+        """The keys of the images that it may mean: none, one or several."""
+        if not isinstance(name, str):
+            return []
+        if name in self.whole:
+            return self.whole[name]
+        end = posixpath.basename(name)
+        near = [*self.alike.get(end, ()), *self.alike.get(end.rpartition(".")[0], ())]
+        return list(dict.fromkeys(key for key, known in near if coco.same_file(name, known)))
 
 
 def read_images(
@@ -191,46 +140,58 @@ def read_images(
     file names; only they need be there.
 
     Raises ValueError naming the row of an image that is missing, empty or outside the folder, or
-    listed twice, and of an annotation whose image or category is not listed.
+    listed twice (its id, or its file), and of an annotation whose image or category is not listed;
+    and a name that is none of the images', or may be several.
     """
-    images, categories, shown = {}, {}, defaultdict(dict)
-    for part, row, found in stream(instances):
-        if part == "annotations":
-            shown[found["image_id"]].setdefault(found["category_id"], row)
-        elif found["id"] in (known := images if part == "images" else categories):
+    found = coco.read_annotated(instances, {"id": coco.ID, "file_name": coco.NAME})
+    _distinct_files(found.listed)
+    chosen = found.listed if names is None else _chosen(instances, found.listed, names)
+    return [
+        Photo(
+            image,
+            _inside(Path(folder), name, place),
+            tuple(sorted(set(found.about[image]))),
+            place,
+            name,
+        )
+        for image, (name, place) in [(i, at) for i, at in found.listed.items() if i in chosen][
+            :limit
+        ]
+    ]
+
+
+def _distinct_files(listed: Mapping[int, tuple[str, str]]) -> None:
+    first: dict[str, str] = {}
+    for name, place in listed.values():
+        file = posixpath.normpath(name)
+        if file in first:
             raise ValueError(
-                f"{instances}, {part} row {row}: id {found['id']} stands there already: remove one"
-                " of the two."
+                f"{place}: file_name {name!r} stands already in {first[file]}: remove one of the"
+                " two."
             )
-        else:
-            known[found["id"]] = (found["file_name"], row) if part == "images" else found["name"]
-    for image, noted in shown.items():
-        for category, row in noted.items():
-            if image not in images or category not in categories:
-                wrong = (
-                    f"image_id {image} is not in 'images'"
-                    if image not in images
-                    else f"category_id {category} is not in 'categories'"
-                )
-                raise ValueError(
-                    f"{instances}, annotations row {row}: {wrong}: drop the row, or mend the id."
-                )
-    if lost := sorted(set(names or ()) - {name for name, _ in images.values()}):
+        first[file] = place
+
+
+def _chosen(
+    instances: str | Path, listed: Mapping[int, tuple[str, str]], names: Collection[str]
+) -> set[int]:
+    known = Names({image: name for image, (name, _) in listed.items()})
+    found = {name: known.find(name) for name in names}
+    if lost := sorted((name for name in found if not found[name]), key=str):
         raise ValueError(
             f"{instances}: no image {lost[0]!r} is listed ({len(lost)} such names): give the"
             " instances of their split."
         )
-    return [
-        Photo(
-            image,
-            _inside(Path(folder), name, f"{instances}, images row {row}"),
-            tuple(sorted(categories[c] for c in shown.get(image, ()))),
-            f"{instances}, images row {row}",
+    for name, images in found.items():
+        _only_one(f"{instances}: {name!r}", [listed[image][1] for image in images])
+    return {image for images in found.values() for image in images}
+
+
+def _only_one(where: str, places: Sequence[str]) -> None:
+    if len(places) > 1:
+        raise ValueError(
+            f"{where} may be the image of {places[0]} or of {places[1]}: write its folder, too."
         )
-        for image, (name, row) in [
-            (i, at) for i, at in images.items() if names is None or at[0] in names
-        ][:limit]
-    ]
 
 
 def _inside(folder: Path, name: str, row: str) -> Path:
@@ -270,19 +231,21 @@ def truths(photos: Sequence[Photo], human: str | Path, rules: Convention) -> lis
 
 def read_pope(path: str | Path, photos: Sequence[Photo]) -> tuple[list[dict], list[int]]:
     """POPE's questions (lines, an array or pretty-printed) and, for each, the place of its image in
-    `photos`.
+    `photos`: the one of that file name with its folders, or the only one that it may mean.
     """
-    questions, at = (
-        coco.read_questions(path),
-        {photo.path.name: i for i, photo in enumerate(photos)},
-    )
+    questions = coco.read_questions(path)
+    known, at = Names({i: photo.file_name for i, photo in enumerate(photos)}), []
     for row, question in enumerate(questions, 1):
-        if not isinstance(question.get("image"), str) or question["image"] not in at:
+        found = known.find(question.get("image"))
+        if not found:
             raise ValueError(
-                f"{path}, row {row}: the image {question.get('image')!r} is none of the"
+                f"{path}, row {row}: the image {question.get('image')!r:.80} is none of the"
                 f" {len(photos)} given: read it too."
             )
-    return questions, [at[question["image"]] for question in questions]
+        where = f"{path}, row {row}: the image {question['image']!r}"
+        _only_one(where, [photos[i].row for i in found])
+        at.append(found[0])
+    return questions, at
 
 
 @dataclass(frozen=True)
@@ -305,15 +268,25 @@ def read_efuf(
     longest text that they begin. As in curate.py, a span starts at the separator before the clause
     (EFUF: after it), is forgotten if one of its scores is below and retained if all are
     above; a caption with min above forget_below (nothing to forget) and mean above sentence_above
-    is kept whole. EFUF trains on every entry by itself. Raises ValueError naming file and row of a
-    bad entry. Source: starreeze/efuf finetune/format_data.py, finetune/data.py.
+    is kept whole (if it has several rows: by all of them). EFUF trains on every entry by itself.
+    Raises ValueError naming file and row of a bad entry, and of an image that the two files spell
+    in two ways.
+    Source: starreeze/efuf finetune/format_data.py, finetune/data.py.
     """
     entries = coco.read_rows(
-        pos_neg, {"image": str, "sentence": str, "position": int, "score": (float, int)}
+        pos_neg,
+        {
+            "image": coco.NAME,
+            "sentence": coco.TEXT,
+            "position": coco.WHOLE,
+            "score": coco.NUMBER,
+        },
     )
     whole = coco.read_rows(
-        sentences, {"image": str, "sentence": str, "mean": (float, int), "min": (float, int)}
+        sentences,
+        {"image": coco.NAME, "sentence": coco.TEXT, "mean": coco.NUMBER, "min": coco.NUMBER},
     )
+    _spelled_alike(sentences, whole, pos_neg, {row["image"] for row in entries})
     texts: dict[str, list[str]] = defaultdict(list)  # an image's captions, longest first
     for row in sorted([*entries, *whole], key=lambda row: -len(row["sentence"])):
         if not any(text.startswith(row["sentence"]) for text in texts[row["image"]]):
@@ -321,20 +294,19 @@ def read_efuf(
     worst: dict[tuple[str, str], dict[Span, float]] = {}
     for number, row in enumerate(entries, 1):
         start, end = row["position"], len(row["sentence"])
-        if not 0 <= start < end or not math.isfinite(row["score"]):
+        if not 0 <= start < end:
             raise ValueError(
-                f"{pos_neg}, row {number}: position {start}, score {row['score']} do not fit"
-                f" {row['sentence']!r:.60}."
+                f"{pos_neg}, row {number}: position {start} does not fit {row['sentence']!r:.60}:"
+                " give where its last clause starts."
             )
         span = (start - (start > 0 and row["sentence"][start - 1] in SEPARATORS), end)
         found = worst.setdefault((row["image"], _home(row["sentence"], texts[row["image"]])), {})
         found[span] = min(row["score"], found.get(span, math.inf))
-    kept = {
-        (row["image"], row["sentence"]): (
-            row["min"] > thresholds.forget_below and row["mean"] > thresholds.sentence_above
-        )
-        for row in whole
-    }
+    kept: dict[tuple[str, str], bool] = {}
+    for row in whole:
+        is_kept = row["min"] > thresholds.forget_below and row["mean"] > thresholds.sentence_above
+        key = row["image"], row["sentence"]
+        kept[key] = is_kept and kept.get(key, True)
     rows = dict.fromkeys([*worst, *((image, _home(text, texts[image])) for image, text in kept)])
     return [
         Curated(
@@ -343,6 +315,19 @@ def read_efuf(
         )
         for row in rows
     ]
+
+
+def _spelled_alike(
+    sentences: str | Path, rows: Sequence[dict], pos_neg: str | Path, names: Collection[str]
+) -> None:
+    known = Names({name: name for name in names})
+    for number, row in enumerate(rows, 1):
+        found = known.find(row["image"])
+        if found and row["image"] not in found:
+            raise ValueError(
+                f"{sentences}, row {number}: the image {row['image']!r:.80} is {found[0]!r:.80} in"
+                f" {pos_neg}: spell it alike in both."
+            )
 
 
 def _home(sentence: str, texts: Sequence[str]) -> str:
@@ -376,7 +361,9 @@ def speak(
     """Write what a model says as lab.score reads it: captions.jsonl (greedy), and NAME.jsonl for
     each of `asked` {NAME: read_pope's}.
 
-    features: (n photos, N, D) of embed_images. Returns the folder.
+    features: (n photos, N, D) of embed_images. An answer has ANSWER_TOKENS at most; one that was
+    cut before it came to a yes or a no counts as "neither" in lab.score, so no row says that it was
+    cut. Returns the folder.
     """
     said = generate(
         model, processor, features, max_new_tokens=max_new_tokens, batch_size=batch_size
@@ -398,7 +385,7 @@ def speak(
                 processor,
                 features[at[part]],
                 [q["text"] for q in questions[part]],
-                max_new_tokens=4,
+                max_new_tokens=ANSWER_TOKENS,
             )
         ]
         rows[name] = [
