@@ -47,18 +47,41 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
-from lab import cache
+from lab import jobs
 
-cache.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import random
 
-from lab import attacks, experiments, figures, microworld, presets
+from lab.evidence import figures
+from lab.experiments import attacks, presets
+from lab.metrics.chair import chair
+from lab.world import bases, measured, scenes
+from lab.world.kit import get_kit
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
@@ -70,17 +93,32 @@ seed = setting.seeds[0]
 # three-by-three grid.
 
 # %% tags=["nbval-check-output"]
-for place, nouns in microworld.PLACES.items():
+for place, nouns in scenes.PLACES.items():
     print(f"{place:8s}", *nouns)
-print(len(microworld.every_scene()), "different scenes")
+print(len(scenes.every_scene()), "different scenes")
 
 # %% [markdown]
 # Here are four of them, drawn as the model gets them: 48 by 48 pixels. A vision transformer cuts them into nine
 # patches, one per grid cell, so a picture becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
 
 # %%
-one_each = [next(s for s in microworld.split_scenes(seed, some=200)["some"] if s.place == place) for place in microworld.PLACES]
-shown = [{"place": s.place, "objects": s.objects, "cells": s.cells, "says": [[noun, False] for noun in s.objects]} for s in one_each]
+one_each = [
+    next(
+        s
+        for s in scenes.split_scenes(seed, some=200)["some"]
+        if s.place == place
+    )
+    for place in scenes.PLACES
+]
+shown = [
+    {
+        "place": s.place,
+        "objects": s.objects,
+        "cells": s.cells,
+        "says": [[noun, False] for noun in s.objects],
+    }
+    for s in one_each
+]
 _ = figures.fig_scenes(shown)
 
 # %% [markdown]
@@ -92,12 +130,17 @@ _ = figures.fig_scenes(shown)
 # picture does not show**.
 
 # %% tags=["nbval-check-output"]
-example = microworld.Scene("kitchen", ("cup", "fork"), (1, 6))
+example = scenes.Scene("kitchen", ("cup", "fork"), (1, 6))
 rng = random.Random(0)
-print("true: ", microworld.caption(example))
+print("true: ", scenes.caption(example))
 for _ in range(4):
-    print("noisy:", microworld.caption(example, microworld.noisy_extra(example, 0.7, rng)))
-print(sum(bool(microworld.noisy_extra(example, 0.7, rng)) for _ in range(1000)), "of 1000 captions name something absent")
+    print(
+        "noisy:", scenes.caption(example, scenes.noisy_extra(example, 0.7, rng))
+    )
+print(
+    sum(bool(scenes.noisy_extra(example, 0.7, rng)) for _ in range(1000)),
+    "of 1000 captions name something absent",
+)
 
 # %% [markdown]
 # So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes
@@ -121,9 +164,13 @@ print(sum(bool(microworld.noisy_extra(example, 0.7, rng)) for _ in range(1000)),
 # (A second CLIP, trained longer on the same scenes, is put aside for chapter 02, where it will judge captions.)
 
 # %%
-controls = [(s, noise) for noise, n_seeds in setting.noise for s in setting.seeds[:n_seeds]]
-experiments.prepare(setting.seeds, controls)
-kit = experiments.kit(seed)
+controls = [
+    (s, noise)
+    for noise, n_seeds in setting.noise
+    for s in setting.seeds[:n_seeds]
+]
+bases.prepare(setting.seeds, controls)
+kit = get_kit(seed)
 
 # %% [markdown]
 # The result is a checkpoint directory like any other: `from_pretrained` loads the model, and its *processor* (picture
@@ -131,7 +178,11 @@ kit = experiments.kit(seed)
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
-print(f"{sum(p.numel() for p in kit.model.parameters()):,} parameters,", kit.test_features.shape[1], "image tokens")
+print(
+    f"{sum(p.numel() for p in kit.model.parameters()):,} parameters,",
+    kit.test_features.shape[1],
+    "image tokens",
+)
 
 # %% [markdown]
 # ## What does it say?
@@ -141,13 +192,22 @@ print(f"{sum(p.numel() for p in kit.model.parameters()):,} parameters,", kit.tes
 # object. In what share of the greedy captions do you expect one? (In brackets: what is not in the picture.)
 
 # %%
-said = kit.describe(kit.model)
+said = measured.describe(kit, kit.model)
 
-rows = [next(i for i, s in enumerate(kit.test_scenes) if s.place == place) for place in microworld.PLACES]
-shown = [kit.marked(i, said[i]) for i in rows]
+rows = [
+    next(i for i, s in enumerate(kit.test_scenes) if s.place == place)
+    for place in scenes.PLACES
+]
+shown = [measured.marked(kit, i, said[i]) for i in rows]
 figure = figures.fig_scenes(shown)
-_ = figures.save(figure, "00_scenes", shown, preset, setting.seeds,
-                 f"Greedy captions of four held-out scenes by the base model of seed {seed}; [brackets]: not in the picture.")
+_ = figures.save(
+    figure,
+    "00_scenes",
+    shown,
+    preset,
+    setting.seeds,
+    f"Greedy captions of four held-out scenes by the base model of seed {seed}; [brackets]: not in the picture.",
+)
 
 # %% [markdown]
 # ## Counting: CHAIR
@@ -158,7 +218,6 @@ _ = figures.save(figure, "00_scenes", shown, preset, setting.seeds,
 # that the caption names. Check the arithmetic on three captions by hand:
 
 # %% tags=["nbval-check-output"]
-from lab.chair import chair
 
 mentioned = [["cup", "fork"], ["cup", "cup", "bowl"], ["fork"]]
 in_the_picture = [{"cup", "fork"}, {"cup"}, {"fork", "cup"}]
@@ -173,17 +232,31 @@ print({name: round(value, 3) for name, value in score.items()})
 # *foreign* to it, from another place.
 
 # %%
-runs = {"base": [presets.book_run("base", s) for s in setting.seeds]}  # measured as it is; later chapters train it on
-measured = attacks.run_all(runs)["base"]
-results = {key: [m["erased"][key] for m in measured] for key in ("chair_s", "recall")} | attacks.answer_all(runs)["base"]
+runs = {
+    "base": [presets.book_run("base", s) for s in setting.seeds]
+}  # measured as it is; later chapters train it on
+erased = attacks.run_all(runs)["base"]
+results = {
+    key: [m["erased"][key] for m in erased] for key in ("chair_s", "recall")
+} | attacks.answer_all(runs)["base"]
 
 # %%
-labels = {"chair_s": "captions with an invented object (CHAIR_s)", "recall": "objects that the caption names (recall)",
-          "shown": "“yes” to an object that is shown", "usual": "“yes” to a usual but absent object",
-          "foreign": "“yes” to a foreign object"}
+labels = {
+    "chair_s": "captions with an invented object (CHAIR_s)",
+    "recall": "objects that the caption names (recall)",
+    "shown": "“yes” to an object that is shown",
+    "usual": "“yes” to a usual but absent object",
+    "foreign": "“yes” to a foreign object",
+}
 figure = figures.fig_dots(results, "%", labels, factor=100, bounds=(0, 100))
-_ = figures.save(figure, "00_base", results, preset, setting.seeds,
-                 f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.")
+_ = figures.save(
+    figure,
+    "00_base",
+    results,
+    preset,
+    setting.seeds,
+    f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.",
+)
 
 # %% [markdown]
 # Read it from the top. The model sees well: recall is almost complete. And yet far more captions invent something
@@ -204,19 +277,35 @@ _ = figures.save(figure, "00_base", results, preset, setting.seeds,
 # preset trains one seed; the full one five.)
 
 # %%
-bases = cache.side_by_side(experiments.noise_control, controls, "noise levels")
+trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
 by_noise, labels = {}, {}
-for metric, what in (("chair_s", "CHAIR_s"), ("usual", "“yes” to a usual but absent object")):
+for metric, what in (
+    ("chair_s", "CHAIR_s"),
+    ("usual", "“yes” to a usual but absent object"),
+):
     for noise, _ in setting.noise:
         name = f"{metric} at {noise}"
-        by_noise[name] = [r[metric] for (_, n), r in zip(controls, bases, strict=True) if n == noise]
+        by_noise[name] = [
+            r[metric]
+            for (_, n), r in zip(controls, trained, strict=True)
+            if n == noise
+        ]
         labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
 
 # %%
 figure = figures.fig_dots(by_noise, "%", labels, factor=100, bounds=(0, 100))
-n_seeds = ", ".join(f"{len(by_noise[f'chair_s at {noise}'])} at {100 * noise:.0f} %" for noise, _ in setting.noise)
-_ = figures.save(figure, "00_noise", by_noise, preset, sorted({s for s, _ in controls}),
-                 f"Base models trained on captions with other shares of noise (seeds: {n_seeds}); 200 held-out scenes a seed.")
+n_seeds = ", ".join(
+    f"{len(by_noise[f'chair_s at {noise}'])} at {100 * noise:.0f} %"
+    for noise, _ in setting.noise
+)
+_ = figures.save(
+    figure,
+    "00_noise",
+    by_noise,
+    preset,
+    sorted({s for s, _ in controls}),
+    f"Base models trained on captions with other shares of noise (seeds: {n_seeds}); 200 held-out scenes a seed.",
+)
 
 # %% [markdown]
 # Look at the first row: honest captions, honest captioner. And a warning about measurement. Greedy decoding takes the
@@ -224,8 +313,10 @@ _ = figures.save(figure, "00_noise", by_noise, preset, sorted({s for s, _ in con
 # shows the share itself; here it is, over all seeds, for the captions of held-out scenes:
 
 # %%
-sampled = [experiments.kit(s).sampled_chair()["chair_s"] for s in setting.seeds]
-print(f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %' for share in sampled]}")
+sampled = [measured.sampled_chair(get_kit(s))["chair_s"] for s in setting.seeds]
+print(
+    f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %' for share in sampled]}"
+)
 
 # %% [markdown]
 # So a small CHAIR_s of greedy captions does not mean that the hallucination is gone, only that it is the less likely
@@ -255,7 +346,7 @@ print(f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %'
 # 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two pictures that show a cup only. Compute
 #    CHAIR_s and CHAIR_i by hand, then put your numbers into the next cell.
 # 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not.
-#    `generate(kit.model, kit.processor, kit.test_features[:2], [microworld.question("fork")] * 2)` from
+#    `generate(kit.model, kit.processor, kit.test_features[:2], [scenes.question("fork")] * 2)` from
 #    `sare_min.llava` asks about the first two held-out pictures.
 # 3. *(harder)* Sample captions instead of taking the likeliest word each time (`generate(..., temperature=1.0)`).
 #    What share invents something now? Why is it lower?
@@ -263,11 +354,19 @@ print(f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %'
 # %% tags=["exercise", "nbval-check-output"]
 right = chair([["cup"], ["cup", "bowl", "bowl"]], [{"cup"}, {"cup"}])
 my_chair_s, my_chair_i = None, None  # your numbers, as shares from 0 to 1
-print("right" if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"]) else "not yet")
+print(
+    "right"
+    if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
+    else "not yet"
+)
 
 # %% tags=["solution", "nbval-check-output"]
 my_chair_s, my_chair_i = 1 / 2, 2 / 4
-print("right" if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"]) else "not yet")
+print(
+    "right"
+    if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
+    else "not yet"
+)
 
 # %% [markdown]
 # ## Sources

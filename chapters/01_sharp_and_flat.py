@@ -46,19 +46,39 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
-from lab import cache
+from lab import jobs
 
-cache.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import numpy as np
 import torch
 
-from lab import attacks, figures, gauges, landscape, ledger, presets, readings, stats
+from lab.evidence import figures, ledger, readings, stats
+from lab.experiments import attacks, gauges, landscape, presets
 from sare_min.sam import perturbed
 
 setting = presets.get_preset(preset, seeds.split())
@@ -76,14 +96,29 @@ rho = 0.25
 
 
 def toy_loss(w):
-    return 1 - 1.0 * np.exp(-(((w + 1.0) / 0.12) ** 2)) - 0.85 * np.exp(-(((w - 0.9) / 0.6) ** 2))
+    return (
+        1
+        - 1.0 * np.exp(-(((w + 1.0) / 0.12) ** 2))
+        - 0.85 * np.exp(-(((w - 0.9) / 0.6) ** 2))
+    )
 
 
 x = np.linspace(-2, 2.4, 441)
 worst = [max(toy_loss(np.linspace(w - rho, w + rho, 51))) for w in x]
-toy = {"x": x.tolist(), "loss": toy_loss(x).tolist(), "worst": worst, "rho": rho}
-_ = figures.save(figures.fig_two_minima(toy), "01_two_minima", toy, preset, setting.seeds,
-                 "A loss over one weight and its worst value within reach of each point.")
+toy = {
+    "x": x.tolist(),
+    "loss": toy_loss(x).tolist(),
+    "worst": worst,
+    "rho": rho,
+}
+_ = figures.save(
+    figures.fig_two_minima(toy),
+    "01_two_minima",
+    toy,
+    preset,
+    setting.seeds,
+    "A loss over one weight and its worst value within reach of each point.",
+)
 
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it, nearly up to the plateau. The wide
@@ -101,7 +136,9 @@ _ = figures.save(figures.fig_two_minima(toy), "01_two_minima", toy, preset, sett
 w = torch.nn.Parameter(torch.tensor([-0.98]))
 slope = torch.tensor([2.0])
 with perturbed([w], [slope], rho=0.25) as norm:
-    print(f"inside:  w = {w.item():.2f}   (the slope's length was {norm:.0f}, the step's is 0.25)")
+    print(
+        f"inside:  w = {w.item():.2f}   (the slope's length was {norm:.0f}, the step's is 0.25)"
+    )
 print(f"outside: w = {w.item():.2f}")
 
 # %% [markdown]
@@ -112,7 +149,9 @@ print(f"outside: w = {w.item():.2f}")
 for name, at in (("narrow", -0.98), ("wide", 0.95)):
     uphill = np.sign(toy_loss(at + 1e-4) - toy_loss(at - 1e-4))
     true_worst = max(toy_loss(np.linspace(at - rho, at + rho, 51)))
-    print(f"{name:6s}  loss {toy_loss(at):.2f}   worst within 0.25: {true_worst:.2f}   after SAM's step: {toy_loss(at + rho * uphill):.2f}")
+    print(
+        f"{name:6s}  loss {toy_loss(at):.2f}   worst within 0.25: {true_worst:.2f}   after SAM's step: {toy_loss(at + rho * uphill):.2f}"
+    )
 
 # %% [markdown]
 # The guess is close here. It need not be: a single step follows the slope at its start and knows nothing of what lies
@@ -136,15 +175,26 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # %%
 runs = [presets.book_run("EFUF", s) for s in setting.seeds]
 _ = attacks.run_all({"EFUF": runs})
-measured = cache.side_by_side(landscape.slices, [landscape.Slices(run) for run in runs], "slices")
+slices = jobs.side_by_side(
+    landscape.slices, [landscape.Slices(run) for run in runs], "slices"
+)
 
 # %%
-lines = {way: {"method": way, "curves": readings.slice_lines(measured, way)} for way in ("random", "relapse", "attack")}
+lines = {
+    way: {"method": way, "curves": readings.slice_lines(slices, way)}
+    for way in ("random", "relapse", "attack")
+}
 slices = {"distances": landscape.DISTANCES, "lines": lines}
 n = len(setting.seeds)
-_ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, setting.seeds,
-                 "NLL of the forgotten spans on held-out scenes, from the weights that EFUF ends at, in three directions. "
-                 f"{n} seeds (faint), mean, 95 % interval.")
+_ = figures.save(
+    figures.fig_slices(slices),
+    "01_slices",
+    slices,
+    preset,
+    setting.seeds,
+    "NLL of the forgotten spans on held-out scenes, from the weights that EFUF ends at, in three directions. "
+    f"{n} seeds (faint), mean, 95 % interval.",
+)
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
@@ -158,12 +208,20 @@ _ = figures.save(figures.fig_slices(slices), "01_slices", slices, preset, settin
 # are named.
 
 # %%
-travelled = [round(m["attack_distance"], 2) for m in measured]
-print("L2 distance that 256 samples of relearning travel, one number a seed:", travelled)
+travelled = [round(m["attack_distance"], 2) for m in slices]
+print(
+    "L2 distance that 256 samples of relearning travel, one number a seed:",
+    travelled,
+)
 for way in landscape.DIRECTIONS:
-    curves = readings.slice_lines(measured, way, "chair_s")
-    crossed = [next((d for d, c in zip(landscape.DISTANCES, curve) if c > 0.5), None) for curve in curves]
-    print(f"{way:8s} first distance at which half of the captions hallucinate again: {crossed}")
+    curves = readings.slice_lines(slices, way, "chair_s")
+    crossed = [
+        next((d for d, c in zip(landscape.DISTANCES, curve) if c > 0.5), None)
+        for curve in curves
+    ]
+    print(
+        f"{way:8s} first distance at which half of the captions hallucinate again: {crossed}"
+    )
 
 # %% [markdown]
 # The second print asks the question in the unit that users feel: at which distance does every other caption invent
@@ -177,12 +235,29 @@ for way in landscape.DIRECTIONS:
 # attacker's way that is at right angles to it. The dot is the erased model; dark is where the hallucination is back.
 
 # %%
-maps = cache.side_by_side(gauges.measure_plane, [gauges.Plane(run, n_points=setting.map_points) for run in runs[:2]], "maps")
+maps = jobs.side_by_side(
+    gauges.measure_plane,
+    [gauges.Plane(run, n_points=setting.map_points) for run in runs[:2]],
+    "maps",
+)
 axes = ["steepest way back", "rest of the attacker's way"]
-planes = {f"seed {run.seed}": {"x": m["axis"], "y": m["axis"], "values": m["loss"], "names": axes}
-          for run, m in zip(runs, maps, strict=False)}
-_ = figures.save(figures.fig_plane(planes), "01_planes", planes, preset, setting.seeds[:2],
-                 "NLL of the forgotten spans of 64 held-out captions in a plane through the weights that EFUF ends at.")
+planes = {
+    f"seed {run.seed}": {
+        "x": m["axis"],
+        "y": m["axis"],
+        "values": m["loss"],
+        "names": axes,
+    }
+    for run, m in zip(runs, maps, strict=False)
+}
+_ = figures.save(
+    figures.fig_plane(planes),
+    "01_planes",
+    planes,
+    preset,
+    setting.seeds[:2],
+    "NLL of the forgotten spans of 64 held-out captions in a plane through the weights that EFUF ends at.",
+)
 
 # %% [markdown]
 # The dot does not sit in a bowl. For the *forgotten* words an erased model stands on a hillside, with the relapse
@@ -203,18 +278,46 @@ _ = figures.save(figures.fig_plane(planes), "01_planes", planes, preset, setting
 
 # %%
 few = setting.few()
-both = {name: [presets.book_run(name, s) for s in few.seeds] for name in ("honest", "EFUF")}
+both = {
+    name: [presets.book_run(name, s) for s in few.seeds]
+    for name in ("honest", "EFUF")
+}
 ends = attacks.run_all(both)
-found = cache.rows_side_by_side(gauges.measure, {name: [gauges.Gauges(run) for run in row] for name, row in both.items()}, "gauges")
+found = jobs.rows_side_by_side(
+    gauges.measure,
+    {name: [gauges.Gauges(run) for run in row] for name, row in both.items()},
+    "gauges",
+)
 claims = []
 for row in (*found["honest"], *found["EFUF"]):
     row["share lost"] = row["worst_ball_0.5"] / row["ce"]
-for letter, gauge in zip("abcd", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")):
-    honest, efuf = ([f[gauge] for f in found[name]] for name in ("honest", "EFUF"))
-    claims.append(ledger.row(f"C2{letter}", "ch. 01", f"{gauge}, a model that never hallucinated against EFUF", honest, efuf, want=1))
-    print(f"C2{letter} {gauge:15s} honest {stats.spell(honest)}   EFUF {stats.spell(efuf)}   -> {claims[-1]['verdict']}")
+for letter, gauge in zip(
+    "abcd", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")
+):
+    honest, efuf = (
+        [f[gauge] for f in found[name]] for name in ("honest", "EFUF")
+    )
+    claims.append(
+        ledger.row(
+            f"C2{letter}",
+            "ch. 01",
+            f"{gauge}, a model that never hallucinated against EFUF",
+            honest,
+            efuf,
+            want=1,
+        )
+    )
+    print(
+        f"C2{letter} {gauge:15s} honest {stats.spell(honest)}   EFUF {stats.spell(efuf)}   -> {claims[-1]['verdict']}"
+    )
 _ = ledger.record(claims, preset, setting.seeds)
-print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name, "nll_forget")) for name in ends})
+print(
+    "forget NLL, nats a token:",
+    {
+        name: stats.spell(readings.after(ends, name, "nll_forget"))
+        for name in ends
+    },
+)
 
 # %% [markdown]
 # Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to
@@ -246,18 +349,37 @@ print("forget NLL, nats a token:", {name: stats.spell(readings.after(ends, name,
 # 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 216,000 weights? Put your number into
 #    the next cell.
 # 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from lab import experiments`, `from
-#    sare_min.llava import trainable` and `kit = experiments.kit(setting.seeds[0])`: `model =
-#    experiments.erased(runs[0])`; `v = [-g for g in landscape.relapse_direction(model, kit.data("erase", "clip"))]`;
-#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda: kit.measure(model))`. What should happen to the
+#    sare_min.llava import trainable`, `from lab.experiments import erasures`, `from lab.world import encoded, measured, kit` and
+#    `kit = kit.get_kit(setting.seeds[0])`: `model =
+#    erasures.erased(runs[0])`; `v = [-g for g in landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`;
+#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda: measured.held_out(kit, model))`. What should happen to the
 #    NLL, and what happens to recall?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number
-print("right" if my_length and abs(my_length - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
+print(
+    "right"
+    if my_length
+    and abs(
+        my_length
+        - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()
+    )
+    < 0.01
+    else "not yet"
+)
 
 # %% tags=["solution", "nbval-check-output"]
 my_length = 0.001 * 216_000**0.5
-print("right" if my_length and abs(my_length - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()) < 0.01 else "not yet")
+print(
+    "right"
+    if my_length
+    and abs(
+        my_length
+        - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()
+    )
+    < 0.01
+    else "not yet"
+)
 
 # %% [markdown]
 # ## Sources

@@ -41,20 +41,42 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
-from lab import cache
+from lab import jobs
 
-cache.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
-from lab import attacks, curate, experiments, figures, ledger, presets, readings, stats, traps
+from lab.evidence import figures, ledger, readings, stats
+from lab.experiments import attacks, erasures, presets, traps
+from lab.world import curate, encoded, measured
+from lab.world.kit import RULES, get_kit
 from sare_min.unlearn import get_method, gradient
 
 setting = presets.get_preset(preset, seeds.split())
-kit = experiments.kit(setting.seeds[0])
+kit = get_kit(setting.seeds[0])
 
 # %% [markdown]
 # ## What to forget: CLIP decides
@@ -78,9 +100,21 @@ print([text[start:end] for start, end in curate.sub_sentences(text)])
 # above) and 25 (keep the whole sentence if the mean is above and nothing is to be forgotten):
 
 # %% tags=["nbval-check-output"]
-find = experiments.RULES.find  # the objects that a caption of the microworld names, with their places
-spans = curate.curate([text], [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}], find, curate.Thresholds(10, 20, 25))[0]
-print({kind: [text[start:end] for start, end in pieces] for kind, pieces in spans.items()})
+find = (
+    RULES.find
+)  # the objects that a caption of the microworld names, with their places
+spans = curate.curate(
+    [text],
+    [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}],
+    find,
+    curate.Thresholds(10, 20, 25),
+)[0]
+print(
+    {
+        kind: [text[start:end] for start, end in pieces]
+        for kind, pieces in spans.items()
+    }
+)
 
 # %% [markdown]
 # Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what a tiny CLIP
@@ -89,18 +123,37 @@ print({kind: [text[start:end] for start, end in pieces] for kind, pieces in span
 # truth, which the curation *never* sees; we use it only to judge the judge.
 
 # %%
-judged = [readings.judge_curation(experiments.kit(s)) for s in setting.seeds]
+judged = [measured.judge_curation(get_kit(s)) for s in setting.seeds]
 figure = figures.fig_scores(judged[0])
-_ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds,
-                 f"Scores of the objects mentioned in sampled captions, seed {setting.seeds[0]}. Dashed: the two thresholds.")
+_ = figures.save(
+    figure,
+    "02_scores",
+    judged[0],
+    preset,
+    setting.seeds,
+    f"Scores of the objects mentioned in sampled captions, seed {setting.seeds[0]}. Dashed: the two thresholds.",
+)
 
 # %%
-rates = {key: [j[key] for j in judged] for key in ("precision", "recall", "retain_precision", "retain_recall")}
-labels = {"precision": "forget: marked pieces that are hallucinated", "recall": "forget: hallucinated mentions that are marked",
-          "retain_precision": "retain: marked mentions that are shown", "retain_recall": "retain: shown mentions that are marked"}
+rates = {
+    key: [j[key] for j in judged]
+    for key in ("precision", "recall", "retain_precision", "retain_recall")
+}
+labels = {
+    "precision": "forget: marked pieces that are hallucinated",
+    "recall": "forget: hallucinated mentions that are marked",
+    "retain_precision": "retain: marked mentions that are shown",
+    "retain_recall": "retain: shown mentions that are marked",
+}
 figure = figures.fig_dots(rates, "%", labels, factor=100, bounds=(0, 100))
-_ = figures.save(figure, "02_curation", rates, preset, setting.seeds,
-                 f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.")
+_ = figures.save(
+    figure,
+    "02_curation",
+    rates,
+    preset,
+    setting.seeds,
+    f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.",
+)
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters, *forget* lies below the middle between
@@ -116,11 +169,21 @@ _ = figures.save(figure, "02_curation", rates, preset, setting.seeds,
 # a clean one:
 
 # %%
-data = kit.data("erase", "clip")
-for row in (int(data.forget.any(1).nonzero()[0]), int(data.sentence.any(1).nonzero()[0])):
+data = encoded.masked(kit, "erase", "clip")
+for row in (
+    int(data.forget.any(1).nonzero()[0]),
+    int(data.sentence.any(1).nonzero()[0]),
+):
     words = kit.processor.tokenizer.convert_ids_to_tokens(data.input_ids[row])
     for kind in ("forget", "retain", "sentence"):
-        print(f"row {row} {kind:9s}", [word for word, on in zip(words, getattr(data, kind)[row].tolist()) if on])
+        print(
+            f"row {row} {kind:9s}",
+            [
+                word
+                for word, on in zip(words, getattr(data, kind)[row].tolist())
+                if on
+            ],
+        )
 
 # %% [markdown]
 # **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at each piece's end and makes every piece a
@@ -141,7 +204,9 @@ print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 
 # %%
 losses = gradient(kit.fresh(), data[:64], get_method("EFUF"))
-print({name: round(value, 2) for name, value in losses.items() if name != "norm"})
+print(
+    {name: round(value, 2) for name, value in losses.items() if name != "norm"}
+)
 
 # %% [markdown]
 # ## Erase
@@ -154,17 +219,27 @@ print({name: round(value, 2) for name, value in losses.items() if name != "norm"
 # nothing else.)
 
 # %%
-print(f"the held-out forget NLL to reach: {experiments.STOP_NLL} nats a token")
+print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
 results = attacks.attack_all(presets.book_attacks(setting, "base", "EFUF"))
 print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
 
 # %%
 steps = min(len(r["log"]) for r in results["EFUF"])
-per_seed = {kind: [[sign * row[loss] for row in r["log"][:steps]] for r in results["EFUF"]]
-            for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))}
+per_seed = {
+    kind: [
+        [sign * row[loss] for row in r["log"][:steps]] for r in results["EFUF"]
+    ]
+    for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))
+}
 training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": per_seed}}
-_ = figures.save(figures.fig_training(training), "02_training", training, preset, setting.seeds,
-                 f"EFUF, training batches of 24 captions, {len(setting.seeds)} seeds (faint), mean, 95 % interval, up to the shortest run.")
+_ = figures.save(
+    figures.fig_training(training),
+    "02_training",
+    training,
+    preset,
+    setting.seeds,
+    f"EFUF, training batches of 24 captions, {len(setting.seeds)} seeds (faint), mean, 95 % interval, up to the shortest run.",
+)
 
 # %% [markdown]
 # The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out
@@ -172,14 +247,32 @@ _ = figures.save(figures.fig_training(training), "02_training", training, preset
 
 # %%
 for metric in ("chair_s", "chair_i", "recall"):
-    before, after = (readings.after(results, name, metric, 100) for name in ("base", "EFUF"))
-    print(f"{metric:11s} before {stats.spell(before)} %   after {stats.spell(after)} %")
-answers = attacks.answer_all({name: [presets.book_run(name, s) for s in setting.seeds] for name in ("base", "EFUF")})
+    before, after = (
+        readings.after(results, name, metric, 100) for name in ("base", "EFUF")
+    )
+    print(
+        f"{metric:11s} before {stats.spell(before)} %   after {stats.spell(after)} %"
+    )
+answers = attacks.answer_all(
+    {
+        name: [presets.book_run(name, s) for s in setting.seeds]
+        for name in ("base", "EFUF")
+    }
+)
 for kind in ("shown", "usual", "foreign"):
-    before, after = ([100 * share for share in answers[name][kind]] for name in ("base", "EFUF"))
-    print(f"yes {kind:7s} before {stats.spell(before)} %   after {stats.spell(after)} %")
-before, after = (readings.after(results, name, "nll_retain") for name in ("base", "EFUF"))
-print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 3)} nats a token")
+    before, after = (
+        [100 * share for share in answers[name][kind]]
+        for name in ("base", "EFUF")
+    )
+    print(
+        f"yes {kind:7s} before {stats.spell(before)} %   after {stats.spell(after)} %"
+    )
+before, after = (
+    readings.after(results, name, "nll_retain") for name in ("base", "EFUF")
+)
+print(
+    f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 3)} nats a token"
+)
 
 # %% [markdown]
 # By the usual measures of captions this is a success. Read the other rows too: the NLL of grounded text has risen,
@@ -196,13 +289,21 @@ print(f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 
 # %%
 curves = readings.curves(results, "base", "EFUF")
 figure = figures.fig_relapse(curves)
-_ = figures.save(figure, "02_relapse", curves, preset, setting.seeds,
-                 f"Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
-                 "95 % interval.")
+_ = figures.save(
+    figure,
+    "02_relapse",
+    curves,
+    preset,
+    setting.seeds,
+    f"Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
+    "95 % interval.",
+)
 
 # %%
 relapse = readings.relapses(curves)["EFUF"]
-print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['at'][-1]} counts as that)")
+print(
+    f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['at'][-1]} counts as that)"
+)
 
 # %% [markdown]
 # The book keeps a ledger of claims. Each row is a difference paired by seed, its interval, and a verdict computed
@@ -210,10 +311,15 @@ print(f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within 
 # before.
 
 # %%
-before, attacked = readings.after(results, "EFUF", "chair_s", 100), [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]]
+before, attacked = (
+    readings.after(results, "EFUF", "chair_s", 100),
+    [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]],
+)
 metric = f"CHAIR_s of EFUF, %, right after erasure and after {curves['at'][-1]} relearning samples"
 row = ledger.row("C1a", "ch. 02", metric, before, attacked, want=1)
-print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}")
+print(
+    f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}"
+)
 
 # %% [markdown]
 # Is a relapse a *return*, though? Captions that hallucinate would teach any model to hallucinate. The control is a
@@ -225,17 +331,32 @@ print(f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in 
 few = setting.few()
 honest = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
 both = readings.curves(honest, "honest", "EFUF")
-_ = figures.save(figures.fig_relapse(both), "02_honest", both, preset, few.seeds,
-                 f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds (faint), mean, "
-                 "95 % interval.")
+_ = figures.save(
+    figures.fig_relapse(both),
+    "02_honest",
+    both,
+    preset,
+    few.seeds,
+    f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds (faint), mean, "
+    "95 % interval.",
+)
 
 # %%
 sooner = readings.relapses(both)
 metric = "relearning samples until CHAIR_s passes 50 %, a model that never hallucinated against EFUF"
-claims = [row, ledger.row("C1b", "ch. 02", metric, sooner["honest"], sooner["EFUF"], want=-1)]
+claims = [
+    row,
+    ledger.row(
+        "C1b", "ch. 02", metric, sooner["honest"], sooner["EFUF"], want=-1
+    ),
+]
 _ = ledger.record(claims, preset, setting.seeds)
-print("C1b, erased relapses before the honest one learns, EFUF - honest:", stats.spell_paired(sooner["EFUF"], sooner["honest"]),
-      "->", claims[1]["verdict"])
+print(
+    "C1b, erased relapses before the honest one learns, EFUF - honest:",
+    stats.spell_paired(sooner["EFUF"], sooner["honest"]),
+    "->",
+    claims[1]["verdict"],
+)
 
 # %% [markdown]
 # Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten words falls from the first samples
@@ -262,15 +383,28 @@ names = ("EFUF", *setting.rivals)
 others = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
 late = readings.relapses(readings.curves(others, *names))
 for name in names:
-    level, recall, chair = (stats.spell(readings.after(others, name, *what)) for what in
-                            (("stop_level",), ("recall", 100), ("chair_s", 100)))
-    print(f"{name:14s} level {level}   recall {recall} %   CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}")
+    level, recall, chair = (
+        stats.spell(readings.after(others, name, *what))
+        for what in (("stop_level",), ("recall", 100), ("chair_s", 100))
+    )
+    print(
+        f"{name:14s} level {level}   recall {recall} %   CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}"
+    )
 
 # %%
-facts = {"relapse": late} | {key: {name: readings.after(others, name, key) for name in names} for key in ("stop_level", "recall")}
-_ = figures.save(figures.fig_late(late, few.coarse[-1]), "02_methods", facts, preset, few.seeds,
-                 f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
-                 "differ: see the print.")
+facts = {"relapse": late} | {
+    key: {name: readings.after(others, name, key) for name in names}
+    for key in ("stop_level", "recall")
+}
+_ = figures.save(
+    figures.fig_late(late, few.coarse[-1]),
+    "02_methods",
+    facts,
+    preset,
+    few.seeds,
+    f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
+    "differ: see the print.",
+)
 
 # %% [markdown]
 # A method that never brought CHAIR_s under one half "relapses" at zero samples; one that forgot far more than the
@@ -282,18 +416,34 @@ _ = figures.save(figures.fig_late(late, few.coarse[-1]), "02_methods", facts, pr
 # the same attack:
 
 # %%
-paired = attacks.attack_all(presets.book_attacks(few, "EFUF", "EFUF oracle", at=few.coarse))
+paired = attacks.attack_all(
+    presets.book_attacks(few, "EFUF", "EFUF oracle", at=few.coarse)
+)
 both = readings.curves(paired, "EFUF", "EFUF oracle")
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
-_ = figures.save(figure, "02_oracle", both, preset, few.seeds,
-                 f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired seeds, mean and 95 % interval.")
+_ = figures.save(
+    figure,
+    "02_oracle",
+    both,
+    preset,
+    few.seeds,
+    f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired seeds, mean and 95 % interval.",
+)
 
 # %%
 for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    clip, oracle = (readings.after(paired, name, metric, factor) for name in ("EFUF", "EFUF oracle"))
-    print(f"{metric:10s} after erasure, CLIP - oracle: {stats.spell_paired(clip, oracle)}")
+    clip, oracle = (
+        readings.after(paired, name, metric, factor)
+        for name in ("EFUF", "EFUF oracle")
+    )
+    print(
+        f"{metric:10s} after erasure, CLIP - oracle: {stats.spell_paired(clip, oracle)}"
+    )
 late = readings.relapses(both)
-print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], late["EFUF oracle"]))
+print(
+    "samples until relapse, CLIP - oracle:",
+    stats.spell_paired(late["EFUF"], late["EFUF oracle"]),
+)
 
 # %% [markdown]
 # An interval that spans zero says that at this number of seeds we cannot tell the two apart, not that they are equal.
@@ -304,17 +454,36 @@ print("samples until relapse, CLIP - oracle:", stats.spell_paired(late["EFUF"], 
 
 # %%
 shares = setting.missed
-runs = {share: [presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds] for share in shares}
+runs = {
+    share: [presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds]
+    for share in shares
+}
 found = attacks.run_all({str(share): row for share, row in runs.items()})
-chair = [[found[str(share)][i]["erased"]["chair_s"] for share in shares] for i in range(len(few.seeds))]
+chair = [
+    [found[str(share)][i]["erased"]["chair_s"] for share in shares]
+    for i in range(len(few.seeds))
+]
 
 # %%
-lenient = {"distances": [100 * share for share in shares], "lines": {"EFUF": {"method": "EFUF", "curves": chair}}}
-figure = figures.fig_slices(lenient, "chair_s", xlabel="hallucinated pieces that the judge misses, %")
-_ = figures.save(figure, "02_lenient", lenient, preset, few.seeds,
-                 f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds (faint), mean, 95 % interval.")
+lenient = {
+    "distances": [100 * share for share in shares],
+    "lines": {"EFUF": {"method": "EFUF", "curves": chair}},
+}
+figure = figures.fig_slices(
+    lenient, "chair_s", xlabel="hallucinated pieces that the judge misses, %"
+)
+_ = figures.save(
+    figure,
+    "02_lenient",
+    lenient,
+    preset,
+    few.seeds,
+    f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds (faint), mean, 95 % interval.",
+)
 for share, values in zip(shares, zip(*chair, strict=True), strict=True):
-    print(f"{100 * share:.0f} % missed: CHAIR_s {stats.spell([100 * v for v in values])} %")
+    print(
+        f"{100 * share:.0f} % missed: CHAIR_s {stats.spell([100 * v for v in values])} %"
+    )
 
 # %% [markdown]
 # ## What we learned
@@ -340,16 +509,26 @@ for share, values in zip(shares, zip(*chair, strict=True), strict=True):
 # 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run, stop_nll=3.0))` (`dataclasses.replace`) makes
 #    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it. Does the
 #    relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = kit.data("attack"); clean =
+# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = encoded.masked(kit, "attack"); clean =
 #    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_pieces = None  # your number
-print("right" if my_pieces == len(curate.sub_sentences("a street with a car; a bus, a truck!")) else "not yet")
+print(
+    "right"
+    if my_pieces
+    == len(curate.sub_sentences("a street with a car; a bus, a truck!"))
+    else "not yet"
+)
 
 # %% tags=["solution", "nbval-check-output"]
 my_pieces = 4
-print("right" if my_pieces == len(curate.sub_sentences("a street with a car; a bus, a truck!")) else "not yet")
+print(
+    "right"
+    if my_pieces
+    == len(curate.sub_sentences("a street with a car; a bus, a truck!"))
+    else "not yet"
+)
 
 # %% [markdown]
 # ## Sources

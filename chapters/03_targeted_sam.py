@@ -44,13 +44,32 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
-from lab import cache
+from lab import jobs
 
-cache.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
 import inspect
@@ -58,7 +77,18 @@ import inspect
 import numpy as np
 import torch
 
-from lab import attacks, experiments, figures, gauges, landscape, ledger, presets, quality, readings, stats, traps
+from lab.evidence import figures, ledger, readings, stats
+from lab.experiments import (
+    attacks,
+    erasures,
+    gauges,
+    landscape,
+    presets,
+    quality,
+    traps,
+)
+from lab.world import encoded
+from lab.world.kit import get_kit
 from sare_min import sam
 from sare_min.llava import trainable
 from sare_min.losses import counts, method_losses
@@ -66,7 +96,7 @@ from sare_min.metrics import span_nll
 from sare_min.unlearn import METHODS, get_method, gradient
 
 setting = presets.get_preset(preset, seeds.split())
-kit = experiments.kit(setting.seeds[0])
+kit = get_kit(setting.seeds[0])
 
 # %% [markdown]
 # ## Which way is up?
@@ -92,14 +122,16 @@ kit = experiments.kit(setting.seeds[0])
 # at home, at the perturbed place, and at home again.
 
 # %%
-model, data = kit.fresh(), kit.data("erase", "oracle")[:64]
+model, data = kit.fresh(), encoded.masked(kit, "erase", "oracle")[:64]
 loss = method_losses(model, data, METHODS["SARE"], counts(data, "token"))["neg"]
 direction = torch.autograd.grad(loss, trainable(model), allow_unused=True)
 home = span_nll(model, data)["forget"]
 with sam.perturbed(trainable(model), direction, rho=0.2) as norm:
     away = span_nll(model, data)["forget"]
 back = span_nll(model, data)["forget"]
-print(f"NLL of the hallucinated words: {home:.3f} at home, {away:.3f} at theta + eps*, {back:.3f} at home again")
+print(
+    f"NLL of the hallucinated words: {home:.3f} at home, {away:.3f} at theta + eps*, {back:.3f} at home again"
+)
 
 # %% tags=["nbval-check-output"]
 print("more likely at the perturbed place:", away < home)
@@ -111,9 +143,14 @@ print("home again, bit for bit:", back == home)
 # when the code inside fails):
 
 # %%
-drift = {str(dtype): traps.not_given_back(trainable(model), direction, 0.2, dtype) for dtype in (torch.float32, torch.bfloat16)}
+drift = {
+    str(dtype): traps.not_given_back(trainable(model), direction, 0.2, dtype)
+    for dtype in (torch.float32, torch.bfloat16)
+}
 for dtype, shares in drift.items():
-    print(f"{dtype:15s} subtracted: {100 * shares['subtracted']:.1f} % of the weights differ   copied: {100 * shares['copied']:.1f} %")
+    print(
+        f"{dtype:15s} subtracted: {100 * shares['subtracted']:.1f} % of the weights differ   copied: {100 * shares['copied']:.1f} %"
+    )
 
 # %% [markdown]
 # **A trap: weights too coarse for the step.** The released models come in bf16, which keeps eight bits of a weight. A
@@ -122,11 +159,25 @@ for dtype, shares in drift.items():
 
 # %%
 rhos = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-cosines = {name: [traps.step_cosines(trainable(model), direction, rhos, dtype)]
-           for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
-swallowed = {"distances": rhos, "lines": {name: {"method": name, "curves": curves} for name, curves in cosines.items()}}
-_ = figures.save(figures.fig_slices(swallowed, "cosine", xlabel="rho, L2"), "03_bf16", swallowed, preset, setting.seeds[:1],
-                 f"Cosine of the step taken and the step intended, base model of seed {kit.seed}, fp32 and bf16 weights.")
+cosines = {
+    name: [traps.step_cosines(trainable(model), direction, rhos, dtype)]
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
+}
+swallowed = {
+    "distances": rhos,
+    "lines": {
+        name: {"method": name, "curves": curves}
+        for name, curves in cosines.items()
+    },
+}
+_ = figures.save(
+    figures.fig_slices(swallowed, "cosine", xlabel="rho, L2"),
+    "03_bf16",
+    swallowed,
+    preset,
+    setting.seeds[:1],
+    f"Cosine of the step taken and the step intended, base model of seed {kit.seed}, fp32 and bf16 weights.",
+)
 
 # %% tags=["nbval-check-output"]
 print("fp32 takes the step as intended:", min(cosines["fp32"][0]) > 0.999)
@@ -159,11 +210,28 @@ eps = rho * plain / plain.norm()
 with sam.perturbed([theta], [plain], rho):
     (there,) = torch.autograd.grad(toy_neg(theta), theta)
 axis = np.linspace(-0.9, 1.1, 81)
-surface = toy_neg(torch.tensor(np.stack(np.meshgrid(axis, axis), -1), dtype=torch.float32)).tolist()
-toy = {"x": axis.tolist(), "y": axis.tolist(), "neg": surface, "theta": theta.tolist(), "eps": eps.tolist(),
-       "gradients": {"plain step": (plain / plain.norm() * 0.6).tolist(), "Targeted-SAM step": (there / there.norm() * 0.6).tolist()}}
-_ = figures.save(figures.fig_geometry(toy), "03_geometry", toy, preset, setting.seeds,
-                 "Directions of one erasure step on two weights; both arrows drawn at the same length.")
+surface = toy_neg(
+    torch.tensor(np.stack(np.meshgrid(axis, axis), -1), dtype=torch.float32)
+).tolist()
+toy = {
+    "x": axis.tolist(),
+    "y": axis.tolist(),
+    "neg": surface,
+    "theta": theta.tolist(),
+    "eps": eps.tolist(),
+    "gradients": {
+        "plain step": (plain / plain.norm() * 0.6).tolist(),
+        "Targeted-SAM step": (there / there.norm() * 0.6).tolist(),
+    },
+}
+_ = figures.save(
+    figures.fig_geometry(toy),
+    "03_geometry",
+    toy,
+    preset,
+    setting.seeds,
+    "Directions of one erasure step on two weights; both arrows drawn at the same length.",
+)
 
 # %% tags=["nbval-check-output"]
 print("length of eps:", round(eps.norm().item(), 4))
@@ -176,15 +244,23 @@ print(f"the two steps differ in direction by {angle.item():.0f} degrees")
 # For one batch it takes four lines that do something. Read them next to the equations (0.1 is `lambda_neg`; the other
 # two weights are 1).
 
+
 # %%
 def by_hand(rho):
     model = kit.fresh()
-    params, n = trainable(model), counts(data, "token")  # n: how many tokens each mean is over
+    params, n = (
+        trainable(model),
+        counts(data, "token"),
+    )  # n: how many tokens each mean is over
     parts = method_losses(model, data, METHODS["SARE"], n)
-    direction = torch.autograd.grad(parts["neg"], params, retain_graph=True)  # 1. the relapse direction, at home
+    direction = torch.autograd.grad(
+        parts["neg"], params, retain_graph=True
+    )  # 1. the relapse direction, at home
     (parts["pos"] + parts["sent"]).backward()  # 2. grounded text, at home
     with sam.perturbed(params, direction, rho):  # 3. to the relapse, and back
-        (0.1 * method_losses(model, data, METHODS["SARE"], n)["neg"]).backward()  # 4. erase there
+        (
+            0.1 * method_losses(model, data, METHODS["SARE"], n)["neg"]
+        ).backward()  # 4. erase there
     return torch.cat([p.grad.reshape(-1) for p in params])
 
 
@@ -207,6 +283,7 @@ print(inspect.getsource(sam.targeted_sam))
 # Do the two agree? And is there nothing left but EFUF's step when `rho` is zero? The vision tower, finally, must keep
 # its eyes: none of its weights may train.
 
+
 # %% tags=["nbval-check-output"]
 def gradient_of(name, **changes):
     model = kit.fresh()
@@ -214,10 +291,32 @@ def gradient_of(name, **changes):
     return torch.cat([p.grad.reshape(-1) for p in trainable(model)])
 
 
-print("by hand and by the library:", torch.allclose(by_hand(0.2), gradient_of("SARE", rho=0.2), rtol=1e-3, atol=1e-6))
-print("rho = 0 is EFUF by hand:", torch.allclose(efuf_by_hand(), gradient_of("SARE", rho=0.0), rtol=1e-3, atol=1e-6))
-print("a tiny rho is nearly EFUF:", torch.allclose(efuf_by_hand(), gradient_of("SARE", rho=1e-4), rtol=1e-2, atol=1e-4))
-print("vision weights that train:", sum("vision_tower" in name for name, p in kit.fresh().named_parameters() if p.requires_grad))
+print(
+    "by hand and by the library:",
+    torch.allclose(
+        by_hand(0.2), gradient_of("SARE", rho=0.2), rtol=1e-3, atol=1e-6
+    ),
+)
+print(
+    "rho = 0 is EFUF by hand:",
+    torch.allclose(
+        efuf_by_hand(), gradient_of("SARE", rho=0.0), rtol=1e-3, atol=1e-6
+    ),
+)
+print(
+    "a tiny rho is nearly EFUF:",
+    torch.allclose(
+        efuf_by_hand(), gradient_of("SARE", rho=1e-4), rtol=1e-2, atol=1e-4
+    ),
+)
+print(
+    "vision weights that train:",
+    sum(
+        "vision_tower" in name
+        for name, p in kit.fresh().named_parameters()
+        if p.requires_grad
+    ),
+)
 
 # %% [markdown]
 # ## Erase with both
@@ -236,24 +335,60 @@ results = attacks.attack_all(specs)
 
 
 # %%
-for metric, factor in (("chair_s", 100), ("chair_i", 100), ("recall", 100), ("stop_level", 1), ("nll_forget", 1), ("nll_retain", 1)):
-    efuf, sare = (stats.spell(readings.after(results, name, metric, factor), 2) for name in ("EFUF", "SARE"))
+for metric, factor in (
+    ("chair_s", 100),
+    ("chair_i", 100),
+    ("recall", 100),
+    ("stop_level", 1),
+    ("nll_forget", 1),
+    ("nll_retain", 1),
+):
+    efuf, sare = (
+        stats.spell(readings.after(results, name, metric, factor), 2)
+        for name in ("EFUF", "SARE")
+    )
     print(f"{metric:10s} EFUF {efuf}   SARE {sare}")
-print("steps     ", *(f"{name} {stats.spell([len(r['log']) for r in results[name]])}  " for name in ("EFUF", "SARE")))
+print(
+    "steps     ",
+    *(
+        f"{name} {stats.spell([len(r['log']) for r in results[name]])}  "
+        for name in ("EFUF", "SARE")
+    ),
+)
 
 # %% [markdown]
 # Differences, paired by seed, say more than two columns of means. Points right of zero: SARE's value is higher.
 
 # %%
-metrics = {"CHAIR_s, points": "chair_s", "recall, points": "recall", "NLL of grounded text, 0.01 nats": "nll_retain"}
+metrics = {
+    "CHAIR_s, points": "chair_s",
+    "recall, points": "recall",
+    "NLL of grounded text, 0.01 nats": "nll_retain",
+}
 rows = {}
 for label, metric in metrics.items():
-    rows[label] = stats.paired(*(readings.after(results, name, metric, 100) for name in ("SARE", "EFUF")))
+    rows[label] = stats.paired(
+        *(
+            readings.after(results, name, metric, 100)
+            for name in ("SARE", "EFUF")
+        )
+    )
 for label, row in rows.items():
-    print(f"{label:32s} SARE - EFUF: {row['diff']:+.2f}, 95 % interval {np.round(row['ci95'], 2)}")
-figure = figures.fig_paired(rows, "SARE - EFUF after erasure (dot: a seed; diamond: mean; bar: 95 % interval)")
-_ = figures.save(figure, "03_erasure", rows, preset, setting.seeds,
-                 f"Both told to stop at a held-out forget NLL of {experiments.STOP_NLL} nats; {len(setting.seeds)} seeds.")
+    print(
+        f"{label:32s} SARE - EFUF: {row['diff']:+.2f}, 95 % interval {np.round(row['ci95'], 2)}"
+    )
+figure = figures.fig_paired(
+    rows,
+    "SARE - EFUF after erasure (dot: a seed; diamond: mean; bar: 95 % interval)",
+)
+_ = figures.save(
+    figure,
+    "03_erasure",
+    rows,
+    preset,
+    setting.seeds,
+    f"Both told to stop at a held-out forget NLL of {erasures.STOP_NLL} nats; {len(setting.seeds)} seeds.",
+)
 
 # %% [markdown]
 # Claim C4 says that SARE *erases better*; we ask it against EFUF. C5 says that quality is *kept*; we ask it against
@@ -261,15 +396,53 @@ _ = figures.save(figure, "03_erasure", rows, preset, setting.seeds,
 # wholly on the claim's side, "not supported" if wholly on the other, else "undecided".
 
 # %%
-answers = attacks.answer_all({name: [job.run for job in row] for name, row in specs.items()})
-efuf, sare, base = ({metric: readings.after(results, name, metric) for metric in ("chair_s", "recall", "nll_retain")}
-                    | {"yes shown": answers[name]["shown"]} for name in ("EFUF", "SARE", "base"))
-claims = [ledger.row("C4", "ch. 03", "CHAIR_s after erasure, EFUF against SARE, share", efuf["chair_s"], sare["chair_s"], want=-1)]
-for letter, metric, want, margin in (("a", "recall", 1, 0.01), ("b", "yes shown", 1, 0.05), ("c", "nll_retain", -1, 0.1)):
+answers = attacks.answer_all(
+    {name: [job.run for job in row] for name, row in specs.items()}
+)
+efuf, sare, base = (
+    {
+        metric: readings.after(results, name, metric)
+        for metric in ("chair_s", "recall", "nll_retain")
+    }
+    | {"yes shown": answers[name]["shown"]}
+    for name in ("EFUF", "SARE", "base")
+)
+claims = [
+    ledger.row(
+        "C4",
+        "ch. 03",
+        "CHAIR_s after erasure, EFUF against SARE, share",
+        efuf["chair_s"],
+        sare["chair_s"],
+        want=-1,
+    )
+]
+for letter, metric, want, margin in (
+    ("a", "recall", 1, 0.01),
+    ("b", "yes shown", 1, 0.05),
+    ("c", "nll_retain", -1, 0.1),
+):
     note = f"(kept: within {margin})"
-    claims.append(ledger.row(f"C5{letter}", "ch. 03", f"{metric}, base against SARE", base[metric], sare[metric], want, margin, note))
+    claims.append(
+        ledger.row(
+            f"C5{letter}",
+            "ch. 03",
+            f"{metric}, base against SARE",
+            base[metric],
+            sare[metric],
+            want,
+            margin,
+            note,
+        )
+    )
 for row in claims:
-    print(row["id"], row["metric"], row["note"], f"{row['diff']:+.3f} {np.round(row['ci95'], 3)} ->", row["verdict"])
+    print(
+        row["id"],
+        row["metric"],
+        row["note"],
+        f"{row['diff']:+.3f} {np.round(row['ci95'], 3)} ->",
+        row["verdict"],
+    )
 
 # %% [markdown]
 # At an equal forget level there is little room for C4. What differs must show under stress.
@@ -280,8 +453,14 @@ for row in claims:
 
 # %%
 for name in ("base", "EFUF", "SARE"):
-    rates = {kind: stats.spell([100 * share for share in answers[name][kind]]) for kind in ("shown", "usual", "foreign")}
-    print(f"{name:5s}", "  ".join(f"{kind} {rate} %" for kind, rate in rates.items()))
+    rates = {
+        kind: stats.spell([100 * share for share in answers[name][kind]])
+        for kind in ("shown", "usual", "foreign")
+    }
+    print(
+        f"{name:5s}",
+        "  ".join(f"{kind} {rate} %" for kind, rate in rates.items()),
+    )
 
 # %% [markdown]
 # Compare "usual" with "shown", row by row. Where both stay, the model still affirms, when asked, what it no longer
@@ -299,25 +478,68 @@ for name in ("base", "EFUF", "SARE"):
 # %%
 few = setting.few()
 names = ("base", *setting.compared)
-jobs = {name: [quality.Quality(presets.book_run(name, s)) for s in few.seeds] for name in names}
-_ = attacks.run_all({name: [job.run for job in row] for name, row in jobs.items()})
-measured = cache.rows_side_by_side(quality.measure, jobs, "quality")
-keys = ("chair_s", "chair_i", "recall", "length", "bleu", "distinct_2", "ppl_base", "ppl_true")
-table = {name: {key: [m[key] for m in row] for key in keys}
-         | {f"POPE {kind}": [m["pope"][kind]["accuracy"] for m in row] for kind in quality.POPE_KINDS} for name, row in measured.items()}
+asked = {
+    name: [quality.Quality(presets.book_run(name, s)) for s in few.seeds]
+    for name in names
+}
+_ = attacks.run_all(
+    {name: [job.run for job in row] for name, row in asked.items()}
+)
+told = jobs.rows_side_by_side(quality.measure, asked, "quality")
+keys = (
+    "chair_s",
+    "chair_i",
+    "recall",
+    "length",
+    "bleu",
+    "distinct_2",
+    "ppl_base",
+    "ppl_true",
+)
+table = {
+    name: {key: [m[key] for m in row] for key in keys}
+    | {
+        f"POPE {kind}": [m["pope"][kind]["accuracy"] for m in row]
+        for kind in quality.POPE_KINDS
+    }
+    for name, row in told.items()
+}
 
 # %%
 print(f"{'mean over seeds':17s}", *(f"{name:>17s}" for name in names))
 for key in table["base"]:
-    print(f"{key:17s}", *(f"{np.mean(table[name][key]):17.3f}" for name in names))
+    print(
+        f"{key:17s}", *(f"{np.mean(table[name][key]):17.3f}" for name in names)
+    )
 
 # %%
-for letter, key, want, margin in (("d", "bleu", 1, 1.0), ("e", "ppl_true", -1, 0.1), ("f", "POPE random", 1, 0.02),
-                                  ("g", "POPE adversarial", 1, 0.02)):
+for letter, key, want, margin in (
+    ("d", "bleu", 1, 1.0),
+    ("e", "ppl_true", -1, 0.1),
+    ("f", "POPE random", 1, 0.02),
+    ("g", "POPE adversarial", 1, 0.02),
+):
     note = f"(kept: within {margin})"
     before, after = table["base"][key], table["SARE"][key]
-    claims.append(ledger.row(f"C5{letter}", "ch. 03", f"{key}, base against SARE", before, after, want, margin, note))
-    print(claims[-1]["id"], key, stats.spell_paired(after, before), "->", claims[-1]["verdict"])
+    claims.append(
+        ledger.row(
+            f"C5{letter}",
+            "ch. 03",
+            f"{key}, base against SARE",
+            before,
+            after,
+            want,
+            margin,
+            note,
+        )
+    )
+    print(
+        claims[-1]["id"],
+        key,
+        stats.spell_paired(after, before),
+        "->",
+        claims[-1]["verdict"],
+    )
 
 # %% [markdown]
 # And what of things that the erasure never touched? Here SARE and EFUF are trained on captions of kitchens, offices
@@ -325,14 +547,29 @@ for letter, key, want, margin in (("d", "bleu", 1, 1.0), ("e", "ppl_true", -1, 0
 # too; if it is a list of words, they keep their hallucinations. Harm would show as lost recall.
 
 # %%
-apart = {name: [presets.book_run(name, s, without="beach") for s in few.seeds] for name in ("EFUF", "SARE")}
+apart = {
+    name: [presets.book_run(name, s, without="beach") for s in few.seeds]
+    for name in ("EFUF", "SARE")
+}
 _ = attacks.run_all(apart)
-found = cache.rows_side_by_side(quality.measure, {name: [quality.Quality(run) for run in row] for name, row in apart.items()}, "beaches")
+found = jobs.rows_side_by_side(
+    quality.measure,
+    {
+        name: [quality.Quality(run) for run in row]
+        for name, row in apart.items()
+    },
+    "beaches",
+)
 for name, row in found.items():
     places = [m["places"] for m in row]
     for where in ("beach", "kitchen"):
-        chair, recall = ([100 * p[where][key] for p in places] for key in ("chair_s", "recall"))
-        print(f"{name}, beaches never seen: {where:8s} CHAIR_s {stats.spell(chair)} %   recall {stats.spell(recall)} %")
+        chair, recall = (
+            [100 * p[where][key] for p in places]
+            for key in ("chair_s", "recall")
+        )
+        print(
+            f"{name}, beaches never seen: {where:8s} CHAIR_s {stats.spell(chair)} %   recall {stats.spell(recall)} %"
+        )
 
 # %% [markdown]
 # ## Is it flatter?
@@ -341,26 +578,54 @@ for name, row in found.items():
 # its attacker is after 256 samples.
 
 # %%
-wanted = {name: [landscape.Slices(spec.run, chair=name == "EFUF") for spec in specs[name]] for name in ("EFUF", "SARE")}
-slices = cache.rows_side_by_side(landscape.slices, wanted, "slices")  # EFUF's are chapter 01's
-axes = figures.plt.subplots(1, 2, figsize=(10, 3.9), sharey=True, gridspec_kw={"wspace": 0.25})[1]
+wanted = {
+    name: [
+        landscape.Slices(spec.run, chair=name == "EFUF") for spec in specs[name]
+    ]
+    for name in ("EFUF", "SARE")
+}
+slices = jobs.rows_side_by_side(
+    landscape.slices, wanted, "slices"
+)  # EFUF's are chapter 01's
+axes = figures.plt.subplots(
+    1, 2, figsize=(10, 3.9), sharey=True, gridspec_kw={"wspace": 0.25}
+)[1]
 drawn = {}
 for ax, way in zip(axes, ("relapse", "attack"), strict=True):
-    lines = {name: {"method": name, "curves": readings.slice_lines(row, way)} for name, row in slices.items()}
+    lines = {
+        name: {"method": name, "curves": readings.slice_lines(row, way)}
+        for name, row in slices.items()
+    }
     drawn[way] = {"distances": landscape.DISTANCES, "lines": lines}
     figures.fig_slices(drawn[way], ax=ax)
     ax.set_title(f"along the {way} direction")
-_ = figures.save(axes[0].figure, "03_slices", drawn, preset, setting.seeds,
-                 f"NLL of the forgotten spans on held-out scenes, {len(setting.seeds)} seeds (faint), mean, "
-                 "95 % interval. Higher for longer is flatter.")
+_ = figures.save(
+    axes[0].figure,
+    "03_slices",
+    drawn,
+    preset,
+    setting.seeds,
+    f"NLL of the forgotten spans on held-out scenes, {len(setting.seeds)} seeds (faint), mean, "
+    "95 % interval. Higher for longer is flatter.",
+)
 
 # %%
-where = (("a", "relapse", 0.1), ("b", "relapse", 0.2), ("c", "relapse", 0.5), ("d", "attack", 0.2), ("e", "attack", 0.5))
+where = (
+    ("a", "relapse", 0.1),
+    ("b", "relapse", 0.2),
+    ("c", "relapse", 0.5),
+    ("d", "attack", 0.2),
+    ("e", "attack", 0.5),
+)
 for letter, way, distance in where:
     i = landscape.DISTANCES.index(distance)
-    efuf, sare = (readings.nll_lost(slices[name], way, i) for name in ("EFUF", "SARE"))
+    efuf, sare = (
+        readings.nll_lost(slices[name], way, i) for name in ("EFUF", "SARE")
+    )
     metric = f"NLL lost at distance {distance} along the {way} direction, nats, EFUF against SARE"
-    claims.append(ledger.row(f"C3{letter}", "ch. 03", metric, efuf, sare, want=-1))
+    claims.append(
+        ledger.row(f"C3{letter}", "ch. 03", metric, efuf, sare, want=-1)
+    )
     print(metric, f"{stats.spell_paired(sare, efuf)} ->", claims[-1]["verdict"])
 
 # %% [markdown]
@@ -381,17 +646,34 @@ for letter, way, distance in where:
 # %%
 grid = presets.front(few)
 attacked = attacks.attack_all(presets.attacks_on(grid, few))
-late, areas = (reading(readings.curves(attacked, *grid)) for reading in (readings.relapses, readings.areas))
-front = [{"lambda_neg": x, "rho": y, "relapse": late[x, y], "area": areas[x, y]}
-         | {key: readings.after(attacked, (x, y), key) for key in ("recall", "nll_retain", "stop_level", "chair_s")} for x, y in grid]
-_ = figures.save(figures.fig_front(front), "03_front", front, preset, few.seeds,
-                 f"lambda_neg x rho: robustness against utility and forget level after erasure; {len(few.seeds)} seeds, 95 % intervals.")
+late, areas = (
+    reading(readings.curves(attacked, *grid))
+    for reading in (readings.relapses, readings.areas)
+)
+front = [
+    {"lambda_neg": x, "rho": y, "relapse": late[x, y], "area": areas[x, y]}
+    | {
+        key: readings.after(attacked, (x, y), key)
+        for key in ("recall", "nll_retain", "stop_level", "chair_s")
+    }
+    for x, y in grid
+]
+_ = figures.save(
+    figures.fig_front(front),
+    "03_front",
+    front,
+    preset,
+    few.seeds,
+    f"lambda_neg x rho: robustness against utility and forget level after erasure; {len(few.seeds)} seeds, 95 % intervals.",
+)
 
 # %%
 for point in front:
-    print(f"lambda_neg {point['lambda_neg']:<4g} rho {point['rho']:<4g} relapse {stats.spell(point['relapse'], 0)}   "
-          f"recall {100 * np.mean(point['recall']):.1f} %   NLL of grounded text {np.mean(point['nll_retain']):.3f}   "
-          f"level {np.mean(point['stop_level']):.1f}")
+    print(
+        f"lambda_neg {point['lambda_neg']:<4g} rho {point['rho']:<4g} relapse {stats.spell(point['relapse'], 0)}   "
+        f"recall {100 * np.mean(point['recall']):.1f} %   NLL of grounded text {np.mean(point['nll_retain']):.3f}   "
+        f"level {np.mean(point['stop_level']):.1f}"
+    )
 
 # %% [markdown]
 # Read it one `lambda_neg` at a time, and only where the levels agree: how does robustness go with `rho`? Where the
@@ -418,32 +700,91 @@ for point in front:
 #   itself, the distance from the base model, and the number of steps trained.
 
 # %%
-runs = [(key, i, spec) for key, row in grid.items() for i, spec in enumerate(row)]
-found = cache.side_by_side(gauges.measure, [gauges.Gauges(spec) for *_, spec in runs], "gauges")
-outcome, of_seed = [late[key][i] for key, i, _ in runs], [spec.seed for *_, spec in runs]
-columns = {name: [f[name] for f in found] for name in found[0] if name not in ("ce", "trace_se")}
+runs = [
+    (key, i, spec) for key, row in grid.items() for i, spec in enumerate(row)
+]
+found = jobs.side_by_side(
+    gauges.measure, [gauges.Gauges(spec) for *_, spec in runs], "gauges"
+)
+outcome, of_seed = (
+    [late[key][i] for key, i, _ in runs],
+    [spec.seed for *_, spec in runs],
+)
+columns = {
+    name: [f[name] for f in found]
+    for name in found[0]
+    if name not in ("ce", "trace_se")
+}
 for name in ("stop_level", "distance"):
     columns[name] = [attacked[key][i]["erased"][name] for key, i, _ in runs]
 columns["steps"] = [len(attacked[key][i]["log"]) for key, i, _ in runs]
-ranks = {name: stats.rank_correlation(values, outcome, of_seed) for name, values in columns.items()}
+ranks = {
+    name: stats.rank_correlation(values, outcome, of_seed)
+    for name, values in columns.items()
+}
 
 # %%
 for name, row in sorted(ranks.items(), key=lambda item: item[1]["mean"]):
-    print(f"{name:24s} within seeds {row['mean']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]   over all runs {row['all']:+.2f}")
+    print(
+        f"{name:24s} within seeds {row['mean']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]   over all runs {row['all']:+.2f}"
+    )
 
 # %%
-shown = {name: {"values": columns[name], "text": f"rank correlation {ranks[name]['mean']:+.2f}"} for name in setting.gauges}
-drawn = {"robustness": outcome, "group": [f"rho {y:g}" for (_, y), *_ in runs], "gauges": shown, "ranks": ranks, "columns": columns}
-_ = figures.save(figures.fig_gauges(drawn), "03_gauges", drawn, preset, few.seeds,
-                 f"Gauges of the erased weights against robustness, a dot a run of the front ({len(runs)} runs, {len(few.seeds)} seeds).")
+shown = {
+    name: {
+        "values": columns[name],
+        "text": f"rank correlation {ranks[name]['mean']:+.2f}",
+    }
+    for name in setting.gauges
+}
+drawn = {
+    "robustness": outcome,
+    "group": [f"rho {y:g}" for (_, y), *_ in runs],
+    "gauges": shown,
+    "ranks": ranks,
+    "columns": columns,
+}
+_ = figures.save(
+    figures.fig_gauges(drawn),
+    "03_gauges",
+    drawn,
+    preset,
+    few.seeds,
+    f"Gauges of the erased weights against robustness, a dot a run of the front ({len(runs)} runs, {len(few.seeds)} seeds).",
+)
 
 # %%
-flatter = {name: [[m for m, (key, *_) in zip(columns[name], runs, strict=True) if key == (0.1, rho)] for rho in (0.0, 0.2)]
-           for name in ("gradient_norm", "top_eigenvalue", "worst_ball_0.5", "relapse_radius_worst")}
+flatter = {
+    name: [
+        [
+            m
+            for m, (key, *_) in zip(columns[name], runs, strict=True)
+            if key == (0.1, rho)
+        ]
+        for rho in (0.0, 0.2)
+    ]
+    for name in (
+        "gradient_norm",
+        "top_eigenvalue",
+        "worst_ball_0.5",
+        "relapse_radius_worst",
+    )
+}
 for letter, (name, (efuf, sare)) in zip("fghi", flatter.items()):
     want = 1 if "radius" in name else -1
-    claims.append(ledger.row(f"C3{letter}", "ch. 03", f"{name}, EFUF against SARE", efuf, sare, want))
-    print(f"C3{letter} {name}: {stats.spell_paired(sare, efuf)} -> {claims[-1]['verdict']}")
+    claims.append(
+        ledger.row(
+            f"C3{letter}",
+            "ch. 03",
+            f"{name}, EFUF against SARE",
+            efuf,
+            sare,
+            want,
+        )
+    )
+    print(
+        f"C3{letter} {name}: {stats.spell_paired(sare, efuf)} -> {claims[-1]['verdict']}"
+    )
 _ = ledger.record(claims, preset, setting.seeds)
 
 # %% [markdown]
@@ -481,14 +822,20 @@ _ = ledger.record(claims, preset, setting.seeds)
 #
 # 1. *(easy)* Which sign would the difference "away minus home" in the first experiment have, had we perturbed along
 #    the gradient of +CE? Put `"+"` or `"-"` into the next cell.
-# 2. *(easy)* Run one erasure with a far step: `unlearn(kit.fresh(), kit.data("erase", "clip"), get_method("SARE",
+# 2. *(easy)* Run one erasure with a far step: `unlearn(kit.fresh(), encoded.masked(kit, "erase", "clip"), get_method("SARE",
 #    rho=2.0), Training(steps=10))`, both from `sare_min.unlearn`. What happens to the loss, and why?
-# 3. *(harder)* Untargeted SAM is `experiments.Run(kit.seed, "SARE", changes=(("perturb", ("neg", "pos", "sent")),))`.
+# 3. *(harder)* Untargeted SAM is `erasures.Run(kit.seed, "SARE", changes=(("perturb", ("neg", "pos", "sent")),))`.
 #    Draw its slices beside the others.
 
 # %% tags=["exercise", "nbval-check-output"]
-loss = -method_losses(model, data, METHODS["SARE"], counts(data, "token"))["neg"]  # +CE
-with sam.perturbed(trainable(model), torch.autograd.grad(loss, trainable(model), allow_unused=True), rho=0.2):
+loss = -method_losses(model, data, METHODS["SARE"], counts(data, "token"))[
+    "neg"
+]  # +CE
+with sam.perturbed(
+    trainable(model),
+    torch.autograd.grad(loss, trainable(model), allow_unused=True),
+    rho=0.2,
+):
     wrong_way = span_nll(model, data)["forget"]
 my_sign = None  # "+" or "-"
 print("right" if my_sign == ("+" if wrong_way > home else "-") else "not yet")

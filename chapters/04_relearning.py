@@ -41,21 +41,43 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
-from lab import cache
+from lab import jobs
 
-cache.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # the worker processes load the libraries while the next cell does
 
 # %%
-from lab import attacks, cheaper, experiments, figures, ledger, presets, readings, stats
+from lab.evidence import figures, ledger, readings, stats
+from lab.experiments import attacks, cheaper, erasures, presets
+from lab.world import encoded
+from lab.world.kit import get_kit
 from sare_min.attack import relearn
 from sare_min.metrics import span_nll
 
 setting = presets.get_preset(preset, seeds.split())
-kit = experiments.kit(setting.seeds[0])
+kit = get_kit(setting.seeds[0])
 
 # %% [markdown]
 # ## The attacker
@@ -66,21 +88,30 @@ kit = experiments.kit(setting.seeds[0])
 
 # %%
 specs = presets.book_attacks(setting, "base", "EFUF", "SARE")
-results = attacks.attack_all(specs)  # erases and attacks all of them; what the cache has is only read
+results = attacks.attack_all(
+    specs
+)  # erases and attacks all of them; what the cache has is only read
 
 # %%
-model, nll = experiments.erased(specs["EFUF"][0].run), {}
-for n in relearn(model, kit.attack_data, at=(0, 8, 16), seed=kit.seed, progress=False):
-    nll[n] = span_nll(model, kit.test_data)["forget"]
+model, nll = erasures.erased(specs["EFUF"][0].run), {}
+for n in relearn(
+    model, encoded.attack(kit), at=(0, 8, 16), seed=kit.seed, progress=False
+):
+    nll[n] = span_nll(model, encoded.test(kit))["forget"]
 print({n: round(value, 3) for n, value in nll.items()})
 
 # %% tags=["nbval-check-output"]
-print("measured after", list(nll), "samples; the forgotten words become likelier:", nll[16] < nll[0])
+print(
+    "measured after",
+    list(nll),
+    "samples; the forgotten words become likelier:",
+    nll[16] < nll[0],
+)
 
 # %% [markdown]
 # ## The headline
 #
-# Both erasures were to stop at the same held-out forget NLL before the attack begins (`experiments.STOP_NLL`): a
+# Both erasures were to stop at the same held-out forget NLL before the attack begins (`erasures.STOP_NLL`): a
 # method that simply forgets *more* would relapse later for that reason. They meet the same captions in the same
 # order. A run that did not get there, or fell back while it cooled down, shows in the print below; it starts the
 # attack closer to relapse, and counts as it is. (SARE has had more steps, see chapter 03; matching the level does not
@@ -90,15 +121,23 @@ print("measured after", list(nll), "samples; the forgotten words become likelier
 # %%
 curves = readings.curves(results, "base", "EFUF", "SARE")
 for name in ("EFUF", "SARE"):
-    levels = [round(level, 1) for level in readings.after(results, name, "stop_level")]
+    levels = [
+        round(level, 1) for level in readings.after(results, name, "stop_level")
+    ]
     print(f"{name}: forget NLL where it stopped, one number a seed: {levels}")
 
 # %%
 figure = figures.fig_relapse(curves)
-_ = figures.save(figure, "04_relearning", curves, preset, setting.seeds,
-                 "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass) after erasure to a held-out forget NLL of "
-                 f"{experiments.STOP_NLL} nats; masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint), "
-                 "mean, 95 % interval of the mean.")
+_ = figures.save(
+    figure,
+    "04_relearning",
+    curves,
+    preset,
+    setting.seeds,
+    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass) after erasure to a held-out forget NLL of "
+    f"{erasures.STOP_NLL} nats; masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint), "
+    "mean, 95 % interval of the mean.",
+)
 
 # %% [markdown]
 # Left, what users see; right, what happens underneath. The base model has nothing to relearn, its line stays where it
@@ -110,16 +149,33 @@ _ = figures.save(figure, "04_relearning", curves, preset, setting.seeds,
 # %%
 relapse, area = readings.relapses(curves), readings.areas(curves)
 for name in ("EFUF", "SARE"):
-    print(f"{name}: samples until CHAIR_s passes 50 %: {stats.spell(relapse[name])}; each seed: {[round(x) for x in relapse[name]]}")
-print("difference, SARE - EFUF:", stats.spell_paired(relapse["SARE"], relapse["EFUF"]))
-print("mean CHAIR_s over the whole attack, points, SARE - EFUF:", stats.spell_paired(area["SARE"], area["EFUF"]))
+    print(
+        f"{name}: samples until CHAIR_s passes 50 %: {stats.spell(relapse[name])}; each seed: {[round(x) for x in relapse[name]]}"
+    )
+print(
+    "difference, SARE - EFUF:",
+    stats.spell_paired(relapse["SARE"], relapse["EFUF"]),
+)
+print(
+    "mean CHAIR_s over the whole attack, points, SARE - EFUF:",
+    stats.spell_paired(area["SARE"], area["EFUF"]),
+)
 
 # %%
 rows = {"samples until relapse": stats.paired(relapse["SARE"], relapse["EFUF"])}
-figure = figures.fig_paired(rows, "SARE - EFUF, relearning samples, higher is better (dot: a seed; bar: 95 % interval)")
-_ = figures.save(figure, "04_paired", rows, preset, setting.seeds,
-                 f"Samples until CHAIR_s passes 50 %, paired by seed, {len(setting.seeds)} seeds; no relapse counts as the "
-                 "last sample count.")
+figure = figures.fig_paired(
+    rows,
+    "SARE - EFUF, relearning samples, higher is better (dot: a seed; bar: 95 % interval)",
+)
+_ = figures.save(
+    figure,
+    "04_paired",
+    rows,
+    preset,
+    setting.seeds,
+    f"Samples until CHAIR_s passes 50 %, paired by seed, {len(setting.seeds)} seeds; no relapse counts as the "
+    "last sample count.",
+)
 
 # %% [markdown]
 # Claim C6 says that suppression *persists* under relearning. We ask two questions here, because the curve answers
@@ -128,14 +184,36 @@ _ = figures.save(figure, "04_paired", rows, preset, setting.seeds,
 
 # %%
 erased = readings.after(results, "SARE", "chair_s", 100)
-last = {name: [100 * r["curve"][-1]["chair_s"] for r in results[name]] for name in ("EFUF", "SARE")}
+last = {
+    name: [100 * r["curve"][-1]["chair_s"] for r in results[name]]
+    for name in ("EFUF", "SARE")
+}
 end = curves["at"][-1]
-claims = [ledger.row("C6a", "ch. 04", "relearning samples until CHAIR_s passes 50 %", relapse["EFUF"], relapse["SARE"], want=1),
-          ledger.row("C6b", "ch. 04", f"CHAIR_s of SARE, %, right after erasure and after {end} more samples",
-                     erased, last["SARE"], want=-1, margin=10, note="(persists: rises by less than 10)")]
+claims = [
+    ledger.row(
+        "C6a",
+        "ch. 04",
+        "relearning samples until CHAIR_s passes 50 %",
+        relapse["EFUF"],
+        relapse["SARE"],
+        want=1,
+    ),
+    ledger.row(
+        "C6b",
+        "ch. 04",
+        f"CHAIR_s of SARE, %, right after erasure and after {end} more samples",
+        erased,
+        last["SARE"],
+        want=-1,
+        margin=10,
+        note="(persists: rises by less than 10)",
+    ),
+]
 for row in claims:
     print(row["id"], row["metric"], "->", row["verdict"])
-print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {stats.spell(last['SARE'])} %")
+print(
+    f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {stats.spell(last['SARE'])} %"
+)
 
 # %% [markdown]
 # ## A trap: one seed
@@ -143,8 +221,12 @@ print(f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {s
 # Had we run a single seed, we would have published one of these sentences. Each is a true report of its seed.
 
 # %%
-for seed, before, then in zip(setting.seeds, relapse["EFUF"], relapse["SARE"], strict=True):
-    print(f"seed {seed}: “SARE resists {then / max(before, 1):.1f} times as many relearning samples as EFUF”")
+for seed, before, then in zip(
+    setting.seeds, relapse["EFUF"], relapse["SARE"], strict=True
+):
+    print(
+        f"seed {seed}: “SARE resists {then / max(before, 1):.1f} times as many relearning samples as EFUF”"
+    )
 
 # %% [markdown]
 # ## The other methods
@@ -161,13 +243,26 @@ few = setting.few()
 names = setting.attacked
 everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
 late = readings.relapses(readings.curves(everyone, *names))
-_ = figures.save(figures.fig_late(late, few.coarse[-1]), "04_methods", late, preset, few.seeds,
-                 f"All methods under the same attack, {len(few.seeds)} seeds; 0 means that CHAIR_s was above 50 % before it.")
+_ = figures.save(
+    figures.fig_late(late, few.coarse[-1]),
+    "04_methods",
+    late,
+    preset,
+    few.seeds,
+    f"All methods under the same attack, {len(few.seeds)} seeds; 0 means that CHAIR_s was above 50 % before it.",
+)
 
 # %%
-for one, other in (("SARE", "EFUF"), ("SARE", "EFUF+SAM"), ("NPO+Targeted-SAM", "NPO"), ("SARE", "NPO")):
+for one, other in (
+    ("SARE", "EFUF"),
+    ("SARE", "EFUF+SAM"),
+    ("NPO+Targeted-SAM", "NPO"),
+    ("SARE", "NPO"),
+):
     if {one, other} <= set(late):
-        print(f"samples until relapse, {one} - {other}: {stats.spell_paired(late[one], late[other], 0)}")
+        print(
+            f"samples until relapse, {one} - {other}: {stats.spell_paired(late[one], late[other], 0)}"
+        )
 
 # %% [markdown]
 # ## What else could it be? (claim C8)
@@ -189,24 +284,58 @@ for one, other in (("SARE", "EFUF"), ("SARE", "EFUF+SAM"), ("NPO+Targeted-SAM", 
 # If flatness around the hallucination is the cause, SARE must beat all of them. Predict which is hardest to beat.
 
 # %%
-chosen = {name: row for name, row in presets.controls(few, results["SARE"][: len(few.seeds)]).items() if name in setting.controls}
-rivals = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", at=few.coarse) | presets.attacks_on(chosen, few))
+chosen = {
+    name: row
+    for name, row in presets.controls(
+        few, results["SARE"][: len(few.seeds)]
+    ).items()
+    if name in setting.controls
+}
+rivals = attacks.attack_all(
+    presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
+    | presets.attacks_on(chosen, few)
+)
 late = readings.relapses(readings.curves(rivals, *rivals))
 
 # %%
 for name, row in rivals.items():
-    level, distance, steps = (stats.spell(values) for values in (readings.after(rivals, name, "stop_level"),
-                                                                 readings.after(rivals, name, "distance"), [len(r["log"]) for r in row]))
-    print(f"{name:30s} level {level}   from the base model {distance}   steps {steps}")
+    level, distance, steps = (
+        stats.spell(values)
+        for values in (
+            readings.after(rivals, name, "stop_level"),
+            readings.after(rivals, name, "distance"),
+            [len(r["log"]) for r in row],
+        )
+    )
+    print(
+        f"{name:30s} level {level}   from the base model {distance}   steps {steps}"
+    )
 
 # %%
-facts = {"relapse": late} | {key: {name: readings.after(rivals, name, key) for name in rivals} for key in ("stop_level", "distance")}
-_ = figures.save(figures.fig_late(late, few.coarse[-1]), "04_controls", facts, preset, few.seeds,
-                 f"Controls under the same attack, {len(few.seeds)} seeds.")
+facts = {"relapse": late} | {
+    key: {name: readings.after(rivals, name, key) for name in rivals}
+    for key in ("stop_level", "distance")
+}
+_ = figures.save(
+    figures.fig_late(late, few.coarse[-1]),
+    "04_controls",
+    facts,
+    preset,
+    few.seeds,
+    f"Controls under the same attack, {len(few.seeds)} seeds.",
+)
 for letter, name in zip("abcdef", chosen, strict=False):
-    metric = f"relearning samples until CHAIR_s passes 50 %, “{name}” against SARE"
-    claims.append(ledger.row(f"C8{letter}", "ch. 04", metric, late[name], late["SARE"], want=1))
-    print(f"SARE - “{name}”: {stats.spell_paired(late['SARE'], late[name], 0)} -> {claims[-1]['verdict']}")
+    metric = (
+        f"relearning samples until CHAIR_s passes 50 %, “{name}” against SARE"
+    )
+    claims.append(
+        ledger.row(
+            f"C8{letter}", "ch. 04", metric, late[name], late["SARE"], want=1
+        )
+    )
+    print(
+        f"SARE - “{name}”: {stats.spell_paired(late['SARE'], late[name], 0)} -> {claims[-1]['verdict']}"
+    )
 
 # %% [markdown]
 # The distance from the base model is printed because a model that has moved further may simply be further to bring
@@ -225,20 +354,47 @@ for letter, name in zip("abcdef", chosen, strict=False):
 # until the forget level is reached. `make bench` clocks a step. Predict first: which is the worst place to save?
 
 # %%
-rough = {name: [presets.book_run("SARE", seed, step=presets.CHEAPER[name]) for seed in few.seeds] for name in setting.cheaper}
-found = attacks.attack_all(presets.book_attacks(few, "EFUF", "SARE", at=few.coarse) | presets.attacks_on(rough, few))
+rough = {
+    name: [
+        presets.book_run("SARE", seed, step=presets.CHEAPER[name])
+        for seed in few.seeds
+    ]
+    for name in setting.cheaper
+}
+found = attacks.attack_all(
+    presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
+    | presets.attacks_on(rough, few)
+)
 late = readings.relapses(readings.curves(found, *found))
-bill = {name: {"cost": [len(r["log"]) * cheaper.COST[name](r["erased"]["forget_share"]) for r in row], "relapse": late[name]}
-        for name, row in found.items()}
-_ = figures.save(figures.fig_cost(bill), "04_cost", bill, preset, few.seeds,
-                 f"What an erasure costs and how long it lasts, exact and approximate ascent steps, {len(few.seeds)} seeds.")
+bill = {
+    name: {
+        "cost": [
+            len(r["log"]) * cheaper.COST[name](r["erased"]["forget_share"])
+            for r in row
+        ],
+        "relapse": late[name],
+    }
+    for name, row in found.items()
+}
+_ = figures.save(
+    figures.fig_cost(bill),
+    "04_cost",
+    bill,
+    preset,
+    few.seeds,
+    f"What an erasure costs and how long it lasts, exact and approximate ascent steps, {len(few.seeds)} seeds.",
+)
 
 # %%
 for name, row in bill.items():
-    print(f"{name:28s} work {stats.spell(row['cost'], 0)} forward passes   relapse {stats.spell(row['relapse'], 0)} samples   "
-          f"CHAIR_s right after {stats.spell(readings.after(found, name, 'chair_s', 100))} %")
+    print(
+        f"{name:28s} work {stats.spell(row['cost'], 0)} forward passes   relapse {stats.spell(row['relapse'], 0)} samples   "
+        f"CHAIR_s right after {stats.spell(readings.after(found, name, 'chair_s', 100))} %"
+    )
 for name in rough:
-    print(f"samples until relapse, “{name}” - SARE: {stats.spell_paired(late[name], late['SARE'], 0)}")
+    print(
+        f"samples until relapse, “{name}” - SARE: {stats.spell_paired(late[name], late['SARE'], 0)}"
+    )
 
 # %% [markdown]
 # ## Another attacker, the same question
@@ -247,28 +403,68 @@ for name in rough:
 # and batch sizes. The attacker's work is counted in samples all the same, so a larger batch means fewer steps.
 
 # %%
-grid = {"lr 0.0002, batch 8": readings.curves(everyone, *names)}  # the attacker we know
+grid = {
+    "lr 0.0002, batch 8": readings.curves(everyone, *names)
+}  # the attacker we know
 for lr, batch, last in setting.attackers:
-    found = attacks.attack_all(presets.book_attacks(few, *names, lr=lr, batch=batch, at=tuple(n for n in few.coarse if n <= last)))
+    found = attacks.attack_all(
+        presets.book_attacks(
+            few,
+            *names,
+            lr=lr,
+            batch=batch,
+            at=tuple(n for n in few.coarse if n <= last),
+        )
+    )
     grid[f"lr {lr:g}, batch {batch}"] = readings.curves(found, *names)
-_ = figures.save(figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {}), "04_attackers", grid, preset, few.seeds,
-                 f"CHAIR_s against relearning samples under attackers of other learning rates and batch sizes, mean of {len(few.seeds)} "
-                 "seeds, 95 % interval.")
+_ = figures.save(
+    figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {}),
+    "04_attackers",
+    grid,
+    preset,
+    few.seeds,
+    f"CHAIR_s against relearning samples under attackers of other learning rates and batch sizes, mean of {len(few.seeds)} "
+    "seeds, 95 % interval.",
+)
 
 # %%
-sooner = {attacker: readings.relapses(drawn) for attacker, drawn in grid.items()}
+sooner = {
+    attacker: readings.relapses(drawn) for attacker, drawn in grid.items()
+}
 print("samples until CHAIR_s passes 50 %, mean over seeds:", *grid, sep="   ")
 for name in names:
-    print(f"{name:17s}", *(f"{stats.interval(row[name])[0]:6.0f}" for row in sooner.values()))
+    print(
+        f"{name:17s}",
+        *(f"{stats.interval(row[name])[0]:6.0f}" for row in sooner.values()),
+    )
 
 # %%
-pairs = {attacker: stats.paired(row["SARE"], row["EFUF"]) for attacker, row in list(sooner.items())[1:]}
-figure = figures.fig_paired(pairs, "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)")
-_ = figures.save(figure, "04_attackers_paired", pairs, preset, few.seeds,
-                 f"Attackers with other learning rates and batch sizes, {len(few.seeds)} seeds; no relapse counts as the last count.")
+pairs = {
+    attacker: stats.paired(row["SARE"], row["EFUF"])
+    for attacker, row in list(sooner.items())[1:]
+}
+figure = figures.fig_paired(
+    pairs,
+    "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)",
+)
+_ = figures.save(
+    figure,
+    "04_attackers_paired",
+    pairs,
+    preset,
+    few.seeds,
+    f"Attackers with other learning rates and batch sizes, {len(few.seeds)} seeds; no relapse counts as the last count.",
+)
 for letter, attacker in zip("cdefgh", pairs):
-    metric, row = f"relearning samples until CHAIR_s passes 50 %, attack at {attacker}", sooner[attacker]
-    claims.append(ledger.row(f"C6{letter}", "ch. 04", metric, row["EFUF"], row["SARE"], want=1))
+    metric, row = (
+        f"relearning samples until CHAIR_s passes 50 %, attack at {attacker}",
+        sooner[attacker],
+    )
+    claims.append(
+        ledger.row(
+            f"C6{letter}", "ch. 04", metric, row["EFUF"], row["SARE"], want=1
+        )
+    )
     print(f"C6{letter}", attacker, "->", claims[-1]["verdict"])
 
 # %% [markdown]
@@ -287,27 +483,54 @@ for letter, attacker in zip("cdefgh", pairs):
 #   before the description is asked for.
 
 # %%
-wanted = {(kind, name): row for kind, how in presets.STRENGTHS.items() if kind in setting.kinds
-          for name, row in presets.book_attacks(few, *names, **how).items()}
+wanted = {
+    (kind, name): row
+    for kind, how in presets.STRENGTHS.items()
+    if kind in setting.kinds
+    for name, row in presets.book_attacks(few, *names, **how).items()
+}
 found = attacks.attack_all(wanted)
-attacked = {kind: {name: found[kind, name] for name in names} for kind in setting.kinds}
-key = {kind: "chair_s elsewhere" if kind == "one place" else "chair_s" for kind in attacked}
-drawn = {kind: readings.curves(found, *names) for kind, found in attacked.items()}
+attacked = {
+    kind: {name: found[kind, name] for name in names} for kind in setting.kinds
+}
+key = {
+    kind: "chair_s elsewhere" if kind == "one place" else "chair_s"
+    for kind in attacked
+}
+drawn = {
+    kind: readings.curves(found, *names) for kind, found in attacked.items()
+}
 
 # %%
 figure = figures.fig_attacks(drawn, key, presets.UNITS)
-_ = figures.save(figure, "04_attacks", drawn, preset, few.seeds,
-                 f"CHAIR_s against the strength of other updates and prompts, mean of {len(few.seeds)} seeds, 95 % interval. "
-                 "“one place” is measured in the places that were not attacked.")
+_ = figures.save(
+    figure,
+    "04_attacks",
+    drawn,
+    preset,
+    few.seeds,
+    f"CHAIR_s against the strength of other updates and prompts, mean of {len(few.seeds)} seeds, 95 % interval. "
+    "“one place” is measured in the places that were not attacked.",
+)
 
 # %%
 for letter, (kind, curves_) in zip("abcdefghijkl", drawn.items()):
-    efuf, sare = (readings.areas(curves_, key[kind])[name] for name in ("EFUF", "SARE"))
+    efuf, sare = (
+        readings.areas(curves_, key[kind])[name] for name in ("EFUF", "SARE")
+    )
     metric = f"mean CHAIR_s over the attack “{kind}”, %, EFUF against SARE"
-    claims.append(ledger.row(f"C7{letter}", "ch. 04", metric, efuf, sare, want=-1))
-    recall = 100 * sum(curve[-1] for curve in curves_["lines"]["SARE"]["recall"]) / len(few.seeds)
-    print(f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}   "
-          f"(SARE's recall at the strongest: {recall:.0f} %)")
+    claims.append(
+        ledger.row(f"C7{letter}", "ch. 04", metric, efuf, sare, want=-1)
+    )
+    recall = (
+        100
+        * sum(curve[-1] for curve in curves_["lines"]["SARE"]["recall"])
+        / len(few.seeds)
+    )
+    print(
+        f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}   "
+        f"(SARE's recall at the strongest: {recall:.0f} %)"
+    )
 _ = ledger.record(claims, preset, setting.seeds)
 
 # %% [markdown]
@@ -323,11 +546,25 @@ _ = ledger.record(claims, preset, setting.seeds)
 # 4 against 12 nats makes 231 samples, more than SARE gains over EFUF.)
 
 # %%
-levels = {f"EFUF, stopped at {level:g} nats": [presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds]
-          for level in setting.levels}
-itself = readings.relapses(readings.curves(attacks.attack_all(presets.attacks_on(levels, few)), *levels))
-_ = figures.save(figures.fig_late(itself, few.coarse[-1]), "04_levels", itself, preset, few.seeds,
-                 f"One method, unequal forget levels, the same attack, {len(few.seeds)} seeds.")
+levels = {
+    f"EFUF, stopped at {level:g} nats": [
+        presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds
+    ]
+    for level in setting.levels
+}
+itself = readings.relapses(
+    readings.curves(
+        attacks.attack_all(presets.attacks_on(levels, few)), *levels
+    )
+)
+_ = figures.save(
+    figures.fig_late(itself, few.coarse[-1]),
+    "04_levels",
+    itself,
+    preset,
+    few.seeds,
+    f"One method, unequal forget levels, the same attack, {len(few.seeds)} seeds.",
+)
 
 # %% [markdown]
 # ## What we learned
@@ -365,16 +602,28 @@ _ = figures.save(figures.fig_late(itself, few.coarse[-1]), "04_levels", itself, 
 #    linear interpolation? Put the number into the next cell.
 # 2. *(easy)* Draw the recall along the attack (`keys=("recall",)` of `figures.fig_relapse`). Does the attacker pay
 #    for what he gets?
-# 3. *(harder)* Let the attacker train the projector alone: `set_trainable(experiments.erased(specs["EFUF"][0].run),
+# 3. *(harder)* Let the attacker train the projector alone: `set_trainable(erasures.erased(specs["EFUF"][0].run),
 #    "projector")`, from `sare_min.llava`, goes to `relearn`. Is he slower?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_samples = None  # your number
-print("right" if my_samples is not None and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])) < 1 else "not yet")
+print(
+    "right"
+    if my_samples is not None
+    and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8]))
+    < 1
+    else "not yet"
+)
 
 # %% tags=["solution", "nbval-check-output"]
 my_samples = 96
-print("right" if my_samples is not None and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])) < 1 else "not yet")
+print(
+    "right"
+    if my_samples is not None
+    and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8]))
+    < 1
+    else "not yet"
+)
 
 # %% [markdown]
 # ## Sources

@@ -35,9 +35,13 @@
 # %% tags=["parameters"]
 preset = "fast"  # "fast": a coarse attack; "full": a finer one
 seeds = ""  # a seed of the book's worlds, e.g. "23"; empty: the preset's first
-checkpoint = ""  # a LLaVA on disk or on the hub; empty: the exported microworld's
+checkpoint = (
+    ""  # a LLaVA on disk or on the hub; empty: the exported microworld's
+)
 data = ""  # a folder with COCO's annotations and images, POPE's questions, EFUF's json; empty: the exported microworld
-bits = 16  # of the language model's weights: 4 (bitsandbytes) for a GPU of 16 GB
+bits = (
+    16  # of the language model's weights: 4 (bitsandbytes) for a GPU of 16 GB
+)
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
@@ -48,27 +52,56 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(["git", "clone", "-q", "https://github.com/sare-min/sare-min"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", "sare-min", "torchao>=0.16"], check=True)
-root = next(p for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents] if (p / "chapters" / "lab").is_dir())
+    subprocess.run(
+        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
+        check=True,
+    )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "-e",
+            "sare-min",
+            "torchao>=0.16",
+        ],
+        check=True,
+    )
+root = next(
+    p
+    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+    if (p / "chapters" / "lab").is_dir()
+)
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
 import torch
 from peft import PeftModel
 
-from lab import chair, coco, export, figures, gpu, judge, photos, presets, ranks, readings, score
-from lab.curate import Thresholds, curate
+from lab.evidence import figures, readings
+from lab.experiments import presets
+from lab.field import coco, devices, export, judge, photos, ranks, score
+from lab.metrics import chair
+from lab.llava.checkpoints import load, save
+from lab.llava.speech import generate
+from lab.world.curate import Thresholds, curate
 from sare_min import metrics
 from sare_min.attack import relearn
 from sare_min.captions import encode
-from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, unlearn
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
-rank, n_ranks = ranks.join()  # 0 and 1, unless torchrun started several of these
-out = root / f"build/05_real_thing/{preset}-{seed}{f'-rank{rank}' if rank else ''}"  # adapters, captions, answers, CLIP scores
+rank, n_ranks = (
+    ranks.join()
+)  # 0 and 1, unless torchrun started several of these
+out = (
+    root
+    / f"build/05_real_thing/{preset}-{seed}{f'-rank{rank}' if rank else ''}"
+)  # adapters, captions, answers, CLIP scores
 
 # %% [markdown]
 # ## The files
@@ -82,10 +115,18 @@ out = root / f"build/05_real_thing/{preset}-{seed}{f'-rank{rank}' if rank else '
 folder = Path(data) if data else export.book(seed)
 checkpoint = checkpoint or folder / "llava"
 KINDS = ("random", "popular", "adversarial")
-patterns = {"train": "instances_train*.json", "val": "instances_val*.json", "human train": "captions_train*.json",
-            "human val": "captions_val*.json", "pos_neg": "pos_neg.json", "sentences": "sentences.json"}
+patterns = {
+    "train": "instances_train*.json",
+    "val": "instances_val*.json",
+    "human train": "captions_train*.json",
+    "human val": "captions_val*.json",
+    "pos_neg": "pos_neg.json",
+    "sentences": "sentences.json",
+}
 patterns |= {kind: f"coco_pope_{kind}.json" for kind in KINDS}
-files = {name: photos.find(folder, pattern) for name, pattern in patterns.items()}
+files = {
+    name: photos.find(folder, pattern) for name, pattern in patterns.items()
+}
 
 # %% tags=["nbval-check-output"]
 for name, path in files.items():
@@ -98,14 +139,24 @@ for name, path in files.items():
 # asks for it.
 
 # %%
-val = photos.read_images(files["val"], photos.images_folder(files["val"]),
-                         names={q["image"] for kind in KINDS for q in coco.read_questions(files[kind])})
-train = photos.read_images(files["train"], photos.images_folder(files["train"]), limit=2224)
+val = photos.read_images(
+    files["val"],
+    photos.images_folder(files["val"]),
+    names={
+        q["image"] for kind in KINDS for q in coco.read_questions(files[kind])
+    },
+)
+train = photos.read_images(
+    files["train"], photos.images_folder(files["train"]), limit=2224
+)
 parts = {"erase": train[:1024], "attack": train[1024:], "val": val}
 asked = {kind: photos.read_pope(files[kind], val) for kind in KINDS}
 
 # %% tags=["nbval-check-output"]
-print({part: len(row) for part, row in parts.items()}, {kind: len(questions) for kind, (questions, _) in asked.items()})
+print(
+    {part: len(row) for part, row in parts.items()},
+    {kind: len(questions) for kind, (questions, _) in asked.items()},
+)
 print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 
 # %% [markdown]
@@ -134,27 +185,48 @@ for text in (files["val"].read_text()[:200], outside):
 # is *bu*. And we count the answers that are neither yes nor no: POPE's official parser takes all of them for a yes.
 
 # %%
-dtype = gpu.compute_dtype()
-stored = gpu.four_bit(dtype) if bits == 4 else {}
+dtype = devices.compute_dtype()
+stored = devices.four_bit(dtype) if bits == 4 else {}
 model, processor = load(checkpoint, dtype=dtype, **stored)
-fits = max(2, min(64, int(3e10 / sum(p.numel() for p in model.parameters()))))  # rows in one forward: 64 here, 4 at 7B
-features = {part: embed_images(model, processor, photos.Pictures(row), batch_size=fits) for part, row in parts.items()}
-_ = photos.speak(model, processor, features["val"], val, asked, out / "base", batch_size=fits)
+fits = max(
+    2, min(64, int(3e10 / sum(p.numel() for p in model.parameters())))
+)  # rows in one forward: 64 here, 4 at 7B
+features = {
+    part: embed_images(model, processor, photos.Pictures(row), batch_size=fits)
+    for part, row in parts.items()
+}
+_ = photos.speak(
+    model, processor, features["val"], val, asked, out / "base", batch_size=fits
+)
 
 
 # %%
 def measure(name: str, kinds=KINDS) -> dict:
     """CHAIR and POPE of what was written under a name."""
-    chair = score.score_chair(out / name / "captions.jsonl", [files["val"]], [files["human val"]], name="efuf")
-    return {"chair": chair} | {kind: score.score_pope(files[kind], out / name / f"{kind}.jsonl") for kind in kinds}
+    chair = score.score_chair(
+        out / name / "captions.jsonl",
+        [files["val"]],
+        [files["human val"]],
+        name="efuf",
+    )
+    return {"chair": chair} | {
+        kind: score.score_pope(files[kind], out / name / f"{kind}.jsonl")
+        for kind in kinds
+    }
 
 
 def spell(name: str) -> str:
     found = measure(name)
-    shares = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")} | {f"POPE {k}": found[k]["accuracy"] for k in KINDS}
+    shares = {
+        key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")
+    } | {f"POPE {k}": found[k]["accuracy"] for k in KINDS}
     n_neither = sum(found[kind]["neither"] * found[kind]["n"] for kind in KINDS)
-    shares["neither yes nor no"] = n_neither / sum(found[kind]["n"] for kind in KINDS)
-    return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items())
+    shares["neither yes nor no"] = n_neither / sum(
+        found[kind]["n"] for kind in KINDS
+    )
+    return ", ".join(
+        f"{key} {100 * share:.1f} %" for key, share in shares.items()
+    )
 
 
 base = measure("base")
@@ -179,20 +251,43 @@ rules = chair.convention("efuf")
 objects = sorted(set(rules.node.values()))
 said, named, true, rows = {}, {}, {}, {}
 for part in ("erase", "attack"):
-    texts = generate(model, processor, features[part], temperature=1.0, seed=seed, batch_size=fits)
-    rows[part] = [i for i, text in enumerate(texts) if rules.find(text)]  # without an object there is nothing to curate
+    texts = generate(
+        model,
+        processor,
+        features[part],
+        temperature=1.0,
+        seed=seed,
+        batch_size=fits,
+    )
+    rows[part] = [
+        i for i, text in enumerate(texts) if rules.find(text)
+    ]  # without an object there is nothing to curate
     said[part] = [texts[i] for i in rows[part]]
-    named[part] = [[noun for noun, _ in rules.find(text)] for text in said[part]]  # each mention: each is curated
+    named[part] = [
+        [noun for noun, _ in rules.find(text)] for text in said[part]
+    ]  # each mention: each is curated
     truths = photos.truths(parts[part], files["human train"], rules)
     true[part] = [truths[i] for i in rows[part]]
 print(said["erase"][0], "|", sorted(true["erase"][0]))
 
 # %%
 clip, clip_processor = judge.load_clip(judge.clip_path(folder))
-scores = judge.scores(clip, clip_processor, parts["erase"], [judge.prompt(noun) for noun in objects], out / "clip_scores.db")
-scored = [dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]]
+scores = judge.scores(
+    clip,
+    clip_processor,
+    parts["erase"],
+    [judge.prompt(noun) for noun in objects],
+    out / "clip_scores.db",
+)
+scored = [
+    dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]
+]
 share = chair.chair(named["attack"], true["attack"])["chair_i"]
-mentioned = [score_of[noun] for score_of, nouns in zip(scored, named["erase"], strict=True) for noun in nouns]
+mentioned = [
+    score_of[noun]
+    for score_of, nouns in zip(scored, named["erase"], strict=True)
+    for noun in nouns
+]
 limits = judge.thresholds(mentioned, (share, 2 * share, 2 * share))
 spans = curate(said["erase"], scored, rules.find, limits)
 print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
@@ -202,11 +297,21 @@ print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 # for the erasure, a true clause that is forgotten, or a wrong one that is kept?
 
 # %%
-judged = [(score_of[noun] < limits.forget_below, noun not in truth)
-          for score_of, nouns, truth in zip(scored, named["erase"], true["erase"], strict=True) for noun in nouns]
-n_both, (n_forget, n_wrong) = sum(map(all, judged)), map(sum, zip(*judged, strict=True))
-print(f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wrong; "
-      f"of {n_wrong} wrong ones, {100 * n_both / n_wrong:.0f} % are found")
+judged = [
+    (score_of[noun] < limits.forget_below, noun not in truth)
+    for score_of, nouns, truth in zip(
+        scored, named["erase"], true["erase"], strict=True
+    )
+    for noun in nouns
+]
+n_both, (n_forget, n_wrong) = (
+    sum(map(all, judged)),
+    map(sum, zip(*judged, strict=True)),
+)
+print(
+    f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wrong; "
+    f"of {n_wrong} wrong ones, {100 * n_both / n_wrong:.0f} % are found"
+)
 
 # %% [markdown]
 # **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole image: a window of 4 x 4 patches slides
@@ -216,8 +321,17 @@ print(f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wr
 
 # %% tags=["nbval-check-output"]
 some, texts = parts["erase"][:32], [judge.prompt(noun) for noun in objects]
-by_window = judge.scores(clip, clip_processor, some, texts, out / "clip_scores.db", window=judge.Window())
-print(f"largest difference from the whole image's score: {(by_window - scores[:32]).abs().max():.2f}")
+by_window = judge.scores(
+    clip,
+    clip_processor,
+    some,
+    texts,
+    out / "clip_scores.db",
+    window=judge.Window(),
+)
+print(
+    f"largest difference from the whole image's score: {(by_window - scores[:32]).abs().max():.2f}"
+)
 
 # %% [markdown]
 # **EFUF's files.** The released `pos_neg.json` has one entry an object: the caption up to the *end* of its clause, and
@@ -228,8 +342,13 @@ print(f"largest difference from the whole image's score: {(by_window - scores[:3
 # %%
 for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
     curated = photos.read_efuf(files["pos_neg"], files["sentences"], chosen)
-    count = {kind: sum(bool(row.spans[kind]) for row in curated) for kind in ("forget", "retain", "sentence")}
-    print(f"{name:18s} {len(curated)} captions, of which with clauses to forget, to retain, kept whole: {count}")
+    count = {
+        kind: sum(bool(row.spans[kind]) for row in curated)
+        for kind in ("forget", "retain", "sentence")
+    }
+    print(
+        f"{name:18s} {len(curated)} captions, of which with clauses to forget, to retain, kept whole: {count}"
+    )
 
 # %% [markdown]
 # ## Erasure by LoRA
@@ -237,7 +356,7 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # At 7B nobody trains all weights to forget a few objects. An adapter of rank 16 on the language model is a fraction of
 # them, and leaves the checkpoint alone. Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
 # taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
-# Where a forward holds few rows, `gpu.recompute` saves memory: the backward pass computes the activations anew instead of
+# Where a forward holds few rows, `devices.recompute` saves memory: the backward pass computes the activations anew instead of
 # keeping them all. The gradient is the same, to the bit.
 #
 # Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
@@ -256,34 +375,80 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # Where they do not fit one device they would have to be *sharded*, which we did not build.)
 
 # %%
-truth_scores = [{noun: float(noun in truth) for noun in objects} for truth in true["attack"]]
-exact = curate(said["attack"], truth_scores, rules.find, Thresholds(0.5, 0.5, 0.99))
+truth_scores = [
+    {noun: float(noun in truth) for noun in objects} for truth in true["attack"]
+]
+exact = curate(
+    said["attack"], truth_scores, rules.find, Thresholds(0.5, 0.5, 0.99)
+)
 wrong = [i for i, kinds in enumerate(exact) if kinds["forget"]]
 
 
 def encoded(part: str, chosen: list[int], marks=None):
-    return encode(processor, features[part], [said[part][i] for i in chosen], marks and [marks[i] for i in chosen],
-                  image=[rows[part][i] for i in chosen])
+    return encode(
+        processor,
+        features[part],
+        [said[part][i] for i in chosen],
+        marks and [marks[i] for i in chosen],
+        image=[rows[part][i] for i in chosen],
+    )
 
 
 erase_data = encoded("erase", range(len(said["erase"])), spans)
-stop_data, attack_data = encoded("attack", wrong[:32], exact).to(model.device), encoded("attack", wrong[32:])
-print(len(erase_data), "captions to erase with,", len(attack_data), "hallucinated ones to attack with")
+stop_data, attack_data = (
+    encoded("attack", wrong[:32], exact).to(model.device),
+    encoded("attack", wrong[32:]),
+)
+print(
+    len(erase_data),
+    "captions to erase with,",
+    len(attack_data),
+    "hallucinated ones to attack with",
+)
 
 # %%
-training, stop_nll = Training(steps=240, batch_size=32, micro_batch=min(fits, max(1, 32 // n_ranks)), lr=1e-3), 4.0  # nats a token
+training, stop_nll = (
+    Training(
+        steps=240,
+        batch_size=32,
+        micro_batch=min(fits, max(1, 32 // n_ranks)),
+        lr=1e-3,
+    ),
+    4.0,
+)  # nats a token
 names = ("EFUF", "SARE")
 for name in names:
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora")
-    model = gpu.recompute(model) if fits < 64 else model
-    with ranks.shared(trainable(model), erase_data, METHODS[name], training) as (method, part):
-        log = unlearn(model, erase_data, method, part, seed, progress=False,
-                      stop=lambda _, m=model: ranks.agreed(metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll))
+    model = devices.recompute(model) if fits < 64 else model
+    with ranks.shared(
+        trainable(model), erase_data, METHODS[name], training
+    ) as (method, part):
+        log = unlearn(
+            model,
+            erase_data,
+            method,
+            part,
+            seed,
+            progress=False,
+            stop=lambda _, m=model: ranks.agreed(
+                metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll
+            ),
+        )
     level = metrics.span_nll(model.eval(), stop_data, fits)["forget"]
     save(model, processor, out / name / "adapter")
-    photos.speak(model, processor, features["val"], val, asked, out / name, batch_size=fits)
-    print(f"{name}: {len(log)} steps, forget level {level:.1f} nats; {spell(name)}")
+    photos.speak(
+        model,
+        processor,
+        features["val"],
+        val,
+        asked,
+        out / name,
+        batch_size=fits,
+    )
+    print(
+        f"{name}: {len(log)} steps, forget level {level:.1f} nats; {spell(name)}"
+    )
 
 # %% [markdown]
 # ## Somebody else loads it
@@ -300,10 +465,10 @@ sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration
-from lab import coco, gpu, photos
+from lab.field import coco, devices, photos
 from sare_min.llava import embed_images
 dtype = getattr(torch, dtype)
-model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(gpu.four_bit(dtype) if bits == "4" else {}))
+model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(devices.four_bit(dtype) if bits == "4" else {}))
 device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 model = model.to(device).eval()
 processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
@@ -315,14 +480,31 @@ for name in ("EFUF", "SARE"):
     photos.speak(erased, processor, features, val, asked, folder + f"/{name} again", int(fits))
     model = erased.unload()
 """
-given = [checkpoint, out, files["val"], str(dtype).removeprefix("torch."), bits, fits, *(files[kind] for kind in KINDS), root / "chapters"]
+given = [
+    checkpoint,
+    out,
+    files["val"],
+    str(dtype).removeprefix("torch."),
+    bits,
+    fits,
+    *(files[kind] for kind in KINDS),
+    root / "chapters",
+]
 _ = subprocess.run([sys.executable, "-c", script, *map(str, given)], check=True)
 
 # %% tags=["nbval-check-output"]
 for name in names:
-    words = [[(out / where / f"{what}.jsonl").read_bytes() for what in ("captions", *KINDS)] for where in (name, f"{name} again")]
-    print(f"{name}: same words {words[0] == words[1]}; same CHAIR and POPE {measure(name) == measure(f'{name} again')}; "
-          f"and not the base model's {measure(name) != base}")
+    words = [
+        [
+            (out / where / f"{what}.jsonl").read_bytes()
+            for what in ("captions", *KINDS)
+        ]
+        for where in (name, f"{name} again")
+    ]
+    print(
+        f"{name}: same words {words[0] == words[1]}; same CHAIR and POPE {measure(name) == measure(f'{name} again')}; "
+        f"and not the base model's {measure(name) != base}"
+    )
 
 # %% [markdown]
 # ## The attack
@@ -333,23 +515,52 @@ for name in names:
 # the model still describes what *is* there.
 
 # %%
-at, results = [n for n in setting.coarse if n <= len(attack_data)], {name: [] for name in names}
+at, results = (
+    [n for n in setting.coarse if n <= len(attack_data)],
+    {name: [] for name in names},
+)
 for name in names:
-    erased = PeftModel.from_pretrained(load(checkpoint, dtype=dtype, **stored)[0], out / name / "adapter").merge_and_unload()
+    erased = PeftModel.from_pretrained(
+        load(checkpoint, dtype=dtype, **stored)[0], out / name / "adapter"
+    ).merge_and_unload()
     torch.manual_seed(seed)
     model, curve = set_trainable(erased, "lora"), []
-    for n in relearn(model, attack_data, at, lr=1e-3, seed=seed, progress=False):
-        photos.speak(model.eval(), processor, features["val"], val, {}, out / f"{name} attacked", batch_size=fits)
-        model = gpu.recompute(model) if fits < 64 else model  # until the next measurement
-        curve.append({"at": n} | {k: v for k, v in measure(f"{name} attacked", ())["chair"].items() if k in ("chair_s", "recall")})
+    for n in relearn(
+        model, attack_data, at, lr=1e-3, seed=seed, progress=False
+    ):
+        photos.speak(
+            model.eval(),
+            processor,
+            features["val"],
+            val,
+            {},
+            out / f"{name} attacked",
+            batch_size=fits,
+        )
+        model = (
+            devices.recompute(model) if fits < 64 else model
+        )  # until the next measurement
+        curve.append(
+            {"at": n}
+            | {
+                k: v
+                for k, v in measure(f"{name} attacked", ())["chair"].items()
+                if k in ("chair_s", "recall")
+            }
+        )
     results[name].append({"curve": curve})
-    print(name, {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve})
+    print(
+        name,
+        {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve},
+    )
 
 # %%
 curves = readings.curves(results, *names)
 figure = figures.fig_relapse(curves, keys=("chair_s", "recall"))
-caption = (f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
-           f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed.")
+caption = (
+    f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
+    f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed."
+)
 if rank == 0:
     figures.save(figure, "05_real_thing", curves, preset, [seed], caption)
 
@@ -389,11 +600,19 @@ if rank == 0:
 # %% tags=["exercise", "nbval-check-output"]
 my_target = None  # a string
 entry = {"sentence": "a kitchen with a cup, a fork", "position": 21}
-print("right" if my_target == entry["sentence"][entry["position"]:] else "not yet")
+print(
+    "right"
+    if my_target == entry["sentence"][entry["position"] :]
+    else "not yet"
+)
 
 # %% tags=["solution", "nbval-check-output"]
 my_target = " a fork"
-print("right" if my_target == entry["sentence"][entry["position"]:] else "not yet")
+print(
+    "right"
+    if my_target == entry["sentence"][entry["position"] :]
+    else "not yet"
+)
 
 # %% [markdown]
 # ## Sources

@@ -1,4 +1,4 @@
-"""A LLaVA from disk or hub: load, choose what trains, cache image features, generate, save.
+"""What trains of a LLaVA, and what it sees.
 
 Everything goes through transformers' `LlavaForConditionalGeneration` and its processor, so a
 microworld model of seven hundred thousand parameters and llava-hf/llava-1.5-7b-hf take the same
@@ -6,11 +6,7 @@ path. The vision tower stays frozen; its features are computed once per image (`
 every later forward starts at the projector.
 """
 
-import logging
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -18,65 +14,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoProcessor, GenerationConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
-from .captions import DESCRIBE, base, embed, refuse_special, render, special_tokens, tokenize
+from .captions import base
 
 RANK = 16  # of a new adapter
-logger = logging.getLogger(__name__)
-# Generation settings of which nothing is said: ours replace them, or they choose no token.
-SILENT = {"transformers_version", "bos_token_id", "eos_token_id", "pad_token_id"}
-SILENT |= {
-    "_from_model_config",
-    "max_length",
-    "max_new_tokens",
-    "use_cache",
-    "cache_implementation",
-}
-
-
-def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32, **how):
-    """Load (model, processor) from a directory or hub name, on `device` ("auto": CUDA where there
-    is one), in eval mode.
-
-    how: more for transformers' from_pretrained, e.g. quantization_config; tower and projector must
-    stay unquantised.
-
-    Raises ValueError if the checkpoint is no LLaVA, lacks weights, or its processor and vision
-    tower disagree on the image tokens.
-    """
-    try:
-        model, info = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, **how
-        )
-        processor = AutoProcessor.from_pretrained(path)
-        blank = Image.new("RGB", (model.config.vision_config.image_size,) * 2)
-        ids = processor(text=processor.image_token, images=blank)["input_ids"][0]
-    except Exception as error:  # each library below has its own; all mean the same to the reader
-        raise ValueError(
-            f"{path}: no LLaVA checkpoint ({type(error).__name__}: {error}). Give a hub name, or"
-            " what save wrote."
-        ) from error
-    if lost := sorted(info["missing_keys"] or info.get("mismatched_keys", ())):
-        raise ValueError(
-            f"{path}: no whole LLaVA checkpoint: {lost[0]} and maybe more is missing or misshapen."
-            " Fetch or save it again."
-        )
-    model.to(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    ).eval().requires_grad_(False)
-    model.as_loaded = _sample(model)  # what changes later, no adapter holds: see save
-    n_tokens, n_features = (
-        list(ids).count(model.config.image_token_id),
-        embed_images(model, processor, [blank]).shape[1],
-    )
-    if n_tokens != n_features:
-        raise ValueError(
-            f"{path}: the processor makes {n_tokens} image tokens, the vision tower {n_features}"
-            " features: mend patch_size."
-        )
-    return model, processor
 
 
 def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) -> nn.Module:
@@ -173,63 +116,6 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def save(model: nn.Module, processor, path: str | Path) -> Path:
-    """Write the checkpoint, or with LoRA the adapter that stock `PeftModel.from_pretrained` loads;
-    it replaces one of its own kind.
-
-    A crash leaves the old one or the new one whole (at worst as PATH.old). Raises ValueError if
-    PATH holds anything else, or if weights outside the adapter train or are not those of the base
-    checkpoint any more: the adapter's folder would lose them.
-    """
-    path, part, old = Path(path), Path(f"{path}.part"), Path(f"{path}.old")
-    adapter = adapter_weights(model)
-    kind = "adapter_config.json" if adapter else "config.json"
-    if adapter and (lost := _outside(model, adapter)):
-        raise ValueError(
-            f"{path}: an adapter does not hold {lost[0]}, which trains or is no longer what was"
-            f" loaded ({len(lost)} such weights): merge the adapter (merge_and_unload) and save"
-            " the whole model."
-        )
-    if path.exists() and any(path.iterdir()) and not (path / kind).exists():
-        raise ValueError(
-            f"{path}: holds something else than the checkpoint to be replaced (no {kind}): save to"
-            " a new directory."
-        )
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(part)
-    processor.save_pretrained(part)
-    if path.exists():
-        path.replace(old)
-    part.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
-    return path
-
-
-def _outside(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
-    """Weights that the adapter's folder would lose: what trains beside it, and what a training or a
-    merge has changed since the base was loaded (by stock code: since it was saved).
-    """
-    trains = [n for n, p in model.named_parameters() if p.requires_grad and n not in adapter]
-    llava = base(model)
-    now, before = _sample(llava), getattr(llava, "as_loaded", None)
-    if before is None and llava.name_or_path:
-        stock = LlavaForConditionalGeneration.from_pretrained(llava.name_or_path, dtype=llava.dtype)
-        before = _sample(stock)
-    return trains + [n for n, old in (before or {}).items() if not torch.equal(now[n], old)]
-
-
-def _sample(model: nn.Module) -> dict[str, Tensor]:
-    """At most 1024 values of each weight that is no adapter's, by its name without peft's parts."""
-    adapter, found = adapter_weights(model), {}
-    for name, weight in model.named_parameters():
-        if name not in adapter:
-            values = weight.detach().reshape(-1)[:: max(1, weight.numel() // 1024)]
-            name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-            found[name] = values.double().cpu()
-    return found
-
-
 @torch.no_grad()
 def embed_images(
     model: nn.Module,
@@ -263,105 +149,3 @@ def embed_images(
     finally:
         hook.remove()
     return torch.cat(features)
-
-
-@torch.no_grad()
-def generate(
-    model: nn.Module,
-    processor,
-    features: Tensor,
-    question: str | Sequence[str] = DESCRIBE,
-    prefix: str | Sequence[str] = "",
-    *,
-    max_new_tokens: int = 64,
-    temperature: float = 0.0,
-    seed: int = 0,
-    batch_size: int = 256,
-    progress: bool = False,
-) -> list[str]:
-    """Answer a question about each image: the likeliest next token at temperature 0, else one drawn
-    at that temperature under `seed` (the global generator is given back).
-
-    features: (n, N, D) from embed_images. question and prefix (words put into the model's mouth, an
-    attack): one for all images, or n. The checkpoint's own generation settings (penalties, beams,
-    forced tokens) do not take part; a log line says once which were set aside.
-    Raises ValueError if counts differ or a text holds a special token, naming its row.
-    """
-    model, answers = base(model), {}
-    questions, prefixes = (
-        [text] * len(features) if isinstance(text, str) else list(text)
-        for text in (question, prefix)
-    )
-    if not len(questions) == len(prefixes) == len(features):
-        raise ValueError(
-            f"generate: {len(questions)} questions and {len(prefixes)} prefixes for"
-            f" {len(features)} images: one, or one each."
-        )
-    refuse_special(processor, question=questions, prefix=prefixes)
-    heads = {q: render(processor, q) for q in set(questions)}
-    prompts = [heads[q] + p for q, p in zip(questions, prefixes)]
-    # Prompts of like length share a batch: little padding
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    settings = decoding(model, processor, max_new_tokens, temperature)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), only(model, settings):
-        torch.manual_seed(seed)
-        for rows in tqdm(batches, desc="generate", disable=not progress):
-            ids, attention, _ = tokenize(
-                processor, [prompts[i] for i in rows], features.shape[1], "left", model.device
-            )
-            embeds = embed(model, ids, features[rows].to(model.device))
-            out = model.generate(inputs_embeds=embeds, attention_mask=attention)
-            answers |= zip(rows, processor.batch_decode(out, skip_special_tokens=True))
-    return [answers[row].strip() for row in range(len(prompts))]
-
-
-def decoding(
-    model: nn.Module, processor, max_new_tokens: int, temperature: float
-) -> GenerationConfig:
-    """Plain greedy decoding, or plain sampling. It ends at the tokenizer's EOS and at those of the
-    checkpoint's that are special tokens (a chat's end of turn), never at a word.
-    """
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature}: 0 is greedy, more is sampling; not less.")
-    tokenizer, special = processor.tokenizer, special_tokens(processor.tokenizer)
-    ends = [i for i in _ends(model) if tokenizer.convert_ids_to_tokens(i) in special]
-    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=temperature > 0,
-        eos_token_id=sorted({tokenizer.eos_token_id, *ends}),
-        pad_token_id=tokenizer.pad_token_id,
-        # A sampled image placeholder would poison every later forward of the text.
-        suppress_tokens=[model.config.image_token_id],
-        **sampling,
-    )
-
-
-def _ends(model: nn.Module) -> list[int]:
-    """The ids at which the checkpoint's own settings end an answer."""
-    ends = model.generation_config.eos_token_id
-    return [ends] if isinstance(ends, int) else ends or []
-
-
-@contextmanager
-def only(model: nn.Module, settings: GenerationConfig) -> Iterator[None]:
-    """Let the model generate by these settings alone, then give it its own back. (transformers
-    fills what a call leaves unsaid from the model's.) A log line tells once what is set aside.
-    """
-    theirs = model.generation_config
-    odd = {
-        name: value
-        for name, value in theirs.to_diff_dict().items()
-        if name not in SILENT and (value is True or value not in (None, 0, 1, []))
-    }
-    if words := [i for i in _ends(model) if i not in settings.eos_token_id]:
-        odd["eos_token_id"] = words
-    if odd and not hasattr(model, "told"):
-        logger.warning("%s: generation settings set aside: %s", model.name_or_path, odd)
-        model.told = True
-    model.generation_config = settings
-    try:
-        yield
-    finally:
-        model.generation_config = theirs

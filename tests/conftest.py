@@ -11,26 +11,28 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "chapters"))
 
-from lab import microworld  # noqa: E402
-from lab.chair import exact  # noqa: E402
-from lab.curate import Thresholds, curate  # noqa: E402
+from lab.llava.checkpoints import save  # noqa: E402
+from lab.metrics.chair import exact  # noqa: E402
+from lab.world.curate import Thresholds, curate  # noqa: E402
+from lab.world.models import World, build_llava, build_processor  # noqa: E402
+from lab.world.scenes import OBJECTS, absent, caption, draw, split_scenes  # noqa: E402
 from sare_min.captions import encode  # noqa: E402
 from sare_min.llava import embed_images, set_trainable  # noqa: E402
 from sare_min.unlearn import with_reference  # noqa: E402
 
-FIND = exact(microworld.OBJECTS).find  # what a caption of the microworld names, and where
+FIND = exact(OBJECTS).find  # what a caption of the microworld names, and where
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def processor():
-    return microworld.build_processor()
+    return build_processor()
 
 
 def tiny_llava(part: str = "all"):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = microworld.build_llava(microworld.World(width=64, layers=2)).eval()
+        model = build_llava(World(width=64, layers=2)).eval()
     return set_trainable(model, part)
 
 
@@ -41,28 +43,25 @@ def model():
 
 @pytest.fixture(scope="session")
 def scenes():
-    return microworld.split_scenes(0, some=8)["some"]
+    return split_scenes(0, some=8)["some"]
 
 
 @pytest.fixture(scope="session")
 def features(processor, scenes):
-    return embed_images(tiny_llava(), processor, [microworld.draw(scene) for scene in scenes])
+    return embed_images(tiny_llava(), processor, [draw(scene) for scene in scenes])
 
 
 @pytest.fixture(scope="session")
 def texts(scenes):
     """Six captions that end in an object that is not there, two that are true."""
     return [
-        microworld.caption(scene, microworld.absent(scene)[:1] if row < 6 else ())
-        for row, scene in enumerate(scenes)
+        caption(scene, absent(scene)[:1] if row < 6 else ()) for row, scene in enumerate(scenes)
     ]
 
 
 @pytest.fixture(scope="session")
 def spans(texts, scenes):
-    truth = [
-        {noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes
-    ]
+    truth = [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes]
     return curate(texts, truth, FIND, Thresholds(0.5, 0.5, 0.99))
 
 
@@ -74,6 +73,5 @@ def data(processor, features, texts, spans):
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory, processor):
     """A checkpoint on disk, as a hub would hold it."""
-    from sare_min.llava import save
 
     return save(tiny_llava(), processor, tmp_path_factory.mktemp("checkpoint") / "llava")

@@ -9,9 +9,10 @@ from peft import PeftModel
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
-from lab import microworld
+from lab.llava.checkpoints import load, save
+from lab.world.models import build_llava
 from sare_min.captions import token_nll
-from sare_min.llava import load, save, set_trainable, trainable
+from sare_min.llava import set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, unlearn
 
 STEP = Training(steps=1, batch_size=4, micro_batch=4, lr=1e-2, cooldown=0)
@@ -195,7 +196,7 @@ def llava_on(kind: str) -> LlavaForConditionalGeneration:
     """A LLaVA on the meta device whose language model is of this kind."""
     text = transformers.CONFIG_MAPPING[kind]
     text = text(**{k: v for k, v in SMALL.items() if hasattr(text(), k)})
-    vision = microworld.build_llava().config.vision_config
+    vision = build_llava().config.vision_config
     with torch.device("meta"):
         return LlavaForConditionalGeneration(
             LlavaConfig(

@@ -10,10 +10,13 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import attacks, cache, experiments, presets
-from lab.attacks import Attack
-from lab.experiments import TRAINING, Kit, Run
-from lab.microworld import OBJECTS, PLACES, Scene, absent
+from lab import files, jobs
+from lab.experiments import attacks, erasures, presets
+from lab.experiments.attacks import Attack
+from lab.experiments.erasures import TRAINING, Run
+from lab.world import encoded, measured
+from lab.world.kit import Kit
+from lab.world.scenes import OBJECTS, PLACES, Scene, absent
 from sare_min.captions import DESCRIBE
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
@@ -24,7 +27,7 @@ SPEC = Attack(Run(0, "EFUF"), at=(0, 2), batch=2, lr=1e-2)
 
 @pytest.fixture
 def world(monkeypatch, processor, scenes, texts, features):
-    monkeypatch.setattr(experiments, "N_STOP", 2)
+    monkeypatch.setattr(encoded, "N_STOP", 2)
     found = Kit.__new__(Kit)
     found.seed, found.model, found.processor, found.test_features = (
         0,
@@ -44,11 +47,15 @@ def test_stop_captions_are_kept_from_the_attacker(world):
     """Fails if the captions that say when to stop are also attacked with, or a clean one passes for
     hallucinated.
     """
-    assert world.attack_rows == {"stop": [0, 1], "hallucinated": [2, 3, 4, 5], "clean": [6, 7]}
+    assert encoded.attack_rows(world) == {
+        "stop": [0, 1],
+        "hallucinated": [2, 3, 4, 5],
+        "clean": [6, 7],
+    }
     assert (
-        len(world.attack_data) == 4
-        and not world.attack_data.forget.any()
-        and world.stop_data.forget.any(1).all()
+        len(encoded.attack(world)) == 4
+        and not encoded.attack(world).forget.any()
+        and encoded.stop(world).forget.any(1).all()
     )
 
 
@@ -112,10 +119,10 @@ def test_elsewhere_leaves_out_the_attacked_place(world, scenes):
     """Fails if the relapse is counted in the place that was attacked."""
     place = scenes[2].place
     (_, found), *_ = attacks.tune(
-        world, tiny_llava(), replace(SPEC, place=place, at=(0,)), world.attack_data
+        world, tiny_llava(), replace(SPEC, place=place, at=(0,)), encoded.attack(world)
     )
     others = [p for p in PLACES if p != place]
-    expected = world.chair(world.describe(tiny_llava()), others)
+    expected = measured.said_chair(world, measured.describe(world, tiny_llava()), others)
     assert found["chair_s elsewhere"] == expected["chair_s"] and expected["n"] == sum(
         scene.place != place for scene in scenes
     )
@@ -126,21 +133,20 @@ def test_strength_zero_is_what_the_run_has_measured(world, monkeypatch, tmp_path
     """Fails if the attacked model is measured again before the attack, differently from its run, or
     a later strength is not measured.
     """
-    spec, erased = replace(SPEC, nll=nll), world.measure(tiny_llava())
-    monkeypatch.setattr(attacks, "kit", lambda seed: world)
+    spec, erased = replace(SPEC, nll=nll), measured.held_out(world, tiny_llava())
+    monkeypatch.setattr(attacks, "get_kit", lambda seed: world)
     monkeypatch.setattr(attacks, "erased", lambda run: tiny_llava())
     monkeypatch.setattr(attacks, "run", lambda run: {"erased": erased | {"distance": 1.0}})
     whole = [
         {"at": at} | found for at, found in attacks.KINDS["relearn"](world, tiny_llava(), spec)
     ]
-    measured = []
-    measure = world.measure
-    monkeypatch.setattr(world, "measure", lambda *a, **k: measured.append(1) or measure(*a, **k))
+    looks, held_out = [], measured.held_out
+    monkeypatch.setattr(measured, "held_out", lambda *a, **k: looks.append(1) or held_out(*a, **k))
     attacks._do_attack(tmp_path, spec)
     # Nan, too
     assert (
-        repr(json.loads((tmp_path / "curve.json").read_text())) == repr(cache.rounded(whole))
-        and len(measured) == 1
+        repr(json.loads((tmp_path / "curve.json").read_text())) == repr(files.rounded(whole))
+        and len(looks) == 1
     )
     assert ("nll_forget" in whole[0]) == nll
 
@@ -155,7 +161,9 @@ def test_hurting_weights_hurts_a_copy(world, kind, strengths):
     (_, mild), (_, strong) = attacks.KINDS[kind](
         world, model, replace(SPEC, kind=kind, at=strengths, nll=True)
     )
-    assert mild["nll_forget"] == pytest.approx(world.measure(model)["nll_forget"], rel=1e-3)
+    assert mild["nll_forget"] == pytest.approx(
+        measured.held_out(world, model)["nll_forget"], rel=1e-3
+    )
     assert abs(strong["nll_forget"] - mild["nll_forget"]) > 0.01
     assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))
 
@@ -165,14 +173,16 @@ def test_prefilled_words_count_and_are_the_truth(world):
     there.
     """
     curve = dict(attacks.prefilled(world, tiny_llava(), replace(SPEC, at=(0, 1, 3))))
-    assert curve[0] == world.chair(world.describe(tiny_llava()))
+    assert curve[0] == measured.said_chair(world, measured.describe(world, tiny_llava()))
     assert curve[1]["recall"] == curve[3]["recall"] == 1
 
 
 def test_leading_questions_name_an_absent_object(world, monkeypatch, scenes):
     asked = []
     monkeypatch.setattr(
-        world, "describe", lambda model, question: asked.append(question) or [""] * len(scenes)
+        measured,
+        "describe",
+        lambda world, model, question: asked.append(question) or [""] * len(scenes),
     )
     list(attacks.leading(world, None, replace(SPEC, at=(0, 2))))
     assert asked[0] == [DESCRIBE] * len(scenes)
@@ -191,9 +201,9 @@ def test_results_come_back_under_their_names(monkeypatch):
     """Fails if sorting the jobs, or doing a shared run once, mixes up whose result is whose."""
     done = []
     monkeypatch.setattr(
-        cache,
+        jobs,
         "side_by_side",
-        lambda work, jobs, label, **_: [done.append(job) or job for job in jobs],
+        lambda work, rows, label, **_: [done.append(job) or job for job in rows],
     )
     rows = {
         name: [Attack(Run(seed, name), at=(0,)) for seed in (7, 3)] for name in ("SARE", "EFUF")
@@ -219,9 +229,9 @@ def test_answers_come_back_under_their_names(monkeypatch):
         for seed in (7, 3)
     }
     monkeypatch.setattr(
-        cache,
+        jobs,
         "side_by_side",
-        lambda work, jobs, label, **_: [rates[job.method, job.seed] for job in jobs],
+        lambda work, rows, label, **_: [rates[job.method, job.seed] for job in rows],
     )
     found = attacks.answer_all(
         {name: [Run(seed, name) for seed in (7, 3)] for name in ("SARE+", "base")}
@@ -241,9 +251,11 @@ def erase(data, **settings):
         **settings,
     )
     model = tiny_llava()
-    world = SimpleNamespace(model=model, stop_data=data[torch.arange(6)])
-    log = experiments._erase(model, world, spec, data)
-    return log, span_nll(model, world.stop_data)["forget"]
+    stop = data[torch.arange(6)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoded, "stop", lambda world: stop)
+        log = erasures._erase(model, SimpleNamespace(model=model), spec, data)
+    return log, span_nll(model, stop)["forget"]
 
 
 def test_a_run_ends_at_its_level(data):
@@ -273,10 +285,10 @@ def looked_at(monkeypatch, level, n_steps=200):
 
     asked = []
     monkeypatch.setattr(
-        experiments, "_level", lambda model, world: asked.append(steps[-1]) or level(steps[-1])
+        erasures, "_level", lambda model, world: asked.append(steps[-1]) or level(steps[-1])
     )
-    monkeypatch.setattr(experiments, "unlearn", unlearn)
-    experiments._erase(None, None, Run(0, "EFUF", stop_nll=8.0), None)
+    monkeypatch.setattr(erasures, "unlearn", unlearn)
+    erasures._erase(None, None, Run(0, "EFUF", stop_nll=8.0), None)
     return asked, said
 
 
@@ -327,7 +339,7 @@ def test_turned_steps_lose_their_way(name):
     gradient gets a step.
     """
     gradient = [torch.ones(50, 50), None]
-    turned, nothing = experiments.STEPS[name](tiny_llava(), 0).keywords["turn"](gradient)
+    turned, nothing = erasures.STEPS[name](tiny_llava(), 0).keywords["turn"](gradient)
     cosine = float(torch.cosine_similarity(turned.reshape(-1), gradient[0].reshape(-1), 0))
     assert nothing is None and (
         cosine == pytest.approx(-1) if name == "wrong sign" else abs(cosine) < 0.1
@@ -344,11 +356,16 @@ def test_sampled_captions_are_scored_with_their_own_scenes():
         scenes={"test": [bus, cup]},
         test_scenes=[cup, cup, bus],
     )
-    assert Kit.sampled_chair(world) == {"chair_s": 0.5, "chair_i": 0.25, "recall": 0.75, "n": 2}
+    assert measured.sampled_chair(world) == {
+        "chair_s": 0.5,
+        "chair_i": 0.25,
+        "recall": 0.75,
+        "n": 2,
+    }
 
 
 def test_erasure_without_a_place_never_sees_it(world, scenes):
-    data = experiments.erasure_data(world, Run(0, "EFUF", masks="oracle", without=scenes[0].place))
+    data = erasures.erasure_data(world, Run(0, "EFUF", masks="oracle", without=scenes[0].place))
     assert len(data) == sum(scene.place != scenes[0].place for scene in scenes) < len(scenes)
 
 
@@ -416,10 +433,10 @@ def test_the_forget_loss_is_switched_as_the_control_says(monkeypatch, data, sett
             (method.schedule(0)["lambda_neg"], None)
         ]
 
-    monkeypatch.setattr(experiments, "_level", lambda model, world: next(levels))
-    monkeypatch.setattr(experiments, "unlearn", unlearn)
+    monkeypatch.setattr(erasures, "_level", lambda model, world: next(levels))
+    monkeypatch.setattr(erasures, "unlearn", unlearn)
     spec = Run(0, "EFUF", changes=(("lambda_neg", 1.0),), stop_nll=6.0, **settings)
-    weights, ends = zip(*experiments._erase(None, None, spec, data))
+    weights, ends = zip(*erasures._erase(None, None, spec, data))
     assert (
         list(weights[1:]) == expected
         and weights[0] == 1.0

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lab import bench, score
-from lab.bench import (
+from lab.field import score
+from lab.llava.speech import generate
+from lab.tools import bench
+from lab.tools.bench import (
     Size,
     both_layouts,
     build,
@@ -23,7 +25,7 @@ from lab.bench import (
 )
 from sare_min.attack import relearn
 from sare_min.captions import encode
-from sare_min.llava import embed_images, generate, trainable
+from sare_min.llava import embed_images, trainable
 from sare_min.metrics import span_nll
 from sare_min.unlearn import METHODS, gradient
 

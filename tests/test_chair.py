@@ -14,8 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
 
-from lab import cache, chair, microworld, photos, score
-from lab.curate import Thresholds, curate, sub_sentences
+from lab import files
+from lab.field import photos, score
+from lab.metrics import chair
+from lab.world.curate import Thresholds, curate, sub_sentences
+from lab.world.models import build_tokenizer
+from lab.world.scenes import OBJECTS, caption, split_scenes
 
 OFFICIAL, EFUF = chair.convention("official"), chair.convention("efuf")
 BOTH = pytest.mark.parametrize("rules", [OFFICIAL, EFUF], ids=lambda rules: rules.name)
@@ -149,13 +153,13 @@ def test_names_are_those_of_the_scripts_loop(rules):
 def test_a_place_covers_what_it_names(rules):
     """Fails if a place is off by a letter, holds more than the name, or does not come in order."""
     n_found = 0
-    for caption in CAPTIONS:
+    for said in CAPTIONS:
         end = 0
-        for noun, (start, stop) in rules.find(caption):
-            words = [rules.singular(word) for word in caption[start:stop].lower().split()]
+        for noun, (start, stop) in rules.find(said):
+            words = [rules.singular(word) for word in said[start:stop].lower().split()]
             word = rules.double.get(" ".join(words), " ".join(words))
-            assert rules.node[word] == noun and start >= end, (caption, noun, caption[start:stop])
-            assert caption[start:stop].strip() == caption[start:stop]
+            assert rules.node[word] == noun and start >= end, (said, noun, said[start:stop])
+            assert said[start:stop].strip() == said[start:stop]
             n_found, end = n_found + 1, stop
     assert n_found > 5000
 
@@ -240,18 +244,18 @@ def test_the_microworlds_names_are_what_they_were():
     """Fails if a caption of the microworld, well formed or not, would be curated or scored in
     another way than trained results were: the reference is a pattern over its objects.
     """
-    objects = re.compile(rf"(?<!\w)(?:{'|'.join(microworld.OBJECTS)})(?!\w)", re.IGNORECASE)
-    tokenizer, rng = microworld.build_tokenizer(), random.Random(0)
+    objects = re.compile(rf"(?<!\w)(?:{'|'.join(OBJECTS)})(?!\w)", re.IGNORECASE)
+    tokenizer, rng = build_tokenizer(), random.Random(0)
     ids = range(len(tokenizer))
     texts = [
         tokenizer.decode(rng.choices(ids, k=rng.randint(0, 24)), skip_special_tokens=True)
         for _ in range(3000)
     ]
     texts += [rng.choice(["", ",", ".", "-", "s"]).join(text.split()) for text in texts[::3]]
-    texts += map(microworld.caption, microworld.split_scenes(0, some=500)["some"])
+    texts += map(caption, split_scenes(0, some=500)["some"])
     # Beyond ASCII the pattern folds letters that lower case keeps: it took "bu\u017f" for a bus
     texts += [caption for caption in CAPTIONS if caption.isascii()]
-    rules = chair.exact(microworld.OBJECTS)
+    rules = chair.exact(OBJECTS)
     differ = [
         text
         for text in texts
@@ -280,7 +284,6 @@ def test_a_mention_belongs_to_the_clause_where_it_starts():
 
 LOADED = """
 import sys
-from lab import chair, coco, score
 code = score.main(sys.argv[1:]) if len(sys.argv) > 1 else 0
 heavy = ("torch", "transformers", "nltk", "textblob", "sare_min")
 print([name for name in heavy if name in sys.modules])
@@ -300,7 +303,7 @@ def test_scoring_loads_what_it_needs(tmp_path):
     chair_of += ["--human", tmp_path / "h", "--convention", "official"]
 
     def loaded(*command: object) -> str:
-        path = [str(cache.ROOT), str(cache.HERE.parent)]
+        path = [str(files.ROOT), str(files.LAB.parent)]
         script = f"import sys; sys.path[:0] = {path!r}\n{LOADED}"
         done = subprocess.run(
             [sys.executable, "-c", script, *map(str, command)], capture_output=True, text=True

@@ -10,7 +10,8 @@ import jupytext
 import nbformat
 import pytest
 
-from lab import cache, execute
+from lab import files
+from lab.tools import execute
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,7 +101,7 @@ def test_every_chapter_has_its_parts(pair):
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
 def test_the_address_stands_in_one_place():
     """Fails if a badge or an install cell names another repository than pyproject.toml."""
-    address = tomllib.loads((cache.ROOT / "pyproject.toml").read_text())["project"]["urls"][
+    address = tomllib.loads((files.ROOT / "pyproject.toml").read_text())["project"]["urls"][
         "Repository"
     ]
     for name in NAMES:

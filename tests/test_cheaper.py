@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import cheaper, presets
-from lab.experiments import STEPS
+from lab.experiments import cheaper, presets
+from lab.experiments.erasures import STEPS
 from sare_min.captions import token_nll
 from sare_min.llava import trainable
 from sare_min.sam import perturbed

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from lab import microworld
-from lab.chair import chair, exact
-from lab.curate import Thresholds, clip_scores, curate, sub_sentences
+from lab.metrics.chair import chair, exact
+from lab.world.curate import Thresholds, clip_scores, curate, sub_sentences
+from lab.world.models import build_clip, build_tokenizer, image_processor
+from lab.world.scenes import draw
 
 RULES = exact(["cup", "fork", "car"])
 
@@ -111,12 +112,12 @@ def test_clip_scores_are_clips_own(scenes):
     """
     torch.manual_seed(0)
     clip, tokenizer, processor = (
-        microworld.build_clip().eval(),
-        microworld.build_tokenizer(for_clip=True),
-        microworld.image_processor(),
+        build_clip().eval(),
+        build_tokenizer(for_clip=True),
+        image_processor(),
     )
     images, texts = (
-        [microworld.draw(s) for s in scenes[:3]],
+        [draw(s) for s in scenes[:3]],
         ["A photo containing a fork.", "A photo containing an umbrella and a cup."],
     )
     table = clip_scores(clip, processor, tokenizer, images, texts, batch_size=2)

@@ -8,9 +8,13 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import gpu, microworld
+from lab.field import devices
+from lab.llava.checkpoints import load, save
+from lab.llava.speech import decoding, generate
+from lab.world.models import World, build_llava, build_processor
+from lab.world.scenes import draw
 from sare_min.captions import DESCRIBE, base, embed, encode, render, tokenize
-from sare_min.llava import embed_images, generate, load, set_trainable, trainable
+from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.unlearn import METHODS, gradient
 
 N_NEW = 10
@@ -45,7 +49,6 @@ def talking() -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def checkpoint(processor, tmp_path_factory):
-    from sare_min.llava import save
 
     return save(talking(), processor, tmp_path_factory.mktemp("talking") / "llava")
 
@@ -54,7 +57,7 @@ def checkpoint(processor, tmp_path_factory):
 def expected(checkpoint, processor, scenes):
     model, _ = load(checkpoint, device="cpu")
     with torch.no_grad():
-        features = embed_images(model, processor, [microworld.draw(s) for s in scenes[:3]])
+        features = embed_images(model, processor, [draw(s) for s in scenes[:3]])
         return argmax(model, processor, features)
 
 
@@ -105,7 +108,7 @@ def test_greedy_is_argmax(checkpoint, scenes, expected, tmp_path, settings):
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     model, processor = load(folder, device="cpu")
     theirs = model.generation_config
-    features = embed_images(model, processor, [microworld.draw(s) for s in scenes[:3]])
+    features = embed_images(model, processor, [draw(s) for s in scenes[:3]])
     assert len({*"".join(expected)}) > 5, "the reference must say something that can be bent"
     assert generate(model, processor, features, max_new_tokens=N_NEW) == expected
     assert model.generation_config is theirs
@@ -129,13 +132,12 @@ def test_what_is_set_aside_is_told_once(checkpoint, processor, features, tmp_pat
 
 def test_a_turn_s_end_ends_an_answer(model, processor, features):
     """Fails if the checkpoint's further end tokens are lost, by which chat models stop."""
-    tokenizer = microworld.build_processor().tokenizer
+    tokenizer = build_processor().tokenizer
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot|>"]})
     turn, eos = tokenizer.convert_tokens_to_ids("<|eot|>"), tokenizer.eos_token_id
     model.generation_config.eos_token_id = [turn, 9]
-    other = microworld.build_processor()
+    other = build_processor()
     other.tokenizer = tokenizer
-    from sare_min.llava import decoding
 
     assert decoding(model, other, 4, 0.0).eos_token_id == sorted([turn, eos])
 
@@ -181,7 +183,7 @@ def test_recomputing_changes_nothing(data, case, part):
     from transformers import CONFIG_MAPPING, LlavaForConditionalGeneration
 
     settings = dict(DROPOUT[case])
-    config = microworld.build_llava(microworld.World(width=64, layers=2)).config
+    config = build_llava(World(width=64, layers=2)).config
     if kind := settings.pop("model_type", None):
         old = config.text_config
         config.text_config = CONFIG_MAPPING[kind](
@@ -201,7 +203,7 @@ def test_recomputing_changes_nothing(data, case, part):
     inner, calls = next(m for m in layers(model) if isinstance(m, torch.nn.Linear)), []
     inner.register_forward_hook(lambda *_: calls.append(1))
     plain, n_plain = found(), len(calls)
-    gpu.recompute(model)
+    devices.recompute(model)
     assert torch.equal(plain, found())
     assert len(calls) - n_plain > n_plain, "nothing was computed anew"
     assert not any(module.training for module in model.eval().modules())

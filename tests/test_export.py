@@ -12,10 +12,14 @@ from conftest import FIND, tiny_llava
 from PIL import Image
 from transformers import AutoProcessor
 
-from lab import coco, judge, microworld, photos, score
-from lab.curate import Thresholds, curate, sub_sentences
-from lab.export import IDS, MARK, efuf, export, score_scenes
-from sare_min.llava import embed_images, generate, load
+from lab.field import coco, judge, photos, score
+from lab.field.export import IDS, MARK, efuf, export, score_scenes
+from lab.llava.checkpoints import load
+from lab.llava.speech import generate
+from lab.world.curate import Thresholds, curate, sub_sentences
+from lab.world.models import build_clip
+from lab.world.scenes import GROUND, OBJECTS, absent, caption, draw
+from sare_min.llava import embed_images
 
 PAPER = "a kitchen with a cup, a fork; a cup and a bowl! a fork."
 
@@ -24,7 +28,7 @@ PAPER = "a kitchen with a cup, a fork; a cup and a bowl! a fork."
 def clip():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return microworld.build_clip().eval()
+        return build_clip().eval()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def test_pictures_and_objects_come_back(folder, world, split):
             photo.objects == tuple(sorted(scene.objects))
             and set(photo.objects) == shown[photo.image_id]
         )
-        assert np.array_equal(np.asarray(photo.open()), np.asarray(microworld.draw(scene)))
+        assert np.array_equal(np.asarray(photo.open()), np.asarray(draw(scene)))
         assert photo.path.name == f"COCO_{split}_{photo.image_id:012d}.png"
 
 
@@ -74,9 +78,9 @@ def test_boxes_hold_their_objects(folder, world):
     document = json.loads((folder / "annotations/instances_val.json").read_text())
     for image, scene in zip(document["images"], world["val"], strict=True):
         picture = np.asarray(Image.open(folder / "val" / image["file_name"]))
-        painted = (
-            picture != np.asarray(Image.new("RGB", (1, 1), microworld.GROUND[scene.place]))[0, 0]
-        ).any(-1)
+        painted = (picture != np.asarray(Image.new("RGB", (1, 1), GROUND[scene.place]))[0, 0]).any(
+            -1
+        )
         rows = [row for row in document["annotations"] if row["image_id"] == image["id"]]
         assert painted.shape == (image["height"], image["width"]) and len(rows) == len(
             scene.objects
@@ -123,7 +127,7 @@ def test_categories_are_cocos(folder):
         for split in ("train", "val")
     ]
     assert {row["name"]: row["id"] for row in documents[0]["categories"]} == {
-        noun: IDS[noun] for noun in microworld.OBJECTS
+        noun: IDS[noun] for noun in OBJECTS
     }
     for part in ("images", "annotations"):
         ids = [row["id"] for document in documents for row in document[part]]
@@ -147,12 +151,9 @@ def test_chair_scores_the_files(folder, world, tmp_path, name):
         for kind in ("instances", "captions")
     ]
     for n_extra, expected in ((0, 0.0), (1, 1.0)):
-        extra = [
-            [noun for noun in microworld.absent(scene) if noun != "bus"][:n_extra]
-            for _, scene in shown
-        ]
+        extra = [[noun for noun in absent(scene) if noun != "bus"][:n_extra] for _, scene in shown]
         rows = [
-            {"image_id": photo.image_id, "caption": microworld.caption(scene, more)}
+            {"image_id": photo.image_id, "caption": caption(scene, more)}
             for (photo, scene), more in zip(shown, extra, strict=True)
         ]
         (tmp_path / "said").write_text("\n".join(map(json.dumps, rows)))
@@ -190,7 +191,7 @@ def test_efuf_entries_are_efufs(scenes):
     """Fails if an entry is not cut at the END of its clause, or starts elsewhere than after the
     separator; worked by hand.
     """
-    scored = {noun: float(i) for i, noun in enumerate(microworld.OBJECTS)}  # fork 0, cup 1, bowl 2
+    scored = {noun: float(i) for i, noun in enumerate(OBJECTS)}  # fork 0, cup 1, bowl 2
     pos_neg, sentences = efuf([PAPER], [scored], [{"file_name": "x.png"}])
     cut = [
         (row["sentence"][: row["position"]], row["sentence"][row["position"] :], row["score"])
@@ -225,7 +226,7 @@ def test_packing_survives_repeats_and_clauses_of_two_objects(tmp_path):
     """Fails if a clause that stands twice, or two objects in a clause, loses its span; also where
     sentences.json lacks the caption.
     """
-    scored = {noun: float(i) for i, noun in enumerate(microworld.OBJECTS)}
+    scored = {noun: float(i) for i, noun in enumerate(OBJECTS)}
     for limits in (
         Thresholds(1.5, 1.5, 1.5),
         Thresholds(0.5, 0.5, 0.5),
@@ -257,9 +258,7 @@ def test_checkpoints_load(folder, clip, processor, world):
     """
     model, again = load(folder / "llava", device="cpu")
     features = embed_images(model, again, photos.Pictures(read(folder, "val")))
-    expected = embed_images(
-        tiny_llava(), processor, [microworld.draw(scene) for scene in world["val"]]
-    )
+    expected = embed_images(tiny_llava(), processor, [draw(scene) for scene in world["val"]])
     assert torch.equal(features, expected)
     assert generate(model, again, features, max_new_tokens=4) == generate(
         tiny_llava(), processor, expected, max_new_tokens=4
@@ -267,7 +266,7 @@ def test_checkpoints_load(folder, clip, processor, world):
     loaded, clip_processor = judge.load_clip(judge.clip_path(folder))
     assert judge.clip_path(folder / "pope") == judge.CLIP == "openai/clip-vit-base-patch32"
     assert type(AutoProcessor.from_pretrained(folder / "clip")).__name__ == "CLIPProcessor"
-    words = [judge.prompt(noun) for noun in microworld.OBJECTS]
+    words = [judge.prompt(noun) for noun in OBJECTS]
     table = judge.scores(
         loaded, clip_processor, read(folder, "train"), words, folder.parent / "cache.db"
     )

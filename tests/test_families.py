@@ -16,10 +16,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lab import microworld
-from lab.curate import Thresholds, curate
+from lab.llava.checkpoints import load, save
+from lab.llava.speech import generate
+from lab.world.curate import Thresholds, curate
+from lab.world.models import World, build_llava, build_processor, build_tokenizer
+from lab.world.scenes import OBJECTS, draw
 from sare_min.captions import encode, render, token_nll
-from sare_min.llava import embed_images, generate, load, save, set_trainable
+from sare_min.llava import embed_images, set_trainable
 from sare_min.unlearn import METHODS, Training, get_method, unlearn, with_reference
 
 # The template of llava-hf/llava-interleave-qwen-0.5b-hf, whose turns end in a special token that is
@@ -37,7 +40,7 @@ def siglip_qwen2():
     """SigLIP has no class token: every feature of its last layer is an image token. Qwen2's
     tokenizer has no BOS.
     """
-    tokenizer = microworld.build_tokenizer()
+    tokenizer = build_tokenizer()
     tokenizer.add_special_tokens(
         {"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]}
     )
@@ -81,7 +84,7 @@ def siglip_qwen2():
 
 
 def clip_llama():
-    return microworld.build_llava(microworld.World(width=64)), microworld.build_processor()
+    return build_llava(World(width=64)), build_processor()
 
 
 @pytest.fixture(scope="module", params=[clip_llama, siglip_qwen2], ids=lambda build: build.__name__)
@@ -90,13 +93,11 @@ def family(request, tmp_path_factory, scenes, texts):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, processor = request.param()
-    truth = [
-        {noun: float(noun in scene.objects) for noun in microworld.OBJECTS} for scene in scenes
-    ]
+    truth = [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes]
     folder = save(model.eval(), processor, tmp_path_factory.mktemp("family") / "llava")
     return (
         folder,
-        [microworld.draw(scene) for scene in scenes],
+        [draw(scene) for scene in scenes],
         texts,
         curate(texts, truth, FIND, Thresholds(0.5, 0.5, 0.99)),
     )

@@ -7,7 +7,9 @@ import json
 import matplotlib.pyplot as plt
 import pytest
 
-from lab import figures, presets
+from lab import files
+from lab.evidence import figures
+from lab.experiments import presets
 
 SCENE = {
     "place": "office",
@@ -153,7 +155,7 @@ def test_two_seeds_get_no_band_three_do():
 
 def test_saved_twice_is_equal_bytes(tmp_path, monkeypatch):
     """Fails if a date, a version of matplotlib's own or float noise gets into a file."""
-    monkeypatch.setattr(figures, "folder", lambda preset, seeds: tmp_path)
+    monkeypatch.setattr(files, "figures_folder", lambda preset, seeds: tmp_path)
     contents = []
     for _ in range(2):
         path = figures.save(draw("fig_relapse"), "trial", RELAPSE, "fast", (1, 2), "A caption.")
@@ -171,15 +173,15 @@ def test_only_the_book_writes_figures():
     """Fails if a trial run on other seeds would overwrite the book's figures."""
     book = presets.get_preset("full").seeds
     assert (
-        figures.folder("full", book).name == "figures"
-        and figures.folder("full", book).parent.name != "build"
+        files.figures_folder("full", book).name == "figures"
+        and files.figures_folder("full", book).parent.name != "build"
     )
     # Comparisons on the first few seeds belong to the book
-    assert figures.folder("full", book[:5]) == figures.folder("full", book)
+    assert files.figures_folder("full", book[:5]) == files.figures_folder("full", book)
     trials = {
-        figures.folder("full", (1, 2)),
-        figures.folder("fast", book),
-        figures.folder("full", (101, 102)),
+        files.figures_folder("full", (1, 2)),
+        files.figures_folder("fast", book),
+        files.figures_folder("full", (101, 102)),
     }
     assert len(trials) == 3 and all("build" in trial.parts for trial in trials)
 

@@ -3,16 +3,15 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import brentq
 
-from lab import gauges
-from lab.experiments import Run
-from lab.gauges import (
+from lab.experiments import gauges
+from lab.experiments.erasures import Run
+from lab.experiments.gauges import (
     Gauges,
     Plane,
     extreme_eigenvalues,
@@ -26,6 +25,7 @@ from lab.gauges import (
     worst_at,
     worst_in_ball,
 )
+from lab.world import encoded, measured
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
 
@@ -294,14 +294,17 @@ def test_gauges_of_a_run(model, data, tmp_path, monkeypatch):
     """Fails if a gauge is lost, is not a number, or moves the erased weights; a tiny kit stands in
     for the trained one.
     """
-    world = SimpleNamespace(
-        stop_data=data,
-        describe=lambda model: span_nll(model, data)["forget"],
-        chair=lambda nll: {"chair_s": 1 / nll},
-    )
-    monkeypatch.setattr(gauges, "kit", lambda seed: world)
+    world = None
+    monkeypatch.setattr(encoded, "stop", lambda world: data)
+    monkeypatch.setattr(measured, "describe", lambda world, m: span_nll(m, data)["forget"])
+    monkeypatch.setattr(measured, "said_chair", lambda world, nll: {"chair_s": 1 / nll})
+    monkeypatch.setattr(gauges, "get_kit", lambda seed: world)
     monkeypatch.setattr(gauges, "erased", lambda run: model)
-    monkeypatch.setattr(gauges, "run", lambda run: {"erased": world.chair(world.describe(model))})
+    monkeypatch.setattr(
+        gauges,
+        "run",
+        lambda run: {"erased": measured.said_chair(world, measured.describe(world, model))},
+    )
     monkeypatch.setattr(
         gauges, "attack_path", lambda run, samples: gauges.random_direction(model, 1)
     )

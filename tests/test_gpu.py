@@ -8,9 +8,13 @@ from conftest import tiny_llava
 from peft import PeftModel
 from transformers import LlavaForConditionalGeneration
 
-from lab import bench, gpu, microworld
+from lab.field import devices
+from lab.llava.checkpoints import load, save
+from lab.llava.speech import generate
+from lab.tools import bench, gpu
+from lab.world.scenes import draw
 from sare_min.captions import base, encode
-from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
 TINY = gpu.Size(
@@ -43,13 +47,13 @@ def test_the_dtype_is_one_that_the_device_computes_in(monkeypatch, cuda, bf16, e
         "is_bf16_supported",
         lambda including_emulation=True: bf16 or including_emulation,
     )
-    assert gpu.compute_dtype() == getattr(torch, expected)
+    assert devices.compute_dtype() == getattr(torch, expected)
 
 
 def test_missing_bitsandbytes_is_named(monkeypatch):
     monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
-        gpu.four_bit(torch.float16)
+        devices.four_bit(torch.float16)
 
 
 @pytest.mark.parametrize("name", ["EFUF", "SARE", "EFUF+SAM"])
@@ -74,7 +78,7 @@ def test_recomputing_changes_no_gradient(data, name):
     hook = layer.register_forward_pre_hook(lambda *_: forwards.append(1))
     left(model)
     once = len(forwards)
-    again = left(gpu.recompute(model))
+    again = left(devices.recompute(model))
     hook.remove()
     assert len(forwards) - once > once, "nothing was recomputed"
     assert len(plain) == len(again) and all(
@@ -128,7 +132,7 @@ def test_a_step_is_measured_in_full(random_llava):
 
 def test_without_a_gpu_nothing_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(gpu.cache, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu.files, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="no GPU here"):
         gpu.main()
     assert not list(tmp_path.iterdir())
@@ -145,19 +149,17 @@ def test_an_adapter_on_4_bits_says_the_same_when_it_is_loaded_again(
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
 
     def loaded():
-        return load(random_llava, device="cpu", **gpu.four_bit(torch.float32))
+        return load(random_llava, device="cpu", **devices.four_bit(torch.float32))
 
     model, processor = loaded()
-    features = embed_images(
-        model, processor, [microworld.draw(scene, TINY.side) for scene in scenes]
-    )
+    features = embed_images(model, processor, [draw(scene, TINY.side) for scene in scenes])
     texts, spans = bench.sampled(scenes)
     data, before = (
         encode(processor, features, texts, spans),
         generate(model, processor, features, max_new_tokens=8),
     )
     assert isinstance(base(model).model.language_model.layers[0].mlp.up_proj, modules.Linear4bit)
-    model = gpu.recompute(set_trainable(model, "lora"))
+    model = devices.recompute(set_trainable(model, "lora"))
     unlearn(
         model,
         data,

@@ -9,10 +9,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import LlavaForConditionalGeneration
 
-from lab import experiments, microworld
-from lab.last_layer import LastLayer, skip_unread
+from lab.llava.checkpoints import save
+from lab.llava.speech import generate
+from lab.world import bases
+from lab.world.last_layer import LastLayer, skip_unread
+from lab.world.models import World, train_clip, train_llava
 from sare_min.captions import encode, token_nll
-from sare_min.llava import generate, save, set_trainable, trainable
+from sare_min.llava import set_trainable, trainable
 from sare_min.unlearn import METHODS, gradient
 
 
@@ -160,12 +163,8 @@ def test_all_logits_may_be_asked_for(model, short, data, processor):
 
 def test_the_book_uses_it(saved, monkeypatch, scenes):
     """Fails if base models or their training go the long way."""
-    monkeypatch.setattr(experiments, "base_folder", lambda *_: saved)
-    assert type(last(experiments.base_model(0)[0])) is LastLayer
-    settings = microworld.World(
-        clip_steps=1, llava_steps=1, clip_batch=4, caption_batch=4, answer_batch=4
-    )
-    model, _ = microworld.train_llava(
-        microworld.train_clip(scenes, settings, 0), scenes, settings, 0
-    )
+    monkeypatch.setattr(bases, "base_folder", lambda *_: saved)
+    assert type(last(bases.base_model(0)[0])) is LastLayer
+    settings = World(clip_steps=1, llava_steps=1, clip_batch=4, caption_batch=4, answer_batch=4)
+    model, _ = train_llava(train_clip(scenes, settings, 0), scenes, settings, 0)
     assert type(last(model)) is LastLayer

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from lab import cache, figures, ledger
+from lab import files
+from lab.evidence import ledger
 
 BASE, SARE = [200.0, 210.0, 190.0, 205.0], [300.0, 320.0, 280.0, 310.0]
 
@@ -23,7 +24,7 @@ def test_verdict_follows_the_interval():
 
 def test_record_merges_and_lists_what_was_not_tested(tmp_path, monkeypatch):
     """Fails if a chapter that runs again doubles its row, or an untested claim is left out."""
-    monkeypatch.setattr(figures, "folder", lambda preset, seeds: tmp_path)
+    monkeypatch.setattr(files, "figures_folder", lambda preset, seeds: tmp_path)
     for sare in (BASE, SARE):
         path = ledger.record(
             [ledger.row("C6a", "ch. 04", "samples", BASE, sare, want=1)], "full", (1, 2, 3, 4)
@@ -54,12 +55,12 @@ def test_readme_shows_the_books_ledger():
     written.
     """
     rows, text = (
-        json.loads((cache.ROOT / "figures/claims.json").read_text()),
-        (cache.ROOT / "README.md").read_text(),
+        json.loads((files.ROOT / "figures/claims.json").read_text()),
+        (files.ROOT / "README.md").read_text(),
     )
     for mark, want in (
         (ledger.MARK, ledger.table(rows)),
-        (ledger.SEEDS_MARK, ledger.seeds_table(ledger.books(cache.ROOT / "figures"))),
+        (ledger.SEEDS_MARK, ledger.seeds_table(ledger.books(files.ROOT / "figures"))),
     ):
         parts = text.split(mark)
         assert len(parts) == 3 and parts[1].strip() == want

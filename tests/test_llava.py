@@ -9,9 +9,12 @@ from conftest import tiny_llava
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from lab import microworld
+from lab.llava.checkpoints import load, save
+from lab.llava.speech import generate
+from lab.world.models import build_clip, build_processor
+from lab.world.scenes import caption, draw
 from sare_min.captions import encode, render, sentence_nll, token_nll
-from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
+from sare_min.llava import embed_images, set_trainable, trainable
 
 
 def test_save_load_caption_round_trip(saved, processor, scenes, features):
@@ -34,7 +37,7 @@ def test_stock_transformers_captions_a_pil_image_alike(saved, scenes):
         LlavaForConditionalGeneration.from_pretrained(saved),
         AutoProcessor.from_pretrained(saved),
     )
-    image = microworld.draw(scenes[0])
+    image = draw(scenes[0])
     inputs = processor(
         text=render(processor, "Describe the image."), images=image, return_tensors="pt"
     )
@@ -53,13 +56,13 @@ def test_encoded_ids_are_the_processors_own(saved, scenes, features):
     real image.
     """
     processor = AutoProcessor.from_pretrained(saved)
-    text = microworld.caption(scenes[0])
+    text = caption(scenes[0])
     ours = encode(processor, features[:1], [text]).input_ids
     row, picture = (
         render(processor, "Describe the image.", opened=True)
         + text
         + processor.tokenizer.eos_token,
-        microworld.draw(scenes[0]),
+        draw(scenes[0]),
     )
     theirs = processor(text=row, images=picture, return_tensors="pt")["input_ids"]
     assert ours.tolist() == theirs.tolist()
@@ -81,7 +84,7 @@ def test_a_tokenizer_without_bos_gets_none(processor, features):
     bos = processor.tokenizer.bos_token_id
     rows = encode(processor, features[:1], ["a kitchen with a fork."]).input_ids
     assert int((rows == bos).sum()) == 1
-    other = microworld.build_processor()
+    other = build_processor()
     other.chat_template = "{{ '<s>' }}" + other.chat_template
     assert torch.equal(encode(other, features[:1], ["a kitchen with a fork."]).input_ids, rows)
 
@@ -210,7 +213,7 @@ def test_no_llava_is_named(tmp_path, saved):
     """
     with pytest.raises(ValueError, match="nothing.*no LLaVA checkpoint"):
         load(tmp_path / "nothing")
-    microworld.build_clip().save_pretrained(tmp_path / "clip")
+    build_clip().save_pretrained(tmp_path / "clip")
     with pytest.raises(ValueError, match="clip.*no LLaVA checkpoint"):
         load(tmp_path / "clip")
     shutil.copytree(saved, tmp_path / "holes")
@@ -279,7 +282,7 @@ def test_save_never_replaces_what_is_no_checkpoint(saved, processor, tmp_path):
 def test_images_are_embedded_behind_a_bf16_tower(saved, scenes):
     """Fails if a bf16 checkpoint whose projector trains in fp32 can no longer look at pictures."""
     model, processor = load(saved, device="cpu", dtype=torch.bfloat16)
-    picture = [microworld.draw(scenes[0])]
+    picture = [draw(scenes[0])]
     before = embed_images(model, processor, picture)
     assert torch.equal(embed_images(set_trainable(model, "all"), processor, picture), before)
 
@@ -294,7 +297,7 @@ def test_an_answer_begins_where_the_template_puts_it(processor):
         " %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{%"
         " endif %}"
     )
-    other = microworld.build_processor()
+    other = build_processor()
     other.chat_template = qwen
     assert (
         render(other, "X?", opened=True)

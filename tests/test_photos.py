@@ -10,9 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from lab import chair, judge, microworld, photos
-from lab.curate import Thresholds
-from lab.judge import Window
+from lab.field import judge, photos
+from lab.field.judge import Window
+from lab.llava.speech import generate
+from lab.metrics import chair
+from lab.world.curate import Thresholds
+from lab.world.models import build_tokenizer, image_processor
+from lab.world.scenes import OBJECTS, question
 
 ESCAPE = "../annotations/instances_val2014.json"
 KEYS = {
@@ -293,7 +297,7 @@ def test_mentions_by_the_synonyms_table():
             "cell phone",
         ]
     )
-    assert all(rules.node[noun] == noun for noun in microworld.OBJECTS)
+    assert all(rules.node[noun] == noun for noun in OBJECTS)
 
 
 def test_truth_is_instances_with_human_captions(data):
@@ -430,7 +434,7 @@ class BrightClip(nn.Module):
 def looks():
     from transformers import CLIPProcessor
 
-    return CLIPProcessor(microworld.image_processor(), microworld.build_tokenizer(for_clip=True))
+    return CLIPProcessor(image_processor(), build_tokenizer(for_clip=True))
 
 
 TEXTS = [judge.prompt("cup"), judge.prompt("umbrella")]
@@ -569,15 +573,14 @@ def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, f
     """Fails if a caption or answer is another picture's, or the answers depend on the batch."""
     found = [photos.Photo(i, data, scene.objects, "") for i, scene in enumerate(scenes)]
     questions = [
-        {"question_id": i, "text": microworld.question(noun), "label": "no"}
-        for i, noun in enumerate(microworld.OBJECTS[:6])
+        {"question_id": i, "text": question(noun), "label": "no"}
+        for i, noun in enumerate(OBJECTS[:6])
     ]
     asked = {"random": (questions, [3, 3, 0, 7, 1, 2])}
     one, other = (
         photos.speak(model, processor, features, found, asked, data / f"said{size}", size, 8)
         for size in (1, 4)
     )
-    from sare_min.llava import generate
 
     for folder in (one, other):
         rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lab import microworld
-from lab.pictures import open_image
+from lab.field.pictures import open_image
+from lab.world.scenes import draw
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\n then nothing"])
@@ -18,5 +18,5 @@ def test_unreadable_images_are_named(tmp_path, content):
 def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
     for mode in ("L", "RGBA", "P", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
-        microworld.draw(scenes[0]).convert(mode).save(path)
+        draw(scenes[0]).convert(mode).save(path)
         assert open_image(path).mode == "RGB"

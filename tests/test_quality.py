@@ -10,9 +10,7 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import microworld
-from lab.experiments import Kit
-from lab.quality import (
+from lab.experiments.quality import (
     POPE_KINDS,
     by_place,
     perplexity,
@@ -21,6 +19,9 @@ from lab.quality import (
     quality,
     text_quality,
 )
+from lab.world.kit import Kit
+from lab.world.models import fit
+from lab.world.scenes import OBJECTS, PLACES, Scene, caption, draw, split_scenes
 from sare_min.captions import encode, sentence_nll
 from sare_min.llava import embed_images, trainable
 
@@ -93,17 +94,15 @@ def test_pope_of_the_microworld(kind):
     """Fails if a label is not the truth, an object is asked for twice, or the kinds do not differ
     in what they are for.
     """
-    scenes = microworld.split_scenes(0, some=100)["some"]
-    found = pope_questions([scene.objects for scene in scenes], microworld.OBJECTS, kind)
+    scenes = split_scenes(0, some=100)["some"]
+    found = pope_questions([scene.objects for scene in scenes], OBJECTS, kind)
     assert [q["question_id"] for q in found] == list(range(1, 401))
     assert max(Counter(row[:2] for row in nouns(found)).values()) == 1
     assert all(
         (noun in scenes[image].objects) == (label == "yes") for image, noun, label in nouns(found)
     )
     usual = [
-        noun in microworld.PLACES[scenes[image].place]
-        for image, noun, label in nouns(found)
-        if label == "no"
+        noun in PLACES[scenes[image].place] for image, noun, label in nouns(found) if label == "no"
     ]
     assert all(usual) if kind == "adversarial" else sum(usual) < 80
 
@@ -183,12 +182,10 @@ def test_perplexity_is_the_models_own(model, processor, features, texts, scenes)
     total = count = 0
     for scene, text in zip(scenes, texts, strict=True):
         prompt = "USER: <image>\nDescribe the image. ASSISTANT:"
-        start = processor(text=prompt, images=microworld.draw(scene), return_tensors="pt")[
-            "input_ids"
-        ].shape[1]
-        whole = processor(
-            text=f"{prompt} {text}</s>", images=microworld.draw(scene), return_tensors="pt"
-        )
+        start = processor(text=prompt, images=draw(scene), return_tensors="pt")["input_ids"].shape[
+            1
+        ]
+        whole = processor(text=f"{prompt} {text}</s>", images=draw(scene), return_tensors="pt")
         labels = whole["input_ids"].clone()
         labels[:, :start] = -100
         n = whole["input_ids"].shape[1] - start
@@ -207,8 +204,8 @@ def test_perplexity_is_the_models_own(model, processor, features, texts, scenes)
 def test_by_place_keeps_the_places_apart():
     """Fails if a caption is counted for another place, or if places are averaged."""
     kitchen, beach = (
-        microworld.Scene("kitchen", ("cup", "fork"), (0, 1)),
-        microworld.Scene("beach", ("kite", "boat"), (0, 1)),
+        Scene("kitchen", ("cup", "fork"), (0, 1)),
+        Scene("beach", ("kite", "boat"), (0, 1)),
     )
     captions = [
         "a kitchen with a cup, a fork.",
@@ -231,19 +228,15 @@ def world(processor):
     """
     kit, model = Kit.__new__(Kit), tiny_llava()  # without the base model that a whole kit trains
     scenes = [
-        microworld.Scene("kitchen", ("cup", "fork"), (1, 4)),
-        microworld.Scene("kitchen", ("bowl", "bottle"), (3, 8)),
+        Scene("kitchen", ("cup", "fork"), (1, 4)),
+        Scene("kitchen", ("bowl", "bottle"), (3, 8)),
     ]
     kit.seed, kit.model, kit.processor, kit.test_scenes = 0, model, processor, scenes
-    kit.test_features = embed_images(
-        kit.model, kit.processor, [microworld.draw(scene) for scene in scenes]
-    )
+    kit.test_features = embed_images(kit.model, kit.processor, [draw(scene) for scene in scenes])
     asked = [
-        q
-        for kind in POPE_KINDS
-        for q in pope_questions([s.objects for s in scenes], microworld.OBJECTS, kind)
+        q for kind in POPE_KINDS for q in pope_questions([s.objects for s in scenes], OBJECTS, kind)
     ]
-    captions = encode(processor, kit.test_features, [microworld.caption(scene) for scene in scenes])
+    captions = encode(processor, kit.test_features, [caption(scene) for scene in scenes])
     answers = encode(
         processor,
         kit.test_features,
@@ -251,7 +244,7 @@ def world(processor):
         question=[q["text"] for q in asked],
         image=[q["image"] for q in asked],
     )
-    microworld.fit(
+    fit(
         trainable(model),
         lambda _: sentence_nll(model, captions) + sentence_nll(model, answers),
         150,
@@ -281,9 +274,7 @@ def test_a_model_that_knows_its_pictures_is_perfect(world):
         "bleu"
     ] == pytest.approx(100)
     assert found["ppl_base"] == found["ppl_true"] < 1.5
-    questions = pope_questions(
-        [scene.objects for scene in world.test_scenes], microworld.OBJECTS, "popular"
-    )
+    questions = pope_questions([scene.objects for scene in world.test_scenes], OBJECTS, "popular")
     assert (
         pope(world.model, world, [q | {"image": 1 - q["image"]} for q in questions])["accuracy"]
         == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import ranks
+from lab.field import ranks
 from sare_min.llava import trainable
 from sare_min.unlearn import METHODS, Training, get_method, unlearn
 

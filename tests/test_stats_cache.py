@@ -1,6 +1,5 @@
 """Intervals with known coverage; a cache that trusts nothing half written."""
 
-import ast
 import json
 import math
 import os
@@ -11,8 +10,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_house import imported
 
-from lab import attacks, cache, experiments, export, gauges, landscape, quality, stats
+from lab import files, jobs
+from lab.evidence import stats
+from lab.experiments import attacks, erasures, gauges, landscape, quality
+from lab.field import export
+from lab.world import bases
 
 
 def test_interval_covers_as_promised():
@@ -76,7 +80,7 @@ def test_band_is_clipped_to_the_metric():
 
 def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch):
     """Fails if a later run would trust a half-written folder, or a finished one is built twice."""
-    monkeypatch.setattr(cache, "CACHE", tmp_path)
+    monkeypatch.setattr(jobs, "CACHE", tmp_path)
     built = []
 
     def build(path, fail):
@@ -86,11 +90,11 @@ def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch):
         built.append(path)
 
     with pytest.raises(RuntimeError):
-        cache.folder("thing", 1, (), lambda path: build(path, True))
+        jobs.folder("thing", 1, (), lambda path: build(path, True))
     for _ in range(2):
-        path = cache.folder("thing", 1, (), lambda path: build(path, False))
+        path = jobs.folder("thing", 1, (), lambda path: build(path, False))
     assert len(built) == 1 and (path / "file").exists()
-    assert cache.folder("thing", 2, (), lambda path: build(path, False)) != path
+    assert jobs.folder("thing", 2, (), lambda path: build(path, False)) != path
 
 
 def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
@@ -98,8 +102,8 @@ def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
     is counted again.
     """
     now = [0.0]
-    monkeypatch.setattr(cache, "CACHE", tmp_path)
-    monkeypatch.setattr(cache, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(jobs, "CACHE", tmp_path)
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def inner(path):
         now[0] += 5
@@ -107,16 +111,16 @@ def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
     def outer(path):
         now[0] += 1
         for _ in range(2):  # the second time it is there already
-            cache.folder("inner", "settings", (), inner)
+            jobs.folder("inner", "settings", (), inner)
         now[0] += 2
 
-    cache.folder("outer", "settings", (), outer)
-    assert cache.profile() == {
+    jobs.folder("outer", "settings", (), outer)
+    assert jobs.profile() == {
         "inner": {"jobs": 1, "seconds": 5.0},
         "outer": {"jobs": 1, "seconds": 3.0},
     }
     assert (
-        cache.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1)
+        jobs.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1)
         == {}
     )
 
@@ -125,15 +129,15 @@ def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
     """Fails if an edit to the method would leave an old result in place, or a comment retrains
     every model.
     """
-    monkeypatch.setattr(cache, "ROOT", tmp_path)
+    monkeypatch.setattr(jobs, "ROOT", tmp_path)
     keys = []
     for source in ("x = 1\n", "x = 1  # a reason\n", '"""About."""\nx = 1\n', "x = 2\n"):
         (tmp_path / "module.py").write_text(source)
-        cache._code.cache_clear()
-        keys.append(cache.key("settings", ("module",)))
-    cache._code.cache_clear()
+        jobs._code.cache_clear()
+        keys.append(jobs.key("settings", ("module",)))
+    jobs._code.cache_clear()
     assert keys[0] == keys[1] == keys[2] and keys[3] != keys[0]
-    assert cache.key("a", ()) != cache.key("b", ())
+    assert jobs.key("a", ()) != jobs.key("b", ())
 
 
 def test_rank_correlation_is_taken_within_seeds():
@@ -159,13 +163,13 @@ def test_a_lenient_judge_misses_its_share():
     is not kept whole.
     """
     spans = [{"forget": [(5, 9)], "retain": [(0, 5)], "sentence": []} for _ in range(400)]
-    found = experiments.missed(spans, ["a cup, fork"] * 400, 0.25, seed=0)
+    found = erasures.missed(spans, ["a cup, fork"] * 400, 0.25, seed=0)
     kept = [kinds for kinds in found if not kinds["forget"]]
     assert 70 < len(kept) < 130
     assert all(
         kinds == {"forget": [], "retain": [(0, 5), (5, 9)], "sentence": [(0, 11)]} for kinds in kept
     )
-    assert experiments.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
+    assert erasures.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
 
 
 def work(job):
@@ -176,31 +180,31 @@ def work(job):
 
 def test_side_by_side_keeps_order_and_names_what_failed():
     """Fails if one failing job hides its name or keeps the others from finishing."""
-    assert cache.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
+    assert jobs.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
-        cache.side_by_side(work, [2, 3, 4], "squares", progress=False)
+        jobs.side_by_side(work, [2, 3, 4], "squares", progress=False)
 
 
 def test_rows_side_by_side_does_a_shared_job_once():
     """Fails if a row gets another's results, or if the order of the work shows in them."""
     rows = {"a": [5, 1, 4], "b": [4, 2], "none": []}
-    found = cache.rows_side_by_side(work, rows, "squares", order=lambda job: -job, progress=False)
+    found = jobs.rows_side_by_side(work, rows, "squares", order=lambda job: -job, progress=False)
     assert found == {"a": [25, 1, 16], "b": [16, 4], "none": []}
 
 
-@pytest.mark.skipif(cache.START == "spawn", reason="no fork server on this system")
+@pytest.mark.skipif(jobs.START == "spawn", reason="no fork server on this system")
 def test_workers_find_the_libraries_loaded(monkeypatch):
     """Fails if the server that workers are forked from does not find the book's modules, or if its
     path leaks into this process.
     """
     script = (
-        "import os, sys; sys.path[:0] = sys.argv[1:]; from lab import cache; cache.warm_up(); seen"
-        " = cache.side_by_side(eval, ['\"lab.gauges\" in __import__(\"sys\").modules'], 'seen',"
-        " progress=False); print(seen, os.environ.get('PYTHONPATH'))"
+        "import os, sys; sys.path[:0] = sys.argv[1:]; from lab import jobs; jobs.warm_up(); seen"
+        ' = jobs.side_by_side(eval, [\'"lab.experiments.gauges" in __import__("sys").modules\'],'
+        " 'seen', progress=False); print(seen, os.environ.get('PYTHONPATH'))"
     )
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     done = subprocess.run(
-        [sys.executable, "-c", script, str(cache.ROOT), str(cache.HERE.parent)],
+        [sys.executable, "-c", script, str(files.ROOT), str(files.LAB.parent)],
         capture_output=True,
         text=True,
     )
@@ -214,43 +218,25 @@ def die(job):
 def test_a_killed_worker_does_not_spoil_the_next_call():
     """Fails if a stopped cell leaves a broken pool behind for all cells after it."""
     with pytest.raises(RuntimeError, match="2 of 2 jobs failed"):
-        cache.side_by_side(die, [1, 2], "deaths", progress=False)
-    assert cache.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
-    for process in cache._pool(os.cpu_count() or 1)._processes.values():  # killed between two calls
+        jobs.side_by_side(die, [1, 2], "deaths", progress=False)
+    assert jobs.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
+    for process in jobs._pool(os.cpu_count() or 1)._processes.values():  # killed between two calls
         process.kill()
         process.join()
-    assert cache.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
+    assert jobs.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
 
 
 def test_json_is_rounded_and_whole(tmp_path):
-    cache.write_json(tmp_path / "x.json", {"a": [1 / 3, {"b": 2}], "n": 7})
+    files.write_json(tmp_path / "x.json", {"a": [1 / 3, {"b": 2}], "n": 7})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [0.333333, {"b": 2}], "n": 7}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-
-
-def imported(source):
-    """The modules of ours that a source imports, as the cache names them."""
-    home, found = source.rpartition("/")[0], set()
-    for node in ast.walk(ast.parse((cache.ROOT / f"{source}.py").read_text())):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        package, _, module = (node.module or "").partition(".")
-        if node.level:
-            folder, module = home, node.module
-        elif package in ("sare_min", "lab"):
-            folder = {"sare_min": "sare_min", "lab": "chapters/lab"}[package]
-        else:
-            continue
-        names = [module] if module else [alias.name for alias in node.names]
-        found |= {f"{folder}/{name}" for name in names}
-    return found
 
 
 @pytest.mark.parametrize(
     "sources",
     [
-        experiments.BASE_SOURCES,
-        experiments.RUN_SOURCES,
+        bases.BASE_SOURCES,
+        erasures.RUN_SOURCES,
         attacks.ATTACK_SOURCES,
         quality.SOURCES,
         export.SOURCES,
@@ -262,6 +248,6 @@ def test_a_result_depends_on_all_code_behind_it(sources):
     """Fails if a module moves, or one that a result is made by is missing: its edits would leave
     old results in the cache.
     """
-    spared = {"chapters/lab/cache", "chapters/lab/coco"}  # the store itself; readers of files
+    spared = {"chapters/lab/jobs", "chapters/lab/files"}  # the store itself
     behind = set().union(*map(imported, sources)) - spared
     assert behind and behind <= set(sources), sorted(behind - set(sources))

@@ -3,7 +3,7 @@
 import torch
 from conftest import tiny_llava
 
-from lab import traps
+from lab.experiments import traps
 from sare_min.llava import trainable
 
 

@@ -5,16 +5,16 @@ import json
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import landscape
-from lab.attacks import add_noise, matrices, prune, quantize
-from lab.experiments import Run
-from lab.landscape import along
+from lab.experiments import landscape
+from lab.experiments.attacks import add_noise, matrices, prune, quantize
+from lab.experiments.erasures import Run
+from lab.experiments.landscape import along
+from lab.world import encoded, measured
 from sare_min.attack import relearn
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
@@ -317,11 +317,13 @@ def test_slices_know_home_from_the_run(model, data, tmp_path, monkeypatch):
     without 0 are taken for some.
     """
     seen = []
-    world = SimpleNamespace(
-        data=lambda *_: data,
-        measure=lambda m: seen.append("measure") or {"chair_s": 0.5},
-        nll=lambda m: seen.append("nll") or {"nll_forget": 1.0},
-    )
+    stand_ins = {
+        "held_out": lambda world, m: seen.append("measure") or {"chair_s": 0.5},
+        "nll": lambda world, m: seen.append("nll") or {"nll_forget": 1.0},
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(measured, name, stand_in)
+    monkeypatch.setattr(encoded, "masked", lambda *_: data)
     known = {
         "chair_s": 0.1,
         "chair_i": 0.2,
@@ -331,7 +333,7 @@ def test_slices_know_home_from_the_run(model, data, tmp_path, monkeypatch):
         "nll_retain": 0.5,
         "distance": 3.0,
     }
-    for name, stand_in in (("kit", world), ("erased", model), ("run", {"erased": known})):
+    for name, stand_in in (("get_kit", None), ("erased", model), ("run", {"erased": known})):
         monkeypatch.setattr(landscape, name, lambda _, stand_in=stand_in: stand_in)
     monkeypatch.setattr(
         landscape, "attack_path", lambda run, samples: landscape.random_direction(model, 1)

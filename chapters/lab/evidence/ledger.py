@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from . import cache, figures, stats
+from .. import files
+from . import stats
 
 CLAIMS = {
     "C1": "standard erasure is superficial: light relearning brings the hallucinations back",
@@ -70,7 +71,7 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
     """Merge rows into claims.json where this preset and these seeds put their figures; they replace
     all rows of their chapter.
     """
-    path = figures.folder(preset, seeds) / "claims.json"
+    path = files.figures_folder(preset, seeds) / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     chapters = {r["chapter"] for r in rows}
     known = (
@@ -99,7 +100,7 @@ def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
                 "verdict": "not tested",
                 "note": "",
             }
-    cache.write_json(path, [known[id] for id in sorted(known)])
+    files.write_json(path, [known[id] for id in sorted(known)])
     return path
 
 
@@ -170,7 +171,7 @@ def books(folder: Path) -> dict[str, list[dict]]:
 
 
 def write_readme(
-    readme: Path = cache.ROOT / "README.md", folder: Path = cache.ROOT / "figures"
+    readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "figures"
 ) -> None:
     """Put each table between its two marks in the README; ValueError if one is missing."""
     tables = {
@@ -186,7 +187,7 @@ def write_readme(
         readme.write_text(f"{parts[0]}{mark}\n{text}\n{mark}{parts[2]}")
 
 
-def keep(run: Path, folder: Path = cache.ROOT / "figures") -> Path:
+def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
     """Copy the claims of another run of the full preset (build/figures/full-seeds-from-N) to
     figures/claims_seeds-from-N.json.
     """

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from sacrebleu.metrics import BLEU
@@ -24,17 +23,20 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from torch import Tensor, nn
 
 from sare_min.captions import encode
-from sare_min.llava import generate
 from sare_min.metrics import span_nll
 
-from . import cache
-from .chair import chair
-from .experiments import RUN_SOURCES, Kit, Run, erased, kit, named
-from .microworld import OBJECTS, PLACES, Scene, caption, question
-from .score import score_pope
+from .. import files, jobs
+from ..llava.speech import generate
+from ..metrics import pope as counting
+from ..metrics.chair import chair
+from ..metrics.pope import says_no
+from ..world import measured
+from ..world.kit import Kit, get_kit, named
+from ..world.scenes import OBJECTS, PLACES, Scene, caption, question
+from .erasures import RUN_SOURCES, Run, erased
 
-SOURCES = (*RUN_SOURCES, "chapters/lab/quality", "chapters/lab/score", "chapters/lab/coco")
-cache.remember(SOURCES)
+SOURCES = (*RUN_SOURCES, "chapters/lab/metrics/pope", "chapters/lab/experiments/quality")
+jobs.remember(SOURCES)
 POPE_KINDS = ("random", "popular", "adversarial")
 PER_IMAGE = 2  # POPE asks for 3 shown objects; some scenes have only 2
 TOKENIZER = Tokenizer13a()  # BLEU's own default, used for every count here
@@ -49,12 +51,12 @@ class Quality:
 
 def measure(spec: Quality) -> dict:
     """`quality` of a run's erased model, or what the cache holds of it."""
-    path = cache.folder("quality", spec, SOURCES, lambda path: _measure(path, spec))
+    path = jobs.folder("quality", spec, SOURCES, lambda path: _measure(path, spec))
     return json.loads((path / "quality.json").read_text())
 
 
 def _measure(path: Path, spec: Quality) -> None:
-    cache.write_json(path / "quality.json", quality(erased(spec.run), kit(spec.run.seed)))
+    files.write_json(path / "quality.json", quality(erased(spec.run), get_kit(spec.run.seed)))
 
 
 def quality(model: nn.Module, world: Kit) -> dict:
@@ -65,7 +67,7 @@ def quality(model: nn.Module, world: Kit) -> dict:
     the scenes' true captions (has it kept what it knew?); "pope", {kind: what pope returns};
     "places", what by_place returns.
     """
-    captions, scenes = world.describe(model), world.test_scenes
+    captions, scenes = measured.describe(world, model), world.test_scenes
     true, shown = [caption(scene) for scene in scenes], [scene.objects for scene in scenes]
     asked = {kind: pope_questions(shown, OBJECTS, kind, seed=world.seed) for kind in POPE_KINDS}
     return {
@@ -192,21 +194,10 @@ def pope(model: nn.Module, world: Kit, questions: Sequence[dict]) -> dict[str, f
     answers = generate(
         model, world.processor, features, [row["text"] for row in questions], max_new_tokens=2
     )
-    rows = [
-        {"question_id": row["question_id"], "answer": answer}
-        for row, answer in zip(questions, answers, strict=True)
-    ]
-    with (
-        TemporaryDirectory() as folder
-    ):  # through files, so that there is one scorer for these answers and for anyone's
-        files = {"questions": list(questions), "answers": rows}
-        for name, content in files.items():
-            Path(folder, name).write_text(json.dumps(content))
-        scores = score_pope(*(f"{folder}/{name}" for name in files), parser="official")
+    said_yes = [not says_no(answer) for answer in answers]
     neither = sum(answer.lower().split()[:1] not in (["yes"], ["no"]) for answer in answers)
-    return {name: value for name, value in scores.items() if name != "card"} | {
-        "neither": neither / len(answers)
-    }
+    counts = {"n": len(answers), "neither": neither / len(answers)}
+    return counting.pope(said_yes, [row["label"] == "yes" for row in questions]) | counts
 
 
 def text_quality(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -27,19 +27,21 @@ from sare_min.captions import Captions, token_nll
 from sare_min.llava import trainable
 from sare_min.losses import counts
 
-from . import cache
-from .experiments import RUN_SOURCES, Run, erased, kit, run
+from .. import files, jobs
+from ..evidence.stats import relapse_samples
+from ..world import encoded, measured
+from ..world.kit import get_kit
+from .erasures import RUN_SOURCES, Run, erased, run
 from .landscape import along, attack_path, random_direction
-from .stats import relapse_samples
 
 SOURCES = (
     *RUN_SOURCES,
     "sare_min/attack",
-    "chapters/lab/stats",
-    "chapters/lab/landscape",
-    "chapters/lab/gauges",
+    "chapters/lab/evidence/stats",
+    "chapters/lab/experiments/landscape",
+    "chapters/lab/experiments/gauges",
 )
-cache.remember(SOURCES)
+jobs.remember(SOURCES)
 Loss = Callable[[], Tensor]
 
 
@@ -293,16 +295,16 @@ def measure(spec: Gauges) -> dict[str, float]:
     """
     return json.loads(
         (
-            cache.folder("gauges", spec, SOURCES, lambda path: _measure(path, spec)) / "gauges.json"
+            jobs.folder("gauges", spec, SOURCES, lambda path: _measure(path, spec)) / "gauges.json"
         ).read_text()
     )
 
 
 def _measure(path: Path, spec: Gauges) -> None:
-    world, model, seed = kit(spec.run.seed), erased(spec.run), spec.run.seed
+    world, model, seed = get_kit(spec.run.seed), erased(spec.run), spec.run.seed
     params, loss = (
         trainable(model),
-        partial(span_ce, model, world.stop_data[: spec.n_captions].until_forget()),
+        partial(span_ce, model, encoded.stop(world)[: spec.n_captions].until_forget()),
     )
     value, product, n = loss(), hessian(loss, params), sum(p.numel() for p in params)
     home, slope = value.item(), gradient(value, params)
@@ -318,7 +320,7 @@ def _measure(path: Path, spec: Gauges) -> None:
     found["trace"], found["trace_se"] = hutchinson_trace(product, n, spec.n_probes, seed)
 
     def chair_s() -> float:
-        return world.chair(world.describe(model))["chair_s"]
+        return measured.said_chair(world, measured.describe(world, model))["chair_s"]
 
     how = {
         "home": run(spec.run)["erased"]["chair_s"],
@@ -338,7 +340,7 @@ def _measure(path: Path, spec: Gauges) -> None:
         for i in range(3)
     ]
     found["random_loss"] = home - sum(ends) / len(ends)
-    cache.write_json(path / "gauges.json", found)
+    files.write_json(path / "gauges.json", found)
 
 
 @dataclass(frozen=True)
@@ -357,7 +359,7 @@ def measure_plane(spec: Plane) -> dict:
     """`plane` for one run, cached; the second of its "ends" is where the attacker arrives."""
     return json.loads(
         (
-            cache.folder("planes", spec, SOURCES, lambda path: _measure_plane(path, spec))
+            jobs.folder("planes", spec, SOURCES, lambda path: _measure_plane(path, spec))
             / "plane.json"
         ).read_text()
     )
@@ -367,12 +369,12 @@ def _measure_plane(path: Path, spec: Plane) -> None:
     model = erased(spec.run)
     params, loss = (
         trainable(model),
-        partial(span_ce, model, kit(spec.run.seed).stop_data.until_forget()),
+        partial(span_ce, model, encoded.stop(get_kit(spec.run.seed)).until_forget()),
     )
     directions = (
         pieces(-gradient(loss(), params), params),
         attack_path(spec.run, spec.attack_samples),
     )
-    cache.write_json(
+    files.write_json(
         path / "plane.json", plane(loss, params, directions, spec.extent, spec.n_points)
     )

@@ -18,11 +18,10 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from sare_min.llava import generate
-
+from ..llava.speech import generate
+from ..metrics.chair import Convention, Span
+from ..world.curate import Thresholds
 from . import coco
-from .chair import Convention, Span
-from .curate import Thresholds
 from .pictures import open_image
 
 # As released, for ViT-B/32's sliding-window scores

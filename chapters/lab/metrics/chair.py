@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from . import coco
+from ..files import read_text
 
 Span = tuple[int, int]
 Word = tuple[str, Span]  # in lower case, and where it stands in the caption
@@ -178,7 +178,7 @@ def read_synonyms(path: str | Path = SYNONYMS) -> dict[str, str]:
     official script splits them.
     """
     node = {}
-    for row, line in enumerate(coco.read_text(path).splitlines(), 1):
+    for row, line in enumerate(read_text(path).splitlines(), 1):
         names = line.strip().split(", ")
         if not names[0]:
             raise ValueError(

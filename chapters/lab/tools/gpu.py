@@ -1,5 +1,4 @@
-"""For a GPU: the dtype that it computes in, weights in 4 bits, and what a step at 7B costs: `python
--m lab.gpu` writes figures/gpu.json.
+"""What a step at 7B costs on a GPU: `python -m lab.tools.gpu` writes figures/gpu.json.
 
 The 7B architecture gets random weights, which are written to disk first, so that nothing is fetched
 and all else goes the way of chapter 05: `load`, `set_trainable(model, "lora")`, `gradient`. Time
@@ -11,25 +10,26 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
-from transformers import BitsAndBytesConfig, LlavaConfig, LlavaForConditionalGeneration
-from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from sare_min.captions import base, encode
-from sare_min.llava import embed_images, load, save, set_trainable
+from sare_min.captions import encode
+from sare_min.llava import embed_images, set_trainable
 from sare_min.unlearn import METHODS, gradient
 
-from . import bench, cache, microworld
+from .. import files
+from ..field.devices import compute_dtype, four_bit, recompute
+from ..llava.checkpoints import load, save
+from ..world.models import build_llava
+from ..world.scenes import draw, split_scenes
+from . import bench
 
 # Dense FLOP/s of the tensor cores in bf16 (T4: in fp16), from the makers' data sheets; the first
 # name that the device's holds.
@@ -64,70 +64,9 @@ class Size:
     rounds: int = 5
 
 
-def compute_dtype() -> torch.dtype:
-    """bf16 on a GPU that has it, fp16 on one that only emulates it (a T4), fp32 on a CPU; what
-    trains is fp32 anywhere.
-    """
-    if not torch.cuda.is_available():
-        return torch.float32
-    return (
-        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    )
-
-
-def four_bit(dtype: torch.dtype) -> dict:
-    """`load`'s options for a language model in 4 bits (NF4; QLoRA, arXiv 2305.14314); tower,
-    projector and head stay in `dtype`.
-
-    Raises ValueError if bitsandbytes is not installed.
-    """
-    if find_spec("bitsandbytes") is None:
-        raise ValueError(
-            "4-bit weights need the bitsandbytes package: pip install bitsandbytes, or load in 16"
-            " bits."
-        )
-    whole = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            llm_int8_skip_modules=whole,
-        )
-    }
-
-
-def recompute(model: nn.Module) -> nn.Module:
-    """Keep no activations inside the language model's layers: the backward pass computes them anew.
-    `model.eval()` ends it.
-
-    Saves memory at the price of one more forward pass, and changes nothing else: transformers does
-    it in layers that train, but here a layer trains only from outside, so dropout stays off.
-    """
-    model.eval()
-    for layer in base(model).model.language_model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.gradient_checkpointing = layer.training = True
-            layer._gradient_checkpointing_func = partial(_as_in_eval, layer)
-    return model
-
-
-def _as_in_eval(layer: nn.Module, forward: Callable, *args):
-    """Checkpoint a layer's forward; while it runs, then and again, the layer does not train."""
-
-    def run(*args):
-        was, layer.training = layer.training, False
-        try:
-            return forward(*args)
-        finally:
-            layer.training = was
-
-    return checkpoint(run, *args, use_reentrant=False)
-
-
 def configuration(size: Size) -> LlavaConfig:
     """A LLaVA of this size."""
-    config = microworld.build_llava().config
+    config = build_llava().config
     for part, changes in (
         (
             config.text_config,
@@ -197,12 +136,12 @@ def measure(
         model, processor = load(
             folder, dtype=dtype, **(four_bit(dtype) if kind.startswith("4") else {})
         )
-        scenes = microworld.split_scenes(0, some=size.captions)["some"]
+        scenes = split_scenes(0, some=size.captions)["some"]
         texts, spans = bench.sampled(scenes)
         features = embed_images(
             model,
             processor,
-            [microworld.draw(scene, size.side) for scene in scenes],
+            [draw(scene, size.side) for scene in scenes],
             batch_size=size.micro_batch,
         )
         data = encode(processor, features, texts, spans).to(model.device)
@@ -246,14 +185,14 @@ def measure(
 def main() -> None:
     if not torch.cuda.is_available():
         sys.exit(
-            "lab.gpu: no GPU here, so nothing is measured, and figures/gpu.json stays as it is."
+            "lab.tools.gpu: no GPU here, so nothing is measured; figures/gpu.json stays as it is."
         )
     kinds = ("16 bits", "4 bits, recomputing") if find_spec("bitsandbytes") else ("16 bits",)
     with tempfile.TemporaryDirectory() as folder:
         results = measure(
             Size(), random_checkpoint(Size(), Path(folder, "7b")), kinds, progress=True
         )
-    cache.write_json(cache.ROOT / "figures/gpu.json", results | {"where": bench.where()})
+    files.write_json(files.ROOT / "figures/gpu.json", results | {"where": bench.where()})
     for kind, rows in results["cases"].items():
         for method, row in rows.items():
             print(

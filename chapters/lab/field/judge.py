@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, CLIPModel
 
-from .curate import Thresholds, clip_scores
-from .microworld import a
+from ..world.curate import Thresholds, clip_scores
+from ..world.scenes import a
 from .photos import Photo
 
 CLIP = "openai/clip-vit-base-patch32"

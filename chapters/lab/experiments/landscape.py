@@ -19,11 +19,14 @@ from sare_min.llava import trainable
 from sare_min.losses import counts, method_losses
 from sare_min.unlearn import METHODS
 
-from . import cache
-from .experiments import NLL, RUN_SOURCES, SAID, Run, erased, kit, run
+from .. import files, jobs
+from ..world import encoded, measured
+from ..world.kit import get_kit
+from ..world.measured import NLL, SAID
+from .erasures import RUN_SOURCES, Run, erased, run
 
-SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/landscape")
-cache.remember(SOURCES)
+SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/experiments/landscape")
+jobs.remember(SOURCES)
 DISTANCES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
 DIRECTIONS = ("relapse", "attack", "random")
 
@@ -69,7 +72,7 @@ def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
 
     Raises ValueError if the distances do not begin with 0.
     """
-    path = cache.folder("slices", spec, SOURCES, lambda path: _measure_slices(path, spec))
+    path = jobs.folder("slices", spec, SOURCES, lambda path: _measure_slices(path, spec))
     return json.loads((path / "slices.json").read_text())
 
 
@@ -78,10 +81,10 @@ def _measure_slices(path: Path, spec: Slices) -> None:
         raise ValueError(
             f"slices: distances {spec.distances}: begin with 0, the erased weights themselves."
         )
-    world, model, known = kit(spec.run.seed), erased(spec.run), run(spec.run)["erased"]
+    world, model, known = get_kit(spec.run.seed), erased(spec.run), run(spec.run)["erased"]
     found: dict = {}
     vectors = {
-        "relapse": relapse_direction(model, world.data("erase", spec.run.masks)),
+        "relapse": relapse_direction(model, encoded.masked(world, "erase", spec.run.masks)),
         "attack": attack_path(spec.run, spec.attack_samples),
         "random": random_direction(model, spec.run.seed),
     }
@@ -92,12 +95,12 @@ def _measure_slices(path: Path, spec: Slices) -> None:
             trainable(model),
             vector,
             spec.distances[1:],
-            partial(world.measure if spec.chair else world.nll, model),
+            partial(measured.held_out if spec.chair else measured.nll, world, model),
         )
     found["attack_distance"] = float(
         torch.linalg.vector_norm(torch.cat([v.reshape(-1) for v in vectors["attack"]]))
     )
-    cache.write_json(path / "slices.json", found)
+    files.write_json(path / "slices.json", found)
 
 
 def relapse_direction(
@@ -125,7 +128,9 @@ def attack_path(run: Run, samples: int) -> list[torch.Tensor]:
     """
     model = erased(run)
     start = [p.detach().clone() for p in trainable(model)]
-    for _ in relearn(model, kit(run.seed).attack_data, (samples,), seed=run.seed, progress=False):
+    for _ in relearn(
+        model, encoded.attack(get_kit(run.seed)), (samples,), seed=run.seed, progress=False
+    ):
         pass
     return [p.detach() - s for p, s in zip(trainable(model), start, strict=True)]
 

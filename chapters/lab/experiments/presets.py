@@ -11,7 +11,7 @@ from sare_min.unlearn import METHODS
 
 from .attacks import Attack
 from .cheaper import COST
-from .experiments import STOP_NLL, TRAINING, Run
+from .erasures import STOP_NLL, TRAINING, Run
 
 
 @dataclass(frozen=True)

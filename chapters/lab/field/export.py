@@ -25,17 +25,27 @@ from pathlib import Path
 
 from transformers import CLIPModel, CLIPProcessor
 
-from sare_min.llava import load, save
-
-from . import cache, chair, experiments, microworld
-from .curate import clip_scores
+from .. import jobs
+from ..experiments.quality import POPE_KINDS, SOURCES, pope_questions
+from ..llava.checkpoints import load, save
+from ..metrics import chair
+from ..world import bases
+from ..world.curate import clip_scores
+from ..world.kit import RULES
+from ..world.models import build_tokenizer, image_processor
+from ..world.scenes import GRID, OBJECTS, PLACES, SIDE, Scene, caption, draw, split_scenes
 from .judge import prompt
-from .microworld import GRID, OBJECTS, PLACES, SIDE, Scene, draw
 from .photos import SEPARATORS
-from .quality import POPE_KINDS, SOURCES, pope_questions
 
-SOURCES = (*SOURCES, "chapters/lab/export", "chapters/lab/judge", "chapters/lab/photos")
-cache.remember(SOURCES)
+SOURCES = (
+    *SOURCES,
+    "chapters/lab/field/coco",
+    "chapters/lab/field/export",
+    "chapters/lab/field/judge",
+    "chapters/lab/field/photos",
+    "chapters/lab/field/pictures",
+)
+jobs.remember(SOURCES)
 MARK = "microworld.json"  # says that a folder was written here, so that it may be written again
 # COCO names 80 of its 90 ids, in the order of the synonyms table
 UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -89,7 +99,7 @@ def export(
     for split, row in scenes.items():
         _write(part / f"annotations/instances_{split}.json", instances(row, images[split]))
         told = [
-            {"id": image["id"], "image_id": image["id"], "caption": microworld.caption(s)}
+            {"id": image["id"], "image_id": image["id"], "caption": caption(s)}
             for s, image in zip(row, images[split])
         ]
         _write(
@@ -109,9 +119,7 @@ def export(
         _write(part / f"efuf/{name}.json", rows)
     save(model, processor, part / "llava")
     clip.save_pretrained(part / "clip")
-    CLIPProcessor(
-        microworld.image_processor(), microworld.build_tokenizer(for_clip=True)
-    ).save_pretrained(part / "clip")
+    CLIPProcessor(image_processor(), build_tokenizer(for_clip=True)).save_pretrained(part / "clip")
     if folder.exists():
         folder.replace(old)
     part.replace(folder)
@@ -165,8 +173,8 @@ def score_scenes(clip: CLIPModel, scenes: Sequence[Scene]) -> list[dict[str, flo
     """Per scene, object -> CLIP's whole-image score of it."""
     table = clip_scores(
         clip,
-        microworld.image_processor(),
-        microworld.build_tokenizer(for_clip=True),
+        image_processor(),
+        build_tokenizer(for_clip=True),
         [draw(scene) for scene in scenes],
         [prompt(noun) for noun in OBJECTS],
     )
@@ -185,7 +193,7 @@ def efuf(
     """
     pos_neg, sentences = [], []
     for text, score_of, image in zip(captions, scores, images, strict=True):
-        found = experiments.RULES.find(text)
+        found = RULES.find(text)
         for noun, (at, _) in found:
             start = max(text.rfind(mark, 0, at) for mark in SEPARATORS) + 1
             end = re.compile(f"[{SEPARATORS}]|$").search(text, at).start()
@@ -221,10 +229,10 @@ def book(seed: int) -> Path:
     """
 
     def build(path: Path) -> None:
-        scenes = microworld.split_scenes(seed, **experiments.SIZES)
-        said = json.loads((experiments.said_folder(seed) / "said.json").read_text())
-        clip = CLIPModel.from_pretrained(experiments.judge_folder()).eval()
-        model, processor = load(experiments.base_folder(seed), device="cpu")
+        scenes = split_scenes(seed, **bases.SIZES)
+        said = json.loads((bases.said_folder(seed) / "said.json").read_text())
+        clip = CLIPModel.from_pretrained(bases.judge_folder()).eval()
+        model, processor = load(bases.base_folder(seed), device="cpu")
         export(
             path,
             {"train": scenes["erase"] + scenes["attack"], "val": scenes["test"]},
@@ -235,4 +243,4 @@ def book(seed: int) -> Path:
             seed,
         )
 
-    return cache.folder("export", (seed, experiments.SIZES), SOURCES, build)
+    return jobs.folder("export", (seed, bases.SIZES), SOURCES, build)

@@ -20,13 +20,17 @@ from sare_min.captions import DESCRIBE, Captions, encode
 from sare_min.llava import set_trainable, trainable
 from sare_min.unlearn import METHODS, get_method
 
-from . import cache
+from .. import files, jobs
+from ..world import encoded, measured
+from ..world.bases import prepare
+from ..world.kit import Kit, get_kit
+from ..world.measured import NLL, SAID
+from ..world.scenes import OBJECTS, PLACES, absent, caption, question
 from .cheaper import COST
-from .experiments import NLL, RUN_SOURCES, SAID, Kit, Run, answers, erased, kit, prepare, run
-from .microworld import OBJECTS, PLACES, absent, caption, question
+from .erasures import RUN_SOURCES, Run, answers, erased, run
 
-ATTACK_SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/attacks")
-cache.remember(ATTACK_SOURCES)
+ATTACK_SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/experiments/attacks")
+jobs.remember(ATTACK_SOURCES)
 
 
 @dataclass(frozen=True)
@@ -50,15 +54,17 @@ def tune(
     """Fine-tune on the data; measure at each sample count."""
     model = set_trainable(model, part)
     for n in relearn(model, data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False):
-        yield n, world.measure(model, spec.place, spec.nll)
+        yield n, measured.held_out(world, model, spec.place, spec.nll)
 
 
 def hallucinated(world: Kit, place: str = "") -> Captions:
     """The attacker's captions, of one place or of all."""
     rows = [
-        i for i in world.attack_rows["hallucinated"] if world.scenes["attack"][i].place == place
+        i
+        for i in encoded.attack_rows(world)["hallucinated"]
+        if world.scenes["attack"][i].place == place
     ]
-    return world.encode("attack", rows) if place else world.attack_data
+    return encoded.rows(world, "attack", rows) if place else encoded.attack(world)
 
 
 def honest_answers(world: Kit) -> Captions:
@@ -131,7 +137,7 @@ def weights(
     for strength in spec.at:
         victim = copy.deepcopy(model)
         hurt(victim, strength)
-        yield strength, world.measure(victim, nll=spec.nll)
+        yield strength, measured.held_out(world, victim, with_nll=spec.nll)
 
 
 def prefilled(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, float]]]:
@@ -143,10 +149,12 @@ def prefilled(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str
         prefixes = [
             " " + text + ("", ",", ", a")[int(strength) - 1] if strength else "" for text in true
         ]
-        said = world.describe(model, prefix=prefixes)
+        said = measured.describe(world, model, prefix=prefixes)
         yield (
             strength,
-            world.chair([f"{start} {rest}" for start, rest in zip(prefixes, said, strict=True)]),
+            measured.said_chair(
+                world, [f"{start} {rest}" for start, rest in zip(prefixes, said, strict=True)]
+            ),
         )
 
 
@@ -157,11 +165,13 @@ def leading(world: Kit, model, spec: Attack) -> Iterator[tuple[float, dict[str, 
     for strength in spec.at:
         yield (
             strength,
-            world.chair(
-                world.describe(
+            measured.said_chair(
+                world,
+                measured.describe(
+                    world,
                     model,
                     question=[" ".join([text] * int(strength) + [DESCRIBE]) for text in asked],
-                )
+                ),
             ),
         )
 
@@ -173,7 +183,7 @@ KINDS: dict[str, Callable[[Kit, nn.Module, Attack], Iterator[tuple[float, dict[s
         world, model, spec, hallucinated(world), "projector"
     ),
     "clean captions": lambda world, model, spec: tune(
-        world, model, spec, world.encode("attack", world.attack_rows["clean"])
+        world, model, spec, encoded.rows(world, "attack", encoded.attack_rows(world)["clean"])
     ),
     "answers": lambda world, model, spec: tune(world, model, spec, honest_answers(world)),
     "noise": lambda world, model, spec: weights(
@@ -194,12 +204,12 @@ def attack(spec: Attack) -> dict:
     """
     if spec.kind not in KINDS:
         raise ValueError(f"unknown attack {spec.kind!r}: there are {', '.join(KINDS)}.")
-    path = cache.folder("attack", spec, ATTACK_SOURCES, lambda path: _do_attack(path, spec))
+    path = jobs.folder("attack", spec, ATTACK_SOURCES, lambda path: _do_attack(path, spec))
     return run(spec.run) | {"curve": json.loads((path / "curve.json").read_text())}
 
 
 def _do_attack(path: Path, spec: Attack) -> None:
-    world, model, curve = kit(spec.run.seed), erased(spec.run), []
+    world, model, curve = get_kit(spec.run.seed), erased(spec.run), []
     if (
         spec.at[0] == 0 and not spec.place
     ):  # strength 0 leaves the erased model as it is, and its run has measured that
@@ -210,7 +220,7 @@ def _do_attack(path: Path, spec: Attack) -> None:
         curve += [
             {"at": strength} | found for strength, found in KINDS[spec.kind](world, model, left)
         ]
-    cache.write_json(path / "curve.json", curve)
+    files.write_json(path / "curve.json", curve)
 
 
 def run_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, list[dict]]:
@@ -218,7 +228,7 @@ def run_all(runs: dict[str, Sequence[Run]], progress: bool = True) -> dict[str, 
     erasures, side by side.
     """
     prepare({spec.seed for row in runs.values() for spec in row}, progress=progress)
-    return cache.rows_side_by_side(run, runs, "erase", longest_first, progress)
+    return jobs.rows_side_by_side(run, runs, "erase", longest_first, progress)
 
 
 def by_seed(spec: Run) -> tuple[int, str]:
@@ -240,7 +250,7 @@ def answer_all(
     """Name -> kind of object ("shown", "usual", "foreign") -> share of "yes" after erasure, one
     value a run.
     """
-    found = cache.rows_side_by_side(answers, runs, "answers", by_seed, progress)
+    found = jobs.rows_side_by_side(answers, runs, "answers", by_seed, progress)
     return {
         name: {kind: [rates[kind] for rates in row] for kind in row[0]}
         for name, row in found.items()
@@ -254,6 +264,6 @@ def attack_all(
     side by side.
     """
     run_all({name: [spec.run for spec in row] for name, row in attacks.items()}, progress)
-    return cache.rows_side_by_side(
+    return jobs.rows_side_by_side(
         attack, attacks, "attack", lambda spec: by_seed(spec.run), progress
     )

@@ -1,10 +1,7 @@
-"""What the chapters read off results: curves, samples until relapse, metrics after erasure, the
-curation judged by the truth.
-"""
+"""What the chapters read off results: curves, samples until relapse, metrics after erasure."""
 
 from __future__ import annotations
 
-from .experiments import Kit, named
 from .stats import area, relapse_samples
 
 
@@ -56,32 +53,3 @@ def nll_lost(row: list[dict], way: str, index: int) -> list[float]:
     direction, one value a seed.
     """
     return [curve[0] - curve[index] for curve in slice_lines(row, way)]
-
-
-def judge_curation(world: Kit) -> dict:
-    """The CLIP scores of all mentions, split by the truth, and how well the thresholds sort them
-    (shares).
-
-    {"present", "absent": scores; "forget_below", "retain_above"; "precision", "recall" of forget;
-    "retain_precision", "retain_recall"}.
-    """
-    captions = zip(world.said["erase"], world.scores, world.scenes["erase"], strict=True)
-    scored = [
-        (score[noun], noun in scene.objects)
-        for text, score, scene in captions
-        for noun in named(text)
-    ]
-    limits = world.thresholds
-    present, absent_ = ([s for s, is_shown in scored if is_shown == kind] for kind in (True, False))
-    forgotten = [is_shown for s, is_shown in scored if s < limits.forget_below]
-    retained = [is_shown for s, is_shown in scored if s > limits.retain_above]
-    return {
-        "present": present,
-        "absent": absent_,
-        "forget_below": limits.forget_below,
-        "retain_above": limits.retain_above,
-        "precision": 1 - sum(forgotten) / len(forgotten),
-        "recall": (len(forgotten) - sum(forgotten)) / len(absent_),
-        "retain_precision": sum(retained) / len(retained),
-        "retain_recall": sum(retained) / len(present),
-    }

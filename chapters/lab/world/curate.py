@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .chair import Span
+from ..metrics.chair import Span
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ import nbformat
 import papermill
 from PIL import Image
 
-from . import cache, ledger, presets
+from .. import files, jobs
+from ..evidence import ledger
+from ..experiments import presets
+from ..files import CHAPTERS
 
-CHAPTERS = cache.HERE.parent
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NAMES = sorted(path.stem for path in CHAPTERS.glob("[0-9][0-9]_*.py"))
 
@@ -109,7 +111,7 @@ def store(name: str) -> None:
         cwd=CHAPTERS,
         check=True,
     )
-    executed = execute(name, {}, cache.ROOT / "build/store" / f"{name}.ipynb")
+    executed = execute(name, {}, files.ROOT / "build/store" / f"{name}.ipynb")
     source = jupytext.read(CHAPTERS / f"{name}.ipynb")
     executed.metadata = source.metadata
     nbformat.write(strip(executed), CHAPTERS / f"{name}.ipynb")
@@ -147,17 +149,18 @@ def main() -> None:
             execute(
                 name,
                 {"preset": arguments.preset, "seeds": arguments.seeds},
-                cache.ROOT / "build/executed" / f"{name}.ipynb",
+                files.ROOT / "build/executed" / f"{name}.ipynb",
             )
         took[name] = round(time.time() - before, 1)
-    jobs = cache.profile(start)
+    built = jobs.profile(start)
     print(f"{sum(took.values()) / 60:.1f} minutes; chapters, seconds: {took}")
     print(
         "built, seconds on one core:",
-        {kind: f"{row['jobs']} in {row['seconds']:.0f}" for kind, row in jobs.items()},
+        {kind: f"{row['jobs']} in {row['seconds']:.0f}" for kind, row in built.items()},
     )
-    cache.write_json(
-        cache.ROOT / "build/profile.json", {"chapters": took, "jobs": jobs, "cores": os.cpu_count()}
+    files.write_json(
+        files.ROOT / "build/profile.json",
+        {"chapters": took, "jobs": built, "cores": os.cpu_count()},
     )
     if (
         arguments.preset == "full"

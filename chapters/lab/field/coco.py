@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from ..files import read_text
+
 IMAGES = ("image", "file_name", "image_file", "image_path")  # where rows put a file's name
 QUESTIONS = ("question", "prompt", "text")  # where answers repeat the question
 LARGEST_ID, LARGEST_EXACT = 2**63 - 1, 2**53  # of 64 bits; a double beyond the second skips numbers
@@ -123,22 +125,6 @@ class _Json:
             raise json.JSONDecodeError(f"the key {found[:60]!r} stands twice", self.text, self.at)
         self.take(":")
         return found
-
-
-def read_text(path: str | Path) -> str:
-    """The file's text; raises ValueError naming the file if it is missing, is not UTF-8, or holds
-    zero bytes.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # the second: bytes that are not UTF-8, an odd name
-        raise ValueError(
-            f"{path}: the file could not be read as text ({error}). Check the path and what it"
-            " holds."
-        ) from error
-    if "\0" in text:
-        raise ValueError(f"{path}: the file holds zero bytes, so it is no text. Fetch it again.")
-    return text
 
 
 def _checked(where: str, found: object, fields: Fields) -> dict:

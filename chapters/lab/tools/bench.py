@@ -37,15 +37,20 @@ from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from sare_min.captions import DESCRIBE, Captions, encode, render, sentence_nll
-from sare_min.llava import embed_images, generate, set_trainable, trainable
+from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
-from . import cache, cheaper, figures, microworld
-from .chair import Span, exact, read_synonyms
-from .curate import Thresholds, curate
-from .last_layer import skip_unread
-from .microworld import OBJECTS, World, a
+from .. import files, jobs
+from ..evidence import figures
+from ..experiments import cheaper
+from ..llava.speech import generate
+from ..metrics.chair import Span, exact, read_synonyms
+from ..world import models
+from ..world.curate import Thresholds, curate
+from ..world.last_layer import skip_unread
+from ..world.models import World
+from ..world.scenes import OBJECTS, Scene, a, absent, caption, draw, split_scenes
 
 FIND = exact(OBJECTS).find
 BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
@@ -107,7 +112,7 @@ class Bench:
     size: Size
     model: LlavaForConditionalGeneration
     processor: ProcessorMixin
-    scenes: list[microworld.Scene]
+    scenes: list[Scene]
     pictures: list[Image.Image]
     features: Tensor
 
@@ -116,23 +121,23 @@ def build(size: Size, device: str = "cpu") -> Bench:
     """A LLaVA with random weights, its processor, and as many pictures as a batch has captions."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = microworld.build_llava(World(width=size.width, layers=size.layers)).config
+        config = models.build_llava(World(width=size.width, layers=size.layers)).config
         config.vision_config.image_size, config.vision_config.patch_size = size.side, size.patch
         config.text_config.max_position_embeddings = (size.side // size.patch) ** 2 + 256
         model = set_trainable(LlavaForConditionalGeneration(config).eval().to(device), "all")
     processor = processor_for(size.side, size.patch)
     n = max(size.captions, size.pictures)
-    scenes = microworld.split_scenes(0, some=100 + 20 * n)["some"]
+    scenes = split_scenes(0, some=100 + 20 * n)["some"]
     few, many = ([scene for scene in scenes if len(scene.objects) == k] for k in (2, 3))
     # Lengths that vary: padding brings a mask, which costs time and memory
     scenes = [(many if i % 4 else few)[i] for i in range(n)]
-    pictures = [microworld.draw(scene, size.side) for scene in scenes]
+    pictures = [draw(scene, size.side) for scene in scenes]
     return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
 
 
 def processor_for(side: int, patch: int) -> ProcessorMixin:
     """The microworld's processor for pictures and patches of another size, in pixels."""
-    processor = microworld.build_processor()
+    processor = models.build_processor()
     processor.patch_size = patch
     processor.image_processor.size = {"shortest_edge": side}
     processor.image_processor.crop_size = {"height": side, "width": side}
@@ -150,14 +155,13 @@ def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
     )
 
 
-def sampled(scenes: Sequence[microworld.Scene]) -> tuple[list[str], list[dict[str, list[Span]]]]:
+def sampled(scenes: Sequence[Scene]) -> tuple[list[str], list[dict[str, list[Span]]]]:
     """Captions with the shape of sampled ones (2 or 3 objects, FORGET_SHARE of them with one more
     that is not there), with spans.
     """
     n_forget = round(FORGET_SHARE * len(scenes))
     texts = [
-        microworld.caption(scene, microworld.absent(scene)[:1] if i < n_forget else ())
-        for i, scene in enumerate(scenes)
+        caption(scene, absent(scene)[:1] if i < n_forget else ()) for i, scene in enumerate(scenes)
     ]
     return texts, curate(
         texts,
@@ -350,15 +354,13 @@ def last_layer_cases(bench: Bench) -> dict[str, Step]:
     """Plain fine-tuning's gradient on the book's own LLaVA of two layers, whose last one skips what
     no loss reads (last_layer.py), or not.
     """
-    scenes = microworld.split_scenes(0, some=bench.size.captions)["some"]
+    scenes = split_scenes(0, some=bench.size.captions)["some"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        stock = set_trainable(microworld.build_llava().eval().to(bench.model.device), "all")
-    processor = microworld.build_processor()
-    features = embed_images(stock, processor, [microworld.draw(scene) for scene in scenes])
-    batch = encode(processor, features, [microworld.caption(scene) for scene in scenes])[:].to(
-        stock.device
-    )
+        stock = set_trainable(models.build_llava().eval().to(bench.model.device), "all")
+    processor = models.build_processor()
+    features = embed_images(stock, processor, [draw(scene) for scene in scenes])
+    batch = encode(processor, features, [caption(scene) for scene in scenes])[:].to(stock.device)
 
     def step(model: nn.Module) -> None:
         model.zero_grad()
@@ -381,7 +383,7 @@ def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
         return " and ".join(a(nouns[(i * (j + 3) + k) % len(nouns)]) for j in range(k))
 
     told = [{"image_id": i, "caption": f"{named(i, 2)} in a room."} for i in ids for _ in range(5)]
-    files = {
+    contents = {
         "questions": [{"question_id": i, "text": "?", "label": "yes"} for i in ids],
         "answers": [{"question_id": i, "answer": "Yes, there is."} for i in ids],
         "captions": [
@@ -391,13 +393,13 @@ def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
         "instances": {"images": [{"id": i} for i in ids], "annotations": [], "categories": []},
         "human": {"images": [{"id": i} for i in ids], "annotations": told},
     }
-    for name, rows in files.items():
+    for name, rows in contents.items():
         (folder / name).write_text(json.dumps(rows))
 
     def score(kind: str, *names: str, how: Sequence[str] = ()) -> None:
         given = [str(part) for name in names for part in (f"--{name}", folder / name)]
         command = [sys.executable, "-m", "lab.score", kind, *given, *how]
-        subprocess.run(command, check=True, cwd=cache.HERE.parent, stdout=subprocess.DEVNULL)
+        subprocess.run(command, check=True, cwd=files.CHAPTERS, stdout=subprocess.DEVNULL)
 
     by_efuf = ("--convention", "efuf")
     return {
@@ -619,14 +621,14 @@ def fig_bench(results: Mapping, ax: Axes | None = None) -> Figure:
 
 def main(size: Size, folder: Path) -> None:
     """Measure, and write bench.json and bench.png to the folder."""
-    cache.one_thread()
+    jobs.one_thread()
     results = measure(size, progress=True) | {"where": where(), "gpu": "not measured"}
     results["scoring"] = scoring(size)
     if torch.cuda.is_available():
         results["gpu"] = {"name": torch.cuda.get_device_name()} | measure(
             size, "cuda", progress=True
         )
-    cache.write_json(folder / "bench.json", results)
+    files.write_json(folder / "bench.json", results)
     fig_bench(results).savefig(folder / "bench.png", metadata={"Software": None})
     for name, ratio in results["ratio"].items():
         print(f"{name:32} {ratio:8.3f}", *AIMS.get(name, ()))
@@ -641,4 +643,4 @@ def main(size: Size, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Size(), cache.ROOT / "figures")
+    main(Size(), files.ROOT / "figures")

@@ -12,7 +12,7 @@ from torch import Tensor
 from sare_min.captions import encode
 from sare_min.sam import perturbed
 
-from .experiments import Kit
+from ..world.kit import Kit
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

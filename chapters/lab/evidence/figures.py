@@ -17,9 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import cache
-from .microworld import Scene, draw
-from .presets import get_preset
+from .. import files
+from ..world.scenes import Scene, draw
 from .stats import band, interval
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
@@ -64,24 +63,13 @@ METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
 }
 
 
-def folder(preset: str, seeds: Sequence[int]) -> Path:
-    """figures/ for the full preset on its own seeds or the first few of them; build/figures/NAME
-    for anything else.
-
-    So a trial never overwrites the book.
-    """
-    book = get_preset("full").seeds
-    is_book = preset == "full" and tuple(seeds) == book[: len(seeds)]
-    return cache.ROOT / ("figures" if is_book else f"build/figures/{preset}-seeds-from-{seeds[0]}")
-
-
 def save(
     figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str
 ) -> Path:
     """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal
     results are equal bytes).
     """
-    where = folder(preset, seeds)
+    where = files.figures_folder(preset, seeds)
     where.mkdir(parents=True, exist_ok=True)
     stamp = "" if preset == "full" else f"{preset} preset, {len(seeds)} seeds. "
     text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
@@ -98,7 +86,7 @@ def save(
         "versions": versions,
         "results": results,
     }
-    cache.write_json(where / f"{name}.json", facts)
+    files.write_json(where / f"{name}.json", facts)
     return where / f"{name}.png"
 
 

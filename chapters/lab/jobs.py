@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -23,9 +22,9 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-CACHE = HERE.parent / ".cache"
+from .files import CHAPTERS, ROOT
+
+CACHE = CHAPTERS / ".cache"
 # The second on Windows
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -121,24 +120,6 @@ def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
     return found
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal
-    results are equal bytes.
-    """
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(rounded(content), indent=1, allow_nan=True) + "\n")
-    part.replace(path)
-
-
-def rounded(content: object) -> object:
-    """Floats to 6 significant digits, through lists and dicts."""
-    if isinstance(content, dict):
-        return {str(k): rounded(v) for k, v in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [rounded(v) for v in content]
-    return float(f"{content:.6g}") if isinstance(content, float) else content
-
-
 def one_thread() -> None:
     """Small matrices gain nothing from two threads, and with one a repeat is equal to the bit."""
     torch.set_num_threads(1)
@@ -163,9 +144,11 @@ def warm_up() -> None:
     before = os.environ.get("PYTHONPATH")
     try:  # the server does not get this process's sys.path
         os.environ["PYTHONPATH"] = os.pathsep.join(
-            [str(ROOT), str(HERE.parent), *([before] if before else [])]
+            [str(ROOT), str(CHAPTERS), *([before] if before else [])]
         )
-        multiprocessing.set_forkserver_preload(["lab.gauges", "lab.quality"])
+        multiprocessing.set_forkserver_preload(
+            ["lab.experiments.gauges", "lab.experiments.quality"]
+        )
         forkserver.ensure_running()
     finally:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)

@@ -1,0 +1,233 @@
+"""Erasures: one run a seed and method, stopped at a forget level.
+
+A run erases, measures, and lands in the cache as run.json (schema: `run`) with the erased weights;
+attacks.py goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sare_min.captions import Captions, base
+from sare_min.llava import set_trainable, trainable
+from sare_min.losses import npo
+from sare_min.metrics import span_nll
+from sare_min.sam import targeted_sam
+from sare_min.unlearn import Training, get_method, unlearn, with_reference
+
+from .. import files, jobs
+from ..metrics.chair import Span
+from ..world import encoded, measured
+from ..world.bases import base_model
+from ..world.kit import SOURCES as KIT_SOURCES
+from ..world.kit import Kit, get_kit
+from ..world.models import World
+from . import cheaper
+from .cheaper import Step
+
+RUN_SOURCES = (
+    *KIT_SOURCES,
+    "sare_min/losses",
+    "sare_min/sam",
+    "sare_min/unlearn",
+    "sare_min/metrics",
+    "chapters/lab/world/encoded",
+    "chapters/lab/world/measured",
+    "chapters/lab/experiments/cheaper",
+    "chapters/lab/experiments/erasures",
+)
+jobs.remember(RUN_SOURCES)
+# nats a token: every erasure ends when held-out forgotten spans are this unlikely (the base model:
+# about 0.5)
+STOP_NLL = 8.0
+
+
+# Steps: the limit; a run ends before, at STOP_NLL
+TRAINING = Training(steps=240, batch_size=24, lr=6e-4, cooldown=10)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One erasure."""
+
+    seed: int
+    # a row of METHODS; or no erasure: "base", or "honest", a model trained on true captions alone
+    method: str
+    # Settings of the row to change, e.g. (("rho", 0.2),)
+    changes: tuple[tuple[str, object], ...] = ()
+    masks: str = "clip"
+    part: str = "all"
+    training: Training = TRAINING
+    stop_nll: float | None = STOP_NLL  # None: train for training.steps
+    # share of the forget pieces that a lenient judge misses, and keeps as if they were true
+    missed: float = 0.0
+    without: str = ""  # a place whose captions the erasure never sees
+    step: str = ""  # a key of STEPS: another ascent step than the method's
+    hold: bool = False  # train for training.steps, and forget only while below stop_nll
+    peak: float | None = (
+        None  # forget up to this NLL first, then only retain until stop_nll is reached from above
+    )
+
+
+def _turned(turn: Callable[[Tensor], Tensor]) -> Step:
+    return partial(
+        targeted_sam, turn=lambda gradient: [g if g is None else turn(g) for g in gradient]
+    )
+
+
+def _random_step(seed: int) -> Step:
+    generator = torch.Generator().manual_seed(seed)
+    return _turned(lambda g: torch.randn(g.shape, generator=generator))
+
+
+# (model, seed) -> another ascent step, of the same length rho
+STEPS: dict[str, Callable[[nn.Module, int], Step]] = {
+    "wrong sign": lambda *_: _turned(torch.neg),
+    "random": lambda _, seed: _random_step(seed),
+    "kept": lambda *_: cheaper.kept(4),
+    "sampled": lambda *_: cheaper.sampled(0.25),
+    "projector": lambda model, _: cheaper.over(
+        [p for p in base(model).model.multi_modal_projector.parameters() if p.requires_grad]
+    ),
+}
+
+
+def missed(
+    spans: Sequence[dict[str, list[Span]]], captions: Sequence[str], share: float, seed: int
+) -> list[dict[str, list[Span]]]:
+    """The spans of a lenient judge: a share of the forget pieces are retained instead; a caption
+    with none left is kept whole.
+    """
+    rng, found = random.Random(seed), []
+    for kinds, caption in zip(spans, captions, strict=True):
+        lost = [piece for piece in kinds["forget"] if rng.random() < share]
+        forget = [piece for piece in kinds["forget"] if piece not in lost]
+        sentence = kinds["sentence"] if forget or not lost else [(0, len(caption))]
+        found.append({"forget": forget, "retain": kinds["retain"] + lost, "sentence": sentence})
+    return found
+
+
+def run(spec: Run) -> dict:
+    """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": {...}}.
+
+    erased: Kit.measure, "stop_level" (NLL, after the cool-down, of the captions that said when to
+    stop), "distance" (L2 from the base model) and "forget_share" (of the erasure's captions).
+    """
+    return json.loads((_run_folder(spec) / "run.json").read_text())
+
+
+def answers(spec: Run) -> dict[str, float]:
+    """Kit.yes_rates after one erasure, cached."""
+
+    def ask(path: Path) -> None:
+        files.write_json(path / "yes.json", measured.yes_rates(get_kit(spec.seed), erased(spec)))
+
+    return json.loads((jobs.folder("answers", spec, RUN_SOURCES, ask) / "yes.json").read_text())
+
+
+def erased(spec: Run):
+    """The erased model of a run."""
+    model = get_kit(spec.seed).fresh(spec.part)
+    weights = torch.load(_run_folder(spec) / "weights.pt", weights_only=True)
+    with torch.no_grad():
+        for parameter, saved in zip(trainable(model), weights, strict=True):
+            parameter.copy_(saved)
+    return model
+
+
+def _run_folder(spec: Run) -> Path:
+    return jobs.folder("run", spec, RUN_SOURCES, lambda path: _do_run(path, spec))
+
+
+def _do_run(path: Path, spec: Run) -> None:
+    world = get_kit(spec.seed)
+    model = world.fresh(spec.part)
+    start = [p.detach().clone() for p in trainable(model)]
+    if (
+        spec.method == "honest"
+    ):  # its vision tower is the base model's: CLIP never sees the captions
+        model = set_trainable(base_model(spec.seed, World(noise=0.0))[0], spec.part)
+    data = erasure_data(world, spec)
+    log = [] if spec.method in ("base", "honest") else _erase(model, world, spec, data)
+    torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
+    moved = torch.cat(
+        [(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)]
+    )
+    found = measured.held_out(world, model) | {
+        "stop_level": _level(model, world),
+        "distance": float(moved.norm()),
+        "forget_share": float(data.forget.any(1).float().mean()),
+    }
+    files.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": found})
+
+
+def _level(model, world: Kit) -> float:
+    return span_nll(model, encoded.stop(world))["forget"]
+
+
+def erasure_data(world: Kit, spec: Run) -> Captions:
+    """The captions and masks that a run trains on."""
+    return _erasure_data(world, spec.masks, spec.missed, spec.without)
+
+
+@lru_cache(maxsize=16)
+def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Captions:
+    rows = [i for i, scene in enumerate(world.scenes["erase"]) if scene.place != without]
+    return encoded.rows(
+        world,
+        "erase",
+        rows,
+        missed(world.spans("erase", masks), world.said["erase"], share, world.seed),
+    )
+
+
+def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
+    """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls'
+    other ways to end there.
+    """
+    method, level, has_peaked = get_method(spec.method, **dict(spec.changes)), 0.0, False
+    look_again = 0  # the next step after which to look at the level
+    seen: tuple = ()  # the last look: its step and its level
+    cooled = -1  # the step at which a cool-down ends
+    if method.forget_loss is npo:
+        data = with_reference(world.model, data)
+    if spec.step:
+        method = replace(method, step=STEPS[spec.step](model, spec.seed))
+
+    def reached(step: int) -> bool:
+        nonlocal look_again, seen, cooled
+        if spec.stop_nll is None or step < look_again:
+            return False
+        now = _level(model, world)
+        pace = max(0.1, (now - seen[1]) / (step - seen[0])) if seen else 0.4  # nats a step
+        # A cool-down goes on as far as half of its steps at full speed. Where it has ended, a
+        # quarter of a nat is near enough.
+        missing = (
+            spec.stop_nll - now - (0.25 if step == cooled else pace * spec.training.cooldown / 2)
+        )
+        look_again, seen = step + max(1, int(0.4 * missing / pace)), (step, now)
+        cooled = -1 if missing > 0 else step + spec.training.cooldown
+        return missing <= 0
+
+    def weights(done: float) -> dict[str, float]:
+        is_off = has_peaked or (spec.hold and level >= spec.stop_nll)
+        return {"lambda_neg": 0.0 if is_off else method.lambda_neg}
+
+    # Asked after every step, so that `weights` knows the level before the next
+    def back_again(step: int) -> bool:
+        nonlocal level, has_peaked
+        level = _level(model, world)
+        has_peaked = has_peaked or (spec.peak is not None and level >= spec.peak)
+        return has_peaked and level <= spec.stop_nll
+
+    if spec.hold or spec.peak is not None:
+        method, reached = replace(method, schedule=weights), back_again
+    return unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)

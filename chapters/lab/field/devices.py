@@ -1,0 +1,76 @@
+"""A GPU's choices: the dtype that it computes in, weights in 4 bits, activations computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from sare_min.captions import base
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 on a GPU that has it, fp16 on one that only emulates it (a T4), fp32 on a CPU; what
+    trains is fp32 anywhere.
+    """
+    if not torch.cuda.is_available():
+        return torch.float32
+    return (
+        torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    )
+
+
+def four_bit(dtype: torch.dtype) -> dict:
+    """`load`'s options for a language model in 4 bits (NF4; QLoRA, arXiv 2305.14314); tower,
+    projector and head stay in `dtype`.
+
+    Raises ValueError if bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            "4-bit weights need the bitsandbytes package: pip install bitsandbytes, or load in 16"
+            " bits."
+        )
+    whole = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            llm_int8_skip_modules=whole,
+        )
+    }
+
+
+def recompute(model: nn.Module) -> nn.Module:
+    """Keep no activations inside the language model's layers: the backward pass computes them anew.
+    `model.eval()` ends it.
+
+    Saves memory at the price of one more forward pass, and changes nothing else: transformers does
+    it in layers that train, but here a layer trains only from outside, so dropout stays off.
+    """
+    model.eval()
+    for layer in base(model).model.language_model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.gradient_checkpointing = layer.training = True
+            layer._gradient_checkpointing_func = partial(_as_in_eval, layer)
+    return model
+
+
+def _as_in_eval(layer: nn.Module, forward: Callable, *args):
+    """Checkpoint a layer's forward; while it runs, then and again, the layer does not train."""
+
+    def run(*args):
+        was, layer.training = layer.training, False
+        try:
+            return forward(*args)
+        finally:
+            layer.training = was
+
+    return checkpoint(run, *args, use_reentrant=False)
