@@ -284,6 +284,7 @@ def test_a_mention_belongs_to_the_clause_where_it_starts():
 
 LOADED = """
 import sys
+from lab.field import score
 code = score.main(sys.argv[1:]) if len(sys.argv) > 1 else 0
 heavy = ("torch", "transformers", "nltk", "textblob", "sare_min")
 print([name for name in heavy if name in sys.modules])

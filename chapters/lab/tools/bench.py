@@ -382,7 +382,11 @@ def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
     def named(i: int, k: int) -> str:
         return " and ".join(a(nouns[(i * (j + 3) + k) % len(nouns)]) for j in range(k))
 
-    told = [{"image_id": i, "caption": f"{named(i, 2)} in a room."} for i in ids for _ in range(5)]
+    told = [
+        {"image_id": i, "caption": f"{named(i + k, 2)} stand in a quiet room."}
+        for i in ids
+        for k in range(5)
+    ]
     contents = {
         "questions": [{"question_id": i, "text": "?", "label": "yes"} for i in ids],
         "answers": [{"question_id": i, "answer": "Yes, there is."} for i in ids],
