@@ -288,7 +288,8 @@ def read_efuf(
     clause (EFUF: after it), is forgotten if one of its scores is below and retained if all are
     above; a caption with min above forget_below (nothing to forget) and mean above sentence_above
     is kept whole (if it has several rows: by all of them). EFUF trains on every entry by itself.
-    Raises ValueError naming file and row of a bad entry, and of an image that the two files spell in two ways.
+    Raises ValueError naming file and row of a bad entry, and of an image that the two files spell
+    in two ways.
     Source: starreeze/efuf finetune/format_data.py, finetune/data.py.
     """
     entries = coco.read_rows(

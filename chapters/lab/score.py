@@ -182,7 +182,11 @@ def score_chair(
     for found in rows:
         image = found["image_id"]
         told_of = {noun for text in told[image] for noun in rules.mentions(text)}
-        truths.append({_category(noun, rules) for noun in shown[image]} | told_of)
+        try:
+            truths.append({_category(noun, rules) for noun in shown[image]} | told_of)
+        except ValueError as error:
+            files = ", ".join(map(str, instances))
+            raise ValueError(f"{files}, image_id {image}: {error}") from error
     said = [rules.mentions(found["caption"]) for found in rows]
     if per_caption:
         lines = [
