@@ -11,7 +11,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lab import microworld
 from sare_min.captions import encode, render, sentence_nll, token_nll
-from sare_min.llava import embed_images, generate, load, open_image, save, set_trainable, trainable
+from sare_min.llava import embed_images, generate, load, save, set_trainable, trainable
 
 
 def test_save_load_caption_round_trip(saved, processor, scenes, features):
@@ -235,22 +235,6 @@ def test_processor_that_disagrees_with_the_tower_is_named(tmp_path, saved):
         ValueError, match="36 image tokens, the vision tower 9 features.*patch_size"
     ):
         load(tmp_path / "odd", device="cpu")
-
-
-@pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\n then nothing"])
-def test_unreadable_images_are_named(tmp_path, content):
-    path = tmp_path / "picture.png"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match="picture.png.*could not be read"):
-        open_image(path)
-
-
-def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
-    for mode in ("L", "RGBA", "P", "CMYK"):
-        path = tmp_path / f"{mode}.{'tiff' if mode == 'CMYK' else 'png'}"
-        microworld.draw(scenes[0]).convert(mode).save(path)
-        assert open_image(path).mode == "RGB"
 
 
 def test_encode_counts_its_arguments(processor, features):
