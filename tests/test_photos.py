@@ -259,11 +259,13 @@ def test_pictures_of_eight_bits_become_rgb(data, mode):
 def test_unreadable_images_are_named(tmp_path, content):
     """Fails if a missing, empty or broken file, or a folder, gives another error than a photo."""
     path = tmp_path / "picture.png"
+    says = "holds no bytes" if content == b"" else "" if content else "no such file"
     if content == "folder":
         path.mkdir()
+        says = "no such file"
     elif content is not None:
         path.write_bytes(content)
-    refused(path)
+    refused(path, says)
 
 
 def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
@@ -320,6 +322,13 @@ def test_broken_exif_counts_as_none(tmp_path):
         for data in (bytes(broken), whole[:at]):
             Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=data)
             assert sorted(open_both(tmp_path / "a.jpg").size) == [4, 6]
+    # Orientation 6, and a tag on which Pillow's own exif_transpose fails; EXIF that is none
+    odd = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    odd += b"i\x87\x08\0\x02\0\0\0\xf8\xf9~\x08\xf1"
+    for data, size in ((odd, (4, 6)), (b"Exif\0\0none", (6, 4)), (b"Exif\0\0II*\0", (6, 4))):
+        for kind in ("jpg", "png", "webp"):
+            Image.new("RGB", (6, 4)).save(tmp_path / f"a.{kind}", exif=data)
+            assert open_both(tmp_path / f"a.{kind}").size == size
 
 
 def png(colour, channels, bits=16, chunks=b""):
