@@ -4,19 +4,24 @@ their cache.
 
 import json
 import os
+import random
+import struct
+import zlib
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers.image_utils import load_image
 
-from lab.field import judge, photos
+from lab.field import judge, photos, score
 from lab.field.judge import Window
+from lab.field.pictures import open_image
 from lab.llava.speech import generate
 from lab.metrics import chair
 from lab.world.curate import Thresholds
 from lab.world.models import build_tokenizer, image_processor
-from lab.world.scenes import OBJECTS, question
+from lab.world.scenes import OBJECTS, draw, question
 
 ESCAPE = "../annotations/instances_val2014.json"
 KEYS = {
@@ -253,6 +258,156 @@ def test_pictures_of_eight_bits_become_rgb(data, mode):
     assert picture.mode == "RGB" and min(picture.getpixel((3, 3))) > 250
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\n then nothing", "folder"])
+def test_unreadable_images_are_named(tmp_path, content):
+    """Fails if a missing, empty or broken file, or a folder, gives another error than a photo."""
+    path = tmp_path / "picture.png"
+    says = "holds no bytes" if content == b"" else "" if content else "no such file"
+    if content == "folder":
+        path.mkdir()
+        says = "no such file"
+    elif content is not None:
+        path.write_bytes(content)
+    refused(path, says)
+
+
+def test_pictures_of_any_mode_open_as_rgb(tmp_path, scenes):
+    """Fails if a mode of at most 8 bits a channel is refused."""
+    for mode in ("L", "1", "LA", "RGBA", "P", "CMYK"):
+        path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        draw(scenes[0]).convert(mode).save(path)
+        assert open_both(path).mode == "RGB"
+
+
+def open_both(path):
+    """By open_image and as a photo; the two must agree."""
+    picture, photo = open_image(path), photos.Photo(1, path, (), "row").open()
+    assert picture.tobytes() == photo.tobytes() and picture.size == photo.size
+    return picture
+
+
+def refused(path, says=""):
+    for open_, row in (
+        (lambda: open_image(path), ""),
+        (
+            lambda: photos.Photo(1, path, (), "i.json, images row 1").open(),
+            "i.json, images row 1: ",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"^{row}{path}: no usable image .*{says}"):
+            open_()
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_pictures_are_upright(tmp_path, kind, orientation):
+    """Fails if a picture is turned otherwise than by transformers' load_image, or its metadata stay
+    and the next reader turns it again.
+    """
+    picture, exif = Image.new("RGB", (6, 4)), Image.Exif()
+    picture.paste("white", (0, 0, 3, 1))
+    exif[0x0112] = orientation
+    path = tmp_path / f"phone.{kind}"
+    picture.save(path, exif=exif, lossless=True)
+    found = open_both(path)
+    assert found.size == ((4, 6) if orientation in (5, 6, 7, 8) else (6, 4))
+    assert found.tobytes() == load_image(str(path)).tobytes() == load_image(found).tobytes()
+
+
+def test_broken_exif_counts_as_none(tmp_path):
+    """Fails if EXIF that cannot be read, or be written again, stops a run."""
+    exif, rng = Image.Exif(), random.Random(0)
+    exif[0x0112], exif[0x010F] = 6, "a maker"
+    whole = exif.tobytes()
+    for at in range(len(whole)):
+        broken = bytearray(whole)
+        broken[at] = rng.randrange(256)
+        for data in (bytes(broken), whole[:at]):
+            Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=data)
+            assert sorted(open_both(tmp_path / "a.jpg").size) == [4, 6]
+    # Orientation 6, and a tag on which Pillow's own exif_transpose fails; EXIF that is none
+    odd = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"
+    odd += b"i\x87\x08\0\x02\0\0\0\xf8\xf9~\x08\xf1"
+    for data, size in ((odd, (4, 6)), (b"Exif\0\0none", (6, 4)), (b"Exif\0\0II*\0", (6, 4))):
+        for kind in ("jpg", "png", "webp"):
+            Image.new("RGB", (6, 4)).save(tmp_path / f"a.{kind}", exif=data)
+            assert open_both(tmp_path / f"a.{kind}").size == size
+
+
+def png(colour, channels, bits=16, chunks=b""):
+    """A PNG of 4 x 4 pixels; Pillow writes no 16-bit colour."""
+    row = b"\0" + b"\x12" * (4 * channels * bits // 8)
+    head = struct.pack(">IIBBBBB", 4, 4, bits, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunks + chunk(b"IDAT", zlib.compress(4 * row))
+    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
+
+
+def chunk(name, data):
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def test_sixteen_bits_are_refused_in_every_colour(tmp_path):
+    """Fails if 16-bit grey is clipped to white, or the lower half of 16-bit colour is dropped
+    without a word; the same in 8 bits opens.
+    """
+    path = tmp_path / "deep.png"
+    for colour, channels in ((0, 1), (2, 3), (4, 2), (6, 4)):
+        path.write_bytes(png(colour, channels))
+        refused(path, "would be clipped to RGB's 8 bits a channel")
+        path.write_bytes(png(colour, channels, bits=8))
+        assert open_both(path).getpixel((0, 0)) == (0x12, 0x12, 0x12)
+
+
+def test_bombs_are_named(tmp_path, monkeypatch):
+    """Fails if a picture between one and two times Pillow's limit passes, or a bomb in pixels or in
+    a text is not named.
+    """
+    Image.new("1", (30, 10)).save(tmp_path / "big.png")
+    for limit in (299, 149):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        refused(tmp_path / "big.png", "exceeds limit")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
+    assert open_both(tmp_path / "big.png").size == (30, 10)
+    text = b"Comment\0\0" + zlib.compress(bytes(2**21))
+    (tmp_path / "text.png").write_bytes(png(2, 3, 8, chunk(b"zTXt", text)))
+    refused(tmp_path / "text.png", "Decompressed data too large")
+
+
+def test_transparency_is_dropped_and_the_first_frame_read(tmp_path):
+    """Fails if a background is laid under, a palette's transparency warns, or another frame is
+    read than by the released pipelines.
+    """
+    clear, path = Image.new("RGBA", (4, 4), (200, 0, 0, 0)), tmp_path / "a.png"
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([200, 0, 0, 0, 0, 9])
+    for picture, how in ((clear, {}), (palette, {"transparency": b"\0\x80"})):
+        picture.save(path, **how)
+        assert open_both(path).getpixel((0, 0)) == (200, 0, 0)
+    for name in ("b.png", "b.webp"):
+        frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+        assert open_both(tmp_path / name).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_cut_or_changed_anywhere_are_refused_or_read(tmp_path):
+    """Fails if bytes of any kind give another error than one that names the file."""
+    rng, path, n_refused = random.Random(0), tmp_path / "a", 0
+    for kind in ("JPEG", "PNG", "WEBP"):
+        Image.effect_noise((16, 16), 50).save(path, kind)
+        whole = path.read_bytes()
+        for _ in range(150):
+            bad = bytearray(whole)
+            for _ in range(rng.randrange(1, 4)):
+                bad[rng.randrange(len(bad))] = rng.randrange(256)
+            path.write_bytes(bad[: rng.choice([len(bad), rng.randrange(len(bad))])])
+            try:
+                assert open_image(path).mode == "RGB"
+            except ValueError as error:
+                assert str(error).startswith(f"{path}: no usable image")
+                n_refused += 1
+    assert n_refused > 100
+
+
 def test_files_are_found_or_named(data):
     """Fails if two splits' files are mixed up, or a missing file or folder is not named."""
     (data / "annotations/instances_val2017.json").write_text("{}")
@@ -330,6 +485,77 @@ def test_pope_questions_find_their_images(data, style):
         )
         with pytest.raises(ValueError, match="pope.json, row 2: the image .* is none of the 3"):
             photos.read_pope(data / "pope.json", read(data))
+
+
+def nested(data, *names):
+    """An instances file whose images lie in folders of their own."""
+    rows = [{"id": i, "file_name": name} for i, name in enumerate(names, 7)]
+    for name in names:
+        (data / "val2014" / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(data / "val2014" / name)
+    write(data, KEYS | {"images": rows, "annotations": []})
+
+
+def ask(data, *images):
+    rows = [
+        {"question_id": i, "image": name, "text": "?", "label": "no"}
+        for i, name in enumerate(images, 1)
+    ]
+    (data / "pope.json").write_text(json.dumps(rows))
+    return photos.read_pope(data / "pope.json", read(data))[1]
+
+
+def test_questions_find_the_one_image_that_they_may_mean(data):
+    """Fails if a question about a base name that two images have is put to one of them, or a full
+    name is not enough.
+    """
+    nested(data, "a/1.png", "b/1.png", "b/2.png", "3.png", "c/3.png")
+    asked = ("a/1.png", "b/1.png", "2.png", "val2014/b/2.png", "2", "3.png")
+    assert ask(data, *asked) == [0, 1, 2, 2, 2, 3]
+    for name, first, second in (("1.png", 1, 2), ("1", 1, 2), ("3", 4, 5)):
+        says = f"pope.json, row 2: .*'{name}' may be .*images row {first} or .*images row {second}:"
+        with pytest.raises(ValueError, match=says):
+            ask(data, "a/1.png", name)
+        with pytest.raises(ValueError, match=f"val2014.json: '{name}' may be the image of"):
+            read(data, names=[name])
+    for name in ("c/1.png", "1.jpg", "", "png", "b/c/1.png"):
+        with pytest.raises(ValueError, match="pope.json, row 1: .* is none of the 5 given"):
+            ask(data, name)
+    assert [p.image_id for p in read(data, names=["2.png"])] == [9]
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "sub/../a.png"])
+def test_a_file_stands_for_one_image(data, again):
+    """Fails if two images share one file: the answers about it would count for both."""
+    write(data, KEYS | {"images": [*KEYS["images"], {"id": 10, "file_name": again}]})
+    says = "images row 4: file_name .* stands already in .*images row 1: remove one"
+    with pytest.raises(ValueError, match=says):
+        read(data)
+
+
+def test_efuf_files_spell_an_image_alike(tmp_path):
+    """Fails if an image's captions are taken for two images', because one file names the folder;
+    or of a caption's several rows the last alone decides whether it is kept.
+    """
+    (tmp_path / "p").write_text(json.dumps(ENTRY | {"image": "x.png"}))
+    row = WHOLE | {"image": "x.png", "min": 30.0, "mean": 30.0}
+    for names in (["x.png", "val/x.png"], ["y.png", "x"]):
+        (tmp_path / "s").write_text(json.dumps([row | {"image": name} for name in names]))
+        with pytest.raises(ValueError, match="/s, row 2: the image .* is 'x.png' in .*/p: spell"):
+            photos.read_efuf(tmp_path / "p", tmp_path / "s")
+    for rows, kept in (([row, row], True), ([row | {"min": 1.0}, row], False)):
+        for given in (rows, rows[::-1]):
+            (tmp_path / "s").write_text(json.dumps(given))
+            found = photos.read_efuf(tmp_path / "p", tmp_path / "s")
+            assert bool(found[-1].spans["sentence"]) == kept
+
+
+def test_an_image_that_is_gone_is_named_by_the_judge(data, looks):
+    """Fails if a picture that vanished after the files were read ends in a traceback."""
+    found = read(data)
+    (data / "val2014/b.png").unlink()
+    with pytest.raises(ValueError, match="images row 2: .*b.png: no usable image"):
+        judge.scores(BrightClip(), looks, found, TEXTS, data / "clip.db")
 
 
 ENTRY = {"image": "a", "sentence": "a cup, a car", "position": 6, "score": 20.0}
@@ -567,6 +793,22 @@ def test_thresholds_at_quantiles():
             ValueError, match="thresholds of . scores: give one finite score per mention"
         ):
             judge.thresholds(wrong, (0.1, 0.5, 0.5))
+
+
+def test_answers_are_long_enough_to_be_read(data, monkeypatch):
+    """Fails if a no that comes late in a sentence is cut off, and so reads as a yes."""
+    full = "In the picture, as far as one can see, there is no dog."
+    monkeypatch.setattr(
+        photos,
+        "generate",
+        lambda *_, max_new_tokens, **__: [" ".join(full.split()[:max_new_tokens])],
+    )
+    question = {"question_id": 1, "image": "a.png", "text": "Is there a dog?", "label": "no"}
+    (data / "q.json").write_text(json.dumps(question))
+    asked = {"random": photos.read_pope(data / "q.json", read(data))}
+    photos.speak(None, None, torch.zeros(1, 2, 2), read(data, limit=1), asked, data / "said")
+    found = score.score_pope(data / "q.json", data / "said/random.jsonl")
+    assert (found["accuracy"], found["neither"]) == (1.0, 0.0)
 
 
 def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, features):

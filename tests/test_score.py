@@ -3,7 +3,10 @@ files.
 """
 
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -307,3 +310,336 @@ def test_unlike_cards_are_not_compared(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["accuracy"] == 0
     assert score.main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 1
     assert "parser: 'official' against 'strict'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, says",
+    [
+        ({"image": "a.jpg"}, None),
+        ({"image": "val2014/a.jpg"}, None),
+        ({"image_path": "C:\\data\\val2014\\a.jpg", "file_name": "a"}, None),
+        ({"image": "b.jpg"}, "image 'b.jpg' is not that of question_id 1, 'val2014/a.jpg'"),
+        ({"image": "train2014/a.jpg"}, "image 'train2014/a.jpg' is not"),
+        ({"image": "a.png"}, "image 'a.png' is not"),
+        ({"image": None, "prompt": None, "label": None}, None),  # a null says nothing
+        ({"image": ["a.jpg"]}, r"image \['a.jpg'\] is not"),
+        ({"prompt": "<image>\nIs there a  cup?\nAnswer yes or no."}, None),
+        ({"question": "USER: <image>\nIs there a cup? ASSISTANT:"}, None),
+        ({"prompt": "Is there a cup?", "text": "no"}, None),  # LLaVA's: text is the answer
+        ({"text": "Is there a cup?"}, None),
+        ({"prompt": "Is there a cupboard?"}, "prompt 'Is there a cupboard.' is not that of"),
+        ({"prompt": "This there a cup?"}, "prompt .* is not that of"),
+        ({"question": "Is there a car?"}, "question .* is not that of question_id 1, 'Is there a"),
+        ({"text": "Is there a car?"}, "text .* is not that of"),
+        ({"prompt": ""}, "prompt '' is not that of"),
+        ({"prompt": 5}, "prompt 5 is not that of"),
+        ({"label": "no"}, None),
+        ({"label": "No "}, None),
+        ({"label": "yes"}, "label 'yes' is not that of question_id 1, 'no'"),
+        ({"label": ["no"]}, "label .* is not that of"),
+        ({"image_id": "7", "split": 2.0}, None),
+        ({"image_id": 8}, "image_id 8 is not that of question_id 1, 7"),
+        ({"split": "train"}, "split 'train' is not that of"),
+        ({"model": "llava", "metadata": {}, "id": 99}, None),
+    ],
+)
+def test_answers_agree_with_the_questions_that_they_join(tmp_path, more, says):
+    """Fails if the answers to another split's or data set's questions are scored by their ids, or
+    a row that only spells things otherwise is refused.
+    """
+    question = {"question_id": 1, "text": "Is there a cup?", "image": "val2014/a.jpg"}
+    question |= {"label": "no", "image_id": 7, "split": 2}
+    first = question | {"question_id": 0, "text": "Is there a dog?"}
+    questions = coco.read_questions(write(tmp_path / "q", [first, question]))
+    row = {"question_id": 1, "answer": "no"} | more
+    answers = write(tmp_path / "a", [{"question_id": 0, "answer": "Yes"}, row])
+    if says is None:
+        assert coco.read_answers(answers, questions) == ["Yes", "no"]
+    else:
+        with pytest.raises(ValueError, match=f"^{answers}, row 2: {says}"):
+            coco.read_answers(answers, questions)
+
+
+@pytest.mark.parametrize("more", [{"prompt": "Is there a car?"}, {"file_name": "b.jpg"}])
+def test_a_question_agrees_with_itself(tmp_path, more):
+    """Fails if a question asks two things, or about two images."""
+    question = QUESTION | {"text": "Is there a cup?", "image": "a.jpg"}
+    with pytest.raises(ValueError, match="q, row 2: .* is not that of question_id 2"):
+        coco.read_questions(write(tmp_path / "q", [question, question | {"question_id": 2} | more]))
+
+
+def coco_files(folder, instances=(), human=(), said=()):
+    """Files of images (id, file name or None), which show a dog, and of captions (id, name)."""
+    rows = [{"id": i} | ({"file_name": name} if name else {}) for i, name in [*instances, *human]]
+    shown, told = rows[: len(instances)], rows[len(instances) :]
+    documents = {
+        "instances": {
+            "images": shown,
+            "annotations": [{"image_id": row["id"], "category_id": 1} for row in shown[1:]],
+            "categories": [{"id": 1, "name": "dog"}],
+        },
+        "human": {
+            "images": told,
+            "annotations": [{"image_id": row["id"], "caption": "a room"} for row in told],
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document))
+    captions = [{"image_id": i, "caption": "a dog"} | more for i, more in said]
+    return write(folder / "said", captions), [folder / "instances"], [folder / "human"]
+
+
+A, B = (7, "val/a.jpg"), (8, "b.jpg")
+
+
+@pytest.mark.parametrize(
+    "instances, human, said, says",
+    [
+        ([A, B], [A, B], [(7, {}), (8, {}), (7, {})], None),  # 7 shows nothing, and is there
+        ([A], [A, B], [(7, {}), (8, {})], "said, row 2: image_id 8 is in none of the instances"),
+        ([A, B], [A], [(7, {}), (8, {})], "said, row 2: image_id 8 is in none of the human capt"),
+        ([A], [A], [(9, {})], "said, row 1: .* in none of the instances or human captions files"),
+        ([A, B], [A, B], [(8, {"file_name": "b"}), (7, {"image": "a.jpg"})], None),
+        (
+            [A, B],
+            [A, B],
+            [(7, {"image": "b.jpg"})],
+            "said, row 1: image 'b.jpg' is not 'val/a.jpg'",
+        ),
+        ([A, B], [A, B], [(7, {"image": "train/a.jpg"})], "said, row 1: image .* is not 'val/a"),
+        ([A, B], [A, (8, "c.jpg")], [(8, {})], "said, row 1: file_name of .*instances.* is not 'c"),
+        ([(7, None)], [(7, None)], [(7, {"image": "any.jpg"})], None),  # no list to check it by
+    ],
+)
+def test_a_captioned_image_is_in_both_halves_of_the_truth(tmp_path, instances, human, said, says):
+    """Fails if half of the truth scores: what is there becomes a hallucination, or the reverse; or
+    two data sets are joined because they number their images alike.
+    """
+    files = coco_files(tmp_path, instances, human, said)
+    if says is None:
+        assert score.score_chair(*files)["n"] == len(said)
+    else:
+        with pytest.raises(ValueError, match=f"^{tmp_path}/{says}"):
+            score.score_chair(*files)
+
+
+def test_a_listed_image_without_a_caption_lacks_human_captions(tmp_path):
+    """Fails if an image that nobody described counts as described by nothing."""
+    said, shown, told = coco_files(tmp_path, [A, B], [A, B], [(8, {})])
+    document = json.loads(told[0].read_text())
+    told[0].write_text(json.dumps(document | {"annotations": document["annotations"][:1]}))
+    with pytest.raises(ValueError, match="row 1: image_id 8 is in none of the human captions"):
+        score.score_chair(said, shown, told)
+
+
+def test_two_files_describe_no_image_twice(tmp_path):
+    """Fails if the truths of two files are mixed, or files of two splits are refused."""
+    (tmp_path / "more").mkdir()
+    said, *one = coco_files(tmp_path, [A], [A], [(7, {})])
+    _, *other = coco_files(tmp_path / "more", [B], [B])
+    assert score.score_chair(said, one[0] + other[0], one[1] + other[1])["n"] == 1
+    for shown, told in ((one[0] * 2, one[1]), (one[0], one[1] + other[1] + one[1])):
+        with pytest.raises(ValueError, match="image_id 7 is described in .* already"):
+            score.score_chair(said, shown, told)
+
+
+@pytest.mark.parametrize("name, part", [("instances", "images"), ("human", "images")])
+def test_an_annotation_of_an_unlisted_image_is_named(tmp_path, name, part):
+    """Fails if annotations of other images than the listed ones count; a file may list none."""
+    said, shown, told = coco_files(tmp_path, [A, B], [A, B], [(8, {})])
+    document = json.loads((tmp_path / name).read_text())
+    for images in (document[part][:1], []):
+        (tmp_path / name).write_text(json.dumps(document | {part: images}))
+        with pytest.raises(
+            ValueError, match=f"{name}, annotations row .: image_id . is not in 'im"
+        ):
+            score.score_chair(said, shown, told)
+    del document[part]
+    (tmp_path / name).write_text(json.dumps(document))
+    assert score.score_chair(said, shown, told)["n"] == 1
+
+
+@pytest.mark.parametrize("one", [8, "8", "000000000008", 8.0])
+@pytest.mark.parametrize("other", [8, "8", 8.0])
+def test_an_id_is_a_whole_number_however_it_is_written(tmp_path, one, other):
+    """Fails if an image or a question is another one for the quotes around its id."""
+    said, shown, told = coco_files(tmp_path, [A, (one, "b.jpg")], [(other, "b.jpg")], [(one, {})])
+    assert score.score_chair(said, shown, told)["chair_s"] == 0
+    questions = coco.read_questions(write(tmp_path / "q", [QUESTION | {"question_id": one}]))
+    answers = write(tmp_path / "a", [{"question_id": other, "answer": "yes"}])
+    assert coco.read_answers(answers, questions) == ["yes"]
+    (tmp_path / "instances").write_text(
+        json.dumps({"images": [{"id": one}, {"id": other}], "categories": [], "annotations": []})
+    )
+    with pytest.raises(ValueError, match="instances, images row 2: id 8 stands there already"):
+        coco.read_instances(shown)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [True, None, -1, 8.5, 2**63, 1e300, "8.0", " 8", "-8", "٨", "", "8" * 20, [8], {"8": 8}],
+)
+def test_what_is_no_id_is_named(tmp_path, wrong):
+    """Fails if anything else is taken for an id, in any file."""
+    for rows, read in (
+        ([{"image_id": wrong, "caption": ""}], coco.read_captions),
+        ([QUESTION | {"question_id": wrong}], coco.read_questions),
+        ([{"question_id": wrong, "answer": ""}], lambda path: coco.read_answers(path, [QUESTION])),
+    ):
+        good = [{**rows[0], **{k: 1 for k in rows[0] if k.endswith("_id")}}]
+        with pytest.raises(ValueError, match="file, row 2: '.*_id' must be int, found .* digits"):
+            read(write(tmp_path / "file", good + rows))
+
+
+GREEDY = {"do_sample": False, "num_beams": 1, "stop": ["###", {"max": 2}], "how": {"top_p": 0.9}}
+
+
+def scored(folder, name, made, parser="official"):
+    """The path of a saved score whose text was made so."""
+    questions, answers = (
+        write(folder / "q", [QUESTION]),
+        write(folder / "a", [{"question_id": 1, "answer": "yes"}]),
+    )
+    path = None if made is None else write(folder / f"{name}.made", [made])
+    (folder / name).write_text(json.dumps(score.score_pope(questions, answers, parser, path)))
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    "made, differs, unknown",
+    [
+        (GREEDY, None, []),
+        (GREEDY | {"num_beams": 1.0}, None, []),
+        (GREEDY | {"num_beams": 5}, "generation.num_beams: 1 against 5", []),
+        (GREEDY | {"num_beams": True}, "generation.num_beams: 1 against True", []),
+        (GREEDY | {"stop": ["###", {"max": 3}]}, "generation.stop: .*", []),
+        (GREEDY | {"how": {"top_p": 1}}, "generation.how.top_p: 0.9 against 1", []),
+        (GREEDY | {"how": 0.9}, "generation.how: {'top_p': 0.9} against 0.9", []),
+        (GREEDY | {"seed": 1}, None, ["generation.seed"]),
+        (GREEDY | {"kind": "chair", "n": 7, "images": "x"}, None, "images kind n"),
+        (GREEDY | {"num_beams": None}, None, ["generation.num_beams"]),
+        (GREEDY | {"how": {"top_k": 5}}, None, ["generation.how.top_k", "generation.how.top_p"]),
+        (None, None, ["generation"]),
+    ],
+)
+def test_what_cards_do_not_both_say_is_not_compared(tmp_path, made, differs, unknown):
+    """Fails if a setting that differs, or that one of two does not know, is left out of sight."""
+    if isinstance(unknown, str):
+        unknown = [f"generation.{name}" for name in unknown.split()]
+    for pair in ((GREEDY, made), (made, GREEDY)):
+        files = [scored(tmp_path, name, how) for name, how in zip(("one", "other"), pair)]
+        for allow in (False, True):
+            says = None if allow and not differs else differs and "they differ in generation"
+            says = "do not both say " + ", ".join(unknown) if unknown and not allow else says
+            if says is None:
+                found = score.compare(*files, allow)
+                assert found["accuracy"] == 0 and found.get("unknown", []) == unknown
+            else:
+                with pytest.raises(ValueError, match=says):
+                    score.compare(*files, allow)
+    if differs:
+        with pytest.raises(ValueError, match=differs):
+            score.compare(*[scored(tmp_path, n, h) for n, h in (("one", GREEDY), ("two", made))])
+
+
+def test_scores_without_generation_or_of_two_kinds_are_not_compared(tmp_path, capsys):
+    """Fails if null equals null, an older card passes, or CHAIR is subtracted from POPE."""
+    bare = scored(tmp_path, "bare", None)
+    old = json.loads((tmp_path / "bare").read_text())
+    del old["card"]["generation"]
+    old["card"] |= {"prompt": None, "decoding": None, "max_new_tokens": None}
+    (tmp_path / "old").write_text(json.dumps(old))
+    for path in (bare, str(tmp_path / "old")):
+        assert score.main(["compare", path, path]) == 1
+        assert "do not both say generation" in capsys.readouterr().err
+        assert score.main(["compare", path, path, "--allow-unknown"]) == 0
+        assert json.loads(capsys.readouterr().out)["unknown"] == ["generation"]
+    files = coco_files(tmp_path, [A], [A], [(7, {})])
+    made = write(tmp_path / "made", [GREEDY])
+    found = score.score_chair(*files, generation=made)
+    assert found["card"]["generation"] == GREEDY  # all of it
+    (tmp_path / "chair").write_text(json.dumps(found))
+    pope = scored(tmp_path, "pope", GREEDY)
+    with pytest.raises(ValueError, match="differ in convention: .*kind: 'chair' against 'pope'"):
+        score.compare(str(tmp_path / "chair"), pope, allow_unknown=True)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ('{"a": 1} {"b": 2}', "expected one object, found 2"),
+        ('[{"a": 1}]', "expected one object, found a list"),
+        ("5", "expected an object"),
+        ("{}", "says nothing of how the text was made"),
+        ('{"a": NaN}', "holds nan, which cannot be kept"),
+        ('{"a": 1e999}', "holds inf"),
+        (r'{"\ud800": 1}', r"holds '\\ud800'"),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", "nest no deeper than 32"),
+        ('{"a": 1, "a": 2}', r"broken JSON \(the key 'a' stands twice in one object"),
+        ("", "expected one object, found 0"),
+    ],
+)
+def test_a_generation_file_that_is_none_is_named(tmp_path, content, says):
+    """Fails if the first of several objects is the card's, or what cannot be written again is."""
+    (tmp_path / "made").write_text(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/made.*{says}"):
+        score.score_pope(
+            write(tmp_path / "q", [QUESTION]),
+            write(tmp_path / "a", [{"question_id": 1, "answer": "yes"}]),
+            generation=tmp_path / "made",
+        )
+
+
+def test_scores_of_other_truths_or_images_are_not_compared(tmp_path):
+    """Fails if two truths of the same image ids, or questions about other images, look alike; the
+    order of the rows does not matter.
+    """
+    made = write(tmp_path / "made", [GREEDY])
+    said, shown, told = coco_files(tmp_path, [A, B], [A, B], [(7, {}), (8, {})])
+    one = score.score_chair(said, shown, told, generation=made)["card"]
+    said = coco_files(tmp_path, [A, B], [A, B], [(8, {}), (7, {})])[0]
+    assert score.score_chair(said, shown, told, generation=made)["card"] == one
+    coco_files(tmp_path, [B, A], [A, B], [(7, {}), (8, {})])  # the dog is in the other image
+    assert score.score_chair(said, shown, told, generation=made)["card"]["truth"] != one["truth"]
+    cards = []
+    for image in ("a", "b"):
+        questions = write(tmp_path / "q", [QUESTION | {"image": image}])
+        answers = write(tmp_path / "a", [{"question_id": 1, "answer": "yes"}])
+        cards.append(score.score_pope(questions, answers)["card"]["images"])
+    assert cards[0] != cards[1]
+
+
+def test_answers_that_say_neither_are_counted(tmp_path):
+    """Fails if an answer without yes, no or not is not counted, or one with them is."""
+    said = [
+        "No.",
+        "YES!",
+        "There is not",
+        "no",
+        "Indeed. Yes",
+        "maybe",
+        "",
+        "nothing",
+        "There isn't",
+    ]
+    rows = [{"question_id": i, "answer": text} for i, text in enumerate(said)]
+    questions = [QUESTION | {"question_id": i} for i in range(len(said))]
+    found = score.score_pope(write(tmp_path / "q", questions), write(tmp_path / "a", rows))
+    assert found["neither"] == 4 / 9
+    found = score.score_pope(
+        write(tmp_path / "q", questions[:2]), write(tmp_path / "a", rows[:2]), "strict"
+    )
+    assert found["neither"] == 0
+
+
+def test_readers_of_files_load_no_torch(tmp_path):
+    """Fails if scoring files that were made elsewhere needs torch, or seconds to import it."""
+    code = "import sys, lab.field.coco, lab.field.pictures; print({'torch', 'transformers'} & {*sys.modules})"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert found.stdout == "set()\n"

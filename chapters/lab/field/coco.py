@@ -403,7 +403,7 @@ def read_chair(
 def _same_image(where: str, found: dict, places: Sequence[tuple[str, str]]) -> None:
     """Every file name of a row is that of the image it joins, and the files agree on that."""
     for name, place in places:
-        given = [(key, found[key]) for key in IMAGES if key in found]
+        given = [(key, found[key]) for key in IMAGES if found.get(key) is not None]
         for key, value in [*given, (f"file_name of {places[0][1]}", places[0][0])]:
             if not same_file(value, name):
                 raise ValueError(
@@ -486,8 +486,12 @@ def _agree(where: str, found: dict, question: dict) -> None:
 
 
 def _other(name: str, found: dict, question: dict) -> object | None:
-    """What the question has where the row has something else; None if they agree."""
+    """What the question has where the row has something else; None if they agree, and for a null,
+    which says nothing.
+    """
     value, expected = found[name], question.get(name)
+    if value is None:
+        return None
     if name in IMAGES:
         expected = next((question[key] for key in IMAGES if key in question), None)
         return None if same_file(value, expected) else expected
@@ -495,7 +499,7 @@ def _other(name: str, found: dict, question: dict) -> object | None:
         is_answer = name == "text" and value == found.get("answer")
         return None if is_answer or _holds(value, question["text"]) else question["text"]
     is_plain = [isinstance(found, (str, int, float)) for found in (value, expected)]
-    if value is None or expected is None or not any(is_plain):
+    if expected is None or not any(is_plain):
         return None
     is_same = value == expected or str(value).strip().lower() == str(expected).strip().lower()
     return None if all(is_plain) and is_same else expected

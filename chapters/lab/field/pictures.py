@@ -15,7 +15,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 
 def open_image(path: str | Path, row: str = "") -> Image.Image:
     """The picture as RGB, upright by its EXIF orientation, as transformers' load_image gives it,
-    and without any metadata.
+    and without its metadata.
 
     Transparency is dropped: a transparent pixel shows the colour that is stored under it (no
     background is laid under). An animated file gives its first frame. EXIF that cannot be read
@@ -51,14 +51,12 @@ def _open(path: Path) -> Image.Image:
             mode = deep[0] if file.mode in MODES else file.mode
             raise ValueError(f"mode {mode} would be clipped to RGB's 8 bits a channel")
         picture, orientation = file.convert("RGB"), _orientation(file)
-    # Of the metadata only the orientation, for Pillow to turn by: of broken EXIF it cannot rid it.
-    # And afterwards none, else whoever treats it as transformers does would turn it once more.
+    # Of the metadata only the orientation: Pillow turns the picture by it and takes it out, which
+    # fails where the rest is broken
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     picture.info = {"exif": exif.tobytes()}
-    picture = ImageOps.exif_transpose(picture)
-    picture.info = {}
-    return picture
+    return ImageOps.exif_transpose(picture)
 
 
 def _orientation(file: Image.Image) -> int:

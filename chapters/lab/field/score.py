@@ -68,7 +68,11 @@ def score_chair(
     truths = []
     for found in rows:
         image = found["image_id"]
-        truths.append(rules.truth(shown[image], told[image]))
+        try:
+            truths.append(rules.truth(shown[image], told[image]))
+        except ValueError as error:
+            files = ", ".join(map(str, instances))
+            raise ValueError(f"{files}, image_id {image}: {error}") from error
     said = [rules.mentions(found["caption"]) for found in rows]
     if per_caption:
         lines = [
