@@ -49,9 +49,12 @@ class Captions:
         reference = None if self.reference is None else self.reference[rows]
         tokens = {name: getattr(self, name)[rows] for name in TOKENS}
         width = int(tokens["attention_mask"].sum(1).max()) if len(image) else 0
-        return Captions(
-            **tokens, image=image, features=self.features[kept], reference=reference
-        ).cut(width)
+        found = Captions(**tokens, image=image, features=self.features[kept], reference=reference)
+        return found.cut(width)
+
+    def split(self, n: int) -> list[Captions]:
+        """The rows in parts of n, the last one with what is left."""
+        return [self[rows] for rows in torch.arange(len(self)).split(n) if len(rows)]
 
     def cut(self, width: int) -> Captions:
         """All rows, their first `width` tokens."""
@@ -69,12 +72,12 @@ class Captions:
         return self.cut(int(self.forget.any(0).nonzero().max()) + 1)
 
     def to(self, device: torch.device) -> Captions:
-        return Captions(**{k: v if v is None else v.to(device) for k, v in vars(self).items()})
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
 
 def base(model: nn.Module) -> LlavaForConditionalGeneration:
     """The LLaVA itself, without peft's wrapper (LoRA layers stay in place)."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore
 
 
 def render(processor, question: str, *, opened: bool = False) -> str:
@@ -109,44 +112,24 @@ def refuse_special(processor, **texts: Sequence[str]) -> None:
                 )
 
 
-def tokenize(
-    processor,
-    texts: Sequence[str],
-    n_image_tokens: int,
-    side: str,
-    device: torch.device | str = "cpu",
-):
-    """Token ids with the image placeholder repeated once per image feature, padded on `side`;
-    offsets count from each text's end.
+def tokenize(processor, texts: Sequence[str], n_image_tokens: int, side: str) -> list[Tensor]:
+    """[token ids, attention mask, where each token ends, counted from its text's end], each (n, T),
+    with the image placeholder repeated once per image feature, padded on `side`.
     """
-    # Each different text once: questions repeat
-    order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    order = {text: i for i, text in enumerate(dict.fromkeys(texts))}  # once each: questions repeat
     rows = torch.tensor([order[text] for text in texts], dtype=torch.long)
-    texts = [
-        text.replace(processor.image_token, processor.image_token * n_image_tokens, 1)
-        for text in order
-    ]
-    add_bos = not (
-        texts
-        and processor.tokenizer.bos_token
-        and texts[0].startswith(processor.tokenizer.bos_token)
-    )
+    image, bos = processor.image_token, processor.tokenizer.bos_token
+    texts = [text.replace(image, image * n_image_tokens, 1) for text in order]
     tokens = processor.tokenizer(
         texts,
         padding=True,
         padding_side=side,
-        add_special_tokens=add_bos,
+        add_special_tokens=not (bos and any(text.startswith(bos) for text in texts)),
         return_tensors="pt",
         return_offsets_mapping=True,
     )
-    from_end = (
-        tokens["offset_mapping"][..., 1] - torch.tensor([len(text) for text in texts])[:, None]
-    )
-    return (
-        tokens["input_ids"][rows].to(device),
-        tokens["attention_mask"][rows].to(device),
-        from_end[rows],
-    )
+    from_end = tokens["offset_mapping"][..., 1] - torch.tensor([*map(len, texts)])[:, None]
+    return [found[rows] for found in (tokens["input_ids"], tokens["attention_mask"], from_end)]
 
 
 def encode(
@@ -168,30 +151,23 @@ def encode(
     n = len(captions)
     spans = [{"sentence": [(0, len(caption))]} for caption in captions] if spans is None else spans
     questions = [question] * n if isinstance(question, str) else question
-    image = torch.arange(n) if image is None else torch.as_tensor(image)
-    if len({n, len(spans), len(questions), len(image)}) != 1 or (
-        n and int(image.max()) >= len(features)
-    ):
+    places = torch.arange(n) if image is None else torch.as_tensor(image)
+    has_features = not n or int(places.max()) < len(features)
+    if len({n, len(spans), len(questions), len(places)}) != 1 or not has_features:
         raise ValueError(
             f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)}"
             " features: give one each."
         )
     refuse_special(processor, caption=captions, question=questions)
-    # A template takes longer than all the rest
-    heads = {q: render(processor, q, opened=True) for q in set(questions)}
-    texts = [
-        heads[q] + caption + processor.tokenizer.eos_token
-        for q, caption in zip(questions, captions, strict=True)
-    ]
+    heads = {q: render(processor, q, opened=True) for q in set(questions)}  # once each: it is slow
+    eos = processor.tokenizer.eos_token
+    texts = [heads[q] + caption + eos for q, caption in zip(questions, captions, strict=True)]
     ids, attention, from_end = tokenize(processor, texts, features.shape[1], side="right")
-    eos = len(processor.tokenizer.eos_token)
-    masks = {
-        kind: torch.zeros_like(ids, dtype=torch.bool) for kind in ("forget", "retain", "sentence")
-    }
+    masks = {kind: torch.zeros_like(ids, dtype=torch.bool) for kind in TOKENS[2:]}
     for row, caption in enumerate(captions):
         # A token belongs to the span that holds its last character: a leading space never moves a
         # token out of its word.
-        last = from_end[row] + eos + len(caption) - 1
+        last = from_end[row] + len(eos) + len(caption) - 1
         for kind, pieces in spans[row].items():
             for start, end in pieces:
                 if kind not in masks or not 0 <= start < end <= len(caption):
@@ -199,9 +175,9 @@ def encode(
                         f"caption {row}: {kind} span ({start}, {end}) does not fit {caption!r}."
                         f" Kinds are {', '.join(masks)}."
                     )
-                end += eos if kind == "sentence" and end == len(caption) else 0
+                end += len(eos) if kind == "sentence" and end == len(caption) else 0
                 masks[kind][row] |= (start <= last) & (last < end) & attention[row].bool()
-    return Captions(ids, attention, **masks, image=image, features=features)
+    return Captions(ids, attention, **masks, image=places, features=features)
 
 
 def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor) -> Tensor:
@@ -209,12 +185,12 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
     tokens.
     """
     is_image = input_ids == model.config.image_token_id
-    for row, n in enumerate(is_image.sum(1).tolist()):
-        if n != features.shape[1]:
-            raise ValueError(
-                f"row {row} has {n} image tokens but its image has {features.shape[1]} features:"
-                " encode it by its processor."
-            )
+    n_tokens, n_features = is_image.sum(1).tolist(), features.shape[1]
+    if bad := [row for row, n in enumerate(n_tokens) if n != n_features]:
+        raise ValueError(
+            f"row {bad[0]} has {n_tokens[bad[0]]} image tokens but its image has {n_features}"
+            " features: encode it by its processor."
+        )
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -236,9 +212,8 @@ def token_nll(model: nn.Module, batch: Captions) -> Tensor:
         logits_to_keep=batch.input_ids.shape[1] - first + 1,
         use_cache=False,
     ).logits
-    nll = F.cross_entropy(
-        logits[:, :-1].float().transpose(1, 2), batch.input_ids[:, first:], reduction="none"
-    )
+    said = batch.input_ids[:, first:]
+    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), said, reduction="none")
     return F.pad(nll, (first, 0))
 
 
@@ -251,7 +226,6 @@ def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
     """
     if not batch.sentence.any():
         raise ValueError(
-            f"none of {len(batch)} captions has a sentence token to train on: encode them without"
-            " spans."
+            f"none of {len(batch)} captions has a sentence token to train on: encode without spans."
         )
     return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

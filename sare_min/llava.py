@@ -19,8 +19,6 @@ from transformers.pytorch_utils import Conv1D
 
 from .captions import base
 
-RANK = 16  # of a new adapter
-
 
 def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) -> nn.Module:
     """Freeze all but `part`, keep what trains in fp32 (bf16 would round the ascent step away),
@@ -52,19 +50,19 @@ def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) 
             raise ValueError(f"rank={rank}: the model carries an adapter of rank {sorted(ranks)}.")
     else:
         layers = linear_layers(base(model))
-        rank = rank or RANK
+        rank = rank or 16
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=[*layers])
         config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in layers.values())
         model = get_peft_model(model, config)
         chosen = adapter_weights(model)
-    for name, parameter in chosen.items():
-        if not parameter.is_floating_point():
-            raise ValueError(
-                f"part={part!r}: {name} is quantised ({parameter.dtype}) and cannot train: train"
-                " 'lora', or load the model without quantization_config."
-            )
-        parameter.requires_grad_(True)
-        parameter.data = parameter.data.float()
+    if packed := [name for name, weight in chosen.items() if not weight.is_floating_point()]:
+        raise ValueError(
+            f"part={part!r}: {packed[0]} is quantised and cannot train: train 'lora', or load the"
+            " model without quantization_config."
+        )
+    for weight in chosen.values():
+        weight.requires_grad_(True)
+        weight.data = weight.data.float()
     return model
 
 
@@ -94,21 +92,17 @@ def adapter_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     if not layers:
         return {}
-    names = sorted(base(model).peft_config)
-    if names != ["default"]:
+    is_off = any(layer.merged or layer.disable_adapters for layer in layers)
+    names = ", ".join(sorted(base(model).peft_config))
+    if is_off or names != "default":
         raise ValueError(
-            f"the model carries the adapters {', '.join(names)}: merge them (merge_and_unload), or"
-            " load the one that is meant by itself, under peft's name 'default'."
-        )
-    if any(layer.merged or layer.disable_adapters for layer in layers):
-        raise ValueError(
-            "the model's adapter is merged or switched off: unmerge or enable it, or fold it in"
-            " for good (merge_and_unload)."
+            f"the model carries the adapters {names}{', merged or switched off' * is_off}: it must"
+            " be one, named 'default' and in use; or fold them in for good (merge_and_unload)."
         )
     named = dict(model.named_parameters())
-    written = get_peft_model_state_dict(model, named, save_embedding_layers=False).values()
-    written = {id(weight) for weight in written}
-    return {name: weight for name, weight in named.items() if id(weight) in written}
+    written = get_peft_model_state_dict(model, named, save_embedding_layers=False)
+    kept = {id(weight) for weight in written.values()}
+    return {name: weight for name, weight in named.items() if id(weight) in kept}
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -129,22 +123,19 @@ def embed_images(
     """
     model, features = base(model), []
     projector, tower = model.model.multi_modal_projector, model.model.vision_tower
+
     # A hook on the projector's input leaves the choice of layer and of the class token to
     # transformers; what it returns is what the projector gets, which may train in fp32 behind a
     # bf16 tower.
-    hook = projector.register_forward_pre_hook(
-        lambda _, inputs: (
-            features.append(inputs[0].cpu()),
-            inputs[0].to(next(projector.parameters()).dtype),
-        )[1:]
-    )
+    def see(_, inputs: tuple[Tensor]) -> Tensor:
+        features.append(inputs[0].cpu())
+        return inputs[0].to(next(projector.parameters()).dtype)
+
+    hook, starts = projector.register_forward_pre_hook(see), range(0, len(images), batch_size)
     try:
-        for start in tqdm(
-            range(0, len(images), batch_size), desc="image features", disable=not progress
-        ):
-            pixels = processor.image_processor(
-                list(images[start : start + batch_size]), return_tensors="pt"
-            )["pixel_values"]
+        for start in tqdm(starts, desc="image features", disable=not progress):
+            batch = list(images[start : start + batch_size])
+            pixels = processor.image_processor(batch, return_tensors="pt")["pixel_values"]
             model.get_image_features(pixels.to(model.device, next(tower.parameters()).dtype))
     finally:
         hook.remove()

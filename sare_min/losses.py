@@ -6,7 +6,7 @@ model the NLL of a token does not depend on what follows, so this equals one row
 without repeating the image tokens for each.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -35,8 +35,7 @@ def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) 
     """
     if reference is None:
         raise ValueError(
-            "NPO compares with the base model: give the captions a reference (see"
-            " unlearn.with_reference)."
+            "NPO compares with the base model: give the captions a reference, by with_reference."
         )
     return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
 
@@ -68,7 +67,7 @@ class Method:
     # How the two losses become one gradient; controls and approximations bring their own.
     step: Callable[..., float] = targeted_sam
     # Share of the run done -> settings that change on the way.
-    schedule: Callable[[float], Mapping[str, float]] | None = None
+    schedule: Callable[[float], dict] | None = None
 
 
 def counts(batch: Captions, per: str) -> dict[str, int]:
@@ -79,11 +78,8 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
             f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold, or"
             " drop such rows."
         )
-    return {
-        "neg": n_forget,
-        "pos": max(1, int(batch.retain.sum())),
-        "sent": max(1, int(batch.sentence.sum())),
-    }
+    kept = {"pos": batch.retain, "sent": batch.sentence}
+    return {"neg": n_forget} | {name: max(1, int(mask.sum())) for name, mask in kept.items()}
 
 
 def method_losses(

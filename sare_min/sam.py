@@ -43,8 +43,7 @@ def perturbed(
     if bad or not norm:
         what = f"not finite in parameter {bad[0]} of {len(params)}" if bad else "zero everywhere"
         raise ValueError(
-            f"the ascent direction is {what}: check that the batch has forget tokens and that the"
-            " loss is finite."
+            f"the ascent direction is {what}: has the batch forget tokens, is the loss finite?"
         )
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
@@ -82,19 +81,17 @@ def targeted_sam(
         parameter.grad = None
     if rho == 0:
         for batch in batches:
-            sum(losses(batch)).backward()
+            torch.add(*losses(batch)).backward()
         return float("nan")
     direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
+        found = torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
         direction = [
-            new if old is None else old if new is None else old + new
-            for old, new in zip(
-                direction, torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
-            )
+            b if a is None else a if b is None else a + b for a, b in zip(direction, found)
         ]
         rest.backward()  # at theta: the grounded text keeps its ordinary gradient
-        del target, rest  # or the graph lives on while the next one is built
+        del target, rest, found  # or the graph lives on while the next one is built
     with perturbed(params, turn(direction) if turn else direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()  # at theta + eps*, added to the same .grad

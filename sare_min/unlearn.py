@@ -78,10 +78,8 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
 
     forget, other = map(passes, pools)
     while True:
-        yield torch.tensor(
-            [next(forget) for _ in range(n_forget)]
-            + [next(other) for _ in range(batch_size - n_forget)]
-        )
+        rows = [next(forget) for _ in range(n_forget)]
+        yield torch.tensor(rows + [next(other) for _ in range(batch_size - n_forget)])
 
 
 def gradient(
@@ -93,32 +91,23 @@ def gradient(
     With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one
     forward and one backward.
     """
-    n, logged = counts(batch, method.per), {}
+    n = counts(batch, method.per)
+    logged: dict[int, dict[str, float]] = {}
     weights = {"neg": method.lambda_neg, "pos": method.lambda_pos, "sent": method.lambda_sent}
-    halves = batch.split_forget() if method.rho and method.perturb == ("neg",) else (batch,)
-    parts = [
-        half[rows]
-        for half in halves
-        for rows in torch.arange(len(half)).split(micro_batch)
-        if len(rows)
-    ]
+    is_targeted, nothing = method.perturb == ("neg",), torch.zeros((), requires_grad=True)
+    halves = batch.split_forget() if method.rho and is_targeted else (batch,)
+    parts = [part for half in halves for part in half.split(micro_batch)]
 
     def losses(part: Captions) -> tuple[Tensor, Tensor]:
         found = method_losses(model, part, method, n)
         logged.setdefault(id(part), {name: loss.item() for name, loss in found.items()})
-        target, rest = (
-            [weights[k] * v for k, v in found.items() if (k in method.perturb) == inside]
-            for inside in (True, False)
-        )
-        # A micro-batch may have no token for one of the losses
-        nothing = torch.zeros((), requires_grad=True)
-        return sum(target, nothing), sum(rest, nothing)
+        weighted = {name: weights[name] * loss for name, loss in found.items()}
+        # A micro-batch may have no token for one of the losses.
+        target = sum((loss for k, loss in weighted.items() if k in method.perturb), nothing)
+        rest = sum((loss for k, loss in weighted.items() if k not in method.perturb), nothing)
+        return target, rest
 
-    again = (
-        [part.until_forget() for part in parts if part.forget.any()]
-        if method.perturb == ("neg",)
-        else parts
-    )
+    again = [p.until_forget() for p in parts if p.forget.any()] if is_targeted else parts
     norm = method.step(trainable(model), parts, again, losses, method.rho)
     first = [logged.get(id(part), {}) for part in parts]  # at theta; a process may take but some
     log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
@@ -135,10 +124,8 @@ def with_reference(model: nn.Module, data: Captions, batch_size: int = 64) -> Ca
     """The same captions with each row's forget NLL under this (base) model, which NPO compares
     with.
     """
-    parts = (
-        data[rows].to(next(model.parameters()).device)
-        for rows in torch.arange(len(data)).split(batch_size)
-    )
+    device = next(model.parameters()).device
+    parts = (part.to(device) for part in data.split(batch_size))
     nll = [(token_nll(model, part) * part.forget).sum(1).cpu() for part in parts]
     return replace(data, reference=torch.cat(nll).to(data.input_ids.device))
 
@@ -163,9 +150,7 @@ def unlearn(
     params, log, end = trainable(model), [], training.steps - 1
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
-    optimizer = torch.optim.AdamW(
-        params, lr=training.lr, weight_decay=training.weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=True)
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
         changes = method.schedule(step / training.steps) if method.schedule else {}

@@ -75,11 +75,10 @@ def generate(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), only(model, settings):
         torch.manual_seed(seed)
         for rows in tqdm(batches, desc="generate", disable=not progress):
-            ids, attention, _ = tokenize(
-                processor, [prompts[i] for i in rows], features.shape[1], "left", model.device
-            )
-            embeds = embed(model, ids, features[rows].to(model.device))
-            out = model.generate(inputs_embeds=embeds, attention_mask=attention)
+            texts = [prompts[i] for i in rows]
+            ids, attention, _ = tokenize(processor, texts, features.shape[1], side="left")
+            embeds = embed(model, ids.to(model.device), features[rows].to(model.device))
+            out = model.generate(inputs_embeds=embeds, attention_mask=attention.to(model.device))
             answers |= zip(rows, processor.batch_decode(out, skip_special_tokens=True))
     return [answers[row].strip() for row in range(len(prompts))]
 
