@@ -6,6 +6,7 @@ VENV ?= $(if $(filter 1,$(FLOOR)),.venv-floor,.venv)
 PYTHON ?= python3
 PRESET ?= full
 SEEDS ?=
+CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
 ifeq ($(filter 1,$(FLOOR)),1)
@@ -26,7 +27,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute test unit nbval sync bench clean
+.PHONY: help setup execute test lint unit nbval sync bench clean
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,9 +51,16 @@ build/floor.txt: requirements.txt
 	(sed -n 's/^\([A-Za-z_0-9-]*\)>=\([0-9.]*\).*/\1==\2.*/p' $<; echo 'tokenizers==0.22.*') > $@
 
 execute: $(STAMP)  ## run every chapter by papermill and write figures/ (SEEDS= or PRESET=fast write build/figures/)
-	cd chapters && $(PY) -m lab.execute --preset $(PRESET) --seeds "$(SEEDS)"
+	cd chapters && $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
 
-test: unit nbval  ## unit tests, then every notebook under nbval (fast preset)
+test: lint unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
+
+lint: $(STAMP)  ## layout (ruff format), lint (ruff check) and types (mypy over sare_min)
+	$(PY) -m ruff format --check sare_min chapters/lab tests
+	$(PY) -m ruff format --check --config 'line-length=80' $(CHAPTERS)
+	$(PY) -m ruff check sare_min chapters/lab tests
+	$(PY) -m ruff check --config 'line-length=80' $(CHAPTERS)
+	$(PY) -m mypy
 
 unit: $(STAMP)  ## unit and property tests alone
 	$(PY) -m pytest -n 2
@@ -61,10 +69,10 @@ nbval: $(STAMP)  ## the notebooks alone, against their stored outputs
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 -p no:cacheprovider chapters/*.ipynb
 
 sync: $(STAMP)  ## rebuild the notebooks from their .py and store the fast preset's outputs in them
-	cd chapters && $(PY) -m lab.execute --store
+	cd chapters && $(PY) -m lab.tools.execute --store
 
 bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
-	cd chapters && $(PY) -m lab.bench
+	cd chapters && $(PY) -m lab.tools.bench
 
 clean:  ## remove caches and build products (not .venv)
 	rm -rf build chapters/.cache .pytest_cache .ruff_cache

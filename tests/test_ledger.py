@@ -50,20 +50,21 @@ def test_what_fails_stands_on_top():
     assert "**C4**" in lines[2] and "**not supported**" in lines[2] and "**C1**" in lines[3]
 
 
-def test_readme_shows_the_books_ledger():
-    """Fails if one of the README's tables is edited by hand, or the book was run and the README not
-    written.
-    """
-    rows, text = (
-        json.loads((files.ROOT / "figures/claims.json").read_text()),
-        (files.ROOT / "README.md").read_text(),
-    )
-    for mark, want in (
-        (ledger.MARK, ledger.table(rows)),
-        (ledger.SEEDS_MARK, ledger.seeds_table(ledger.books(files.ROOT / "figures"))),
-    ):
-        parts = text.split(mark)
-        assert len(parts) == 3 and parts[1].strip() == want
+def test_readme_and_page_show_the_books_ledger():
+    """Fails if a table is edited by hand, or the book was run and they were not written."""
+    folder = files.ROOT / "figures"
+    rows = json.loads((folder / "claims.json").read_text())
+    parts = (files.ROOT / "README.md").read_text().split(ledger.MARK)
+    assert len(parts) == 3 and parts[1].strip() == ledger.summary(rows)
+    assert (folder / "claims.md").read_text() == ledger.page(folder)
+    assert ledger.table(rows) in ledger.page(folder)
+    counts = [
+        int(cell)
+        for line in parts[1].splitlines()
+        for cell in line.split("|")
+        if cell.strip().isdigit()
+    ]
+    assert sum(counts) == len(rows)
 
 
 def test_other_seeds_stand_beside_the_books(tmp_path):
@@ -91,11 +92,11 @@ def test_other_seeds_stand_beside_the_books(tmp_path):
         ledger.keep(tmp_path / "full-seeds-from-6", tmp_path)
 
 
-@pytest.mark.parametrize("text", ["nothing", f"{ledger.MARK}{ledger.MARK}"])
+@pytest.mark.parametrize("text", ["nothing", ledger.MARK])
 def test_a_readme_without_marks_is_named(tmp_path, text):
     (tmp_path / "README.md").write_text(text)
     (tmp_path / "claims.json").write_text(
         json.dumps([ledger.row("C1", "ch. 02", "x", BASE, SARE, want=1)])
     )
     with pytest.raises(ValueError, match="README.md: this mark must stand there twice"):
-        ledger.write_readme(tmp_path / "README.md", tmp_path)
+        ledger.write(tmp_path / "README.md", tmp_path)

@@ -11,7 +11,9 @@ import sys
 import pytest
 
 from lab.field import coco, score
+from lab.files import CHAPTERS
 from lab.metrics import chair, pope
+from lab.tools import cli
 
 OFFICIAL = chair.convention("official")
 
@@ -634,7 +636,8 @@ def test_answers_that_say_neither_are_counted(tmp_path):
 
 def test_readers_of_files_load_no_torch(tmp_path):
     """Fails if scoring files that were made elsewhere needs torch, or seconds to import it."""
-    code = "import sys, lab.field.coco, lab.field.pictures; print({'torch', 'transformers'} & {*sys.modules})"
+    loaded = "print({'torch', 'transformers'} & {*sys.modules})"
+    code = f"import sys, lab.field.coco, lab.field.pictures; {loaded}"
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -643,3 +646,24 @@ def test_readers_of_files_load_no_torch(tmp_path):
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert found.stdout == "set()\n"
+
+
+def test_the_command_scores_as_the_module_does(tmp_path, capsys):
+    """Fails if `sare-min score` and `python -m lab.score` part ways, or a typo passes."""
+    questions, answers = tmp_path / "q", tmp_path / "a"
+    questions.write_text(json.dumps(QUESTION))
+    answers.write_text(json.dumps({"question_id": 1, "answer": "yes"}))
+    given = ["pope", "--questions", str(questions), "--answers", str(answers)]
+    assert score.main(given) == 0
+    by_module = capsys.readouterr().out
+    assert cli.main(["score", *given]) == 0
+    assert capsys.readouterr().out == by_module
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.score", *given], cwd=CHAPTERS, capture_output=True
+    )
+    assert done.stdout.decode() == by_module
+    (tmp_path / "one").write_text(by_module)
+    given = ["compare", str(tmp_path / "one"), str(tmp_path / "one"), "--allow-unknown"]
+    assert cli.main(given) == score.main(given) == 0
+    assert cli.main(["scores"]) == 2 and cli.main(["--help"]) == 0
+    assert "sare-min score pope" in capsys.readouterr().err

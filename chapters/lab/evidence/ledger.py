@@ -1,9 +1,10 @@
 """The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code
 computes from the interval.
 
-Chapters `record` their rows into claims.json beside their figures; `python -m lab.ledger` writes
-the book's tables into the README. `python -m lab.ledger ../build/figures/full-seeds-from-101` first
-keeps another run's claims in figures/: do the verdicts hold on its seeds?
+Chapters `record` their rows into claims.json beside their figures; from chapters/,
+`python -m lab.evidence.ledger` writes the book's tables into figures/claims.md and a summary into
+the README. Given ../build/figures/full-seeds-from-101, it first keeps that run's claims in
+figures/: do the verdicts hold on its seeds?
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CLAIMS = {
     "C7": "suppression persists under other weight updates and adversarial prompts",
     "C8": "flatness is the cause, not mere erasure strength or compute",
 }
-MARK = "<!-- ledger: written by `python -m lab.ledger` from figures/claims.json -->"
-SEEDS_MARK = "<!-- other seeds: written by `python -m lab.ledger` from figures/claims*.json -->"
+MARK = "<!-- claims: written by `python -m lab.evidence.ledger` from figures/claims.json -->"
+VERDICTS = ("supported", "undecided", "not supported")
 
 
 def row(
@@ -170,21 +171,42 @@ def books(folder: Path) -> dict[str, list[dict]]:
     return {title(name, found): found for name, found in rows.items()}
 
 
-def write_readme(
-    readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "figures"
-) -> None:
-    """Put each table between its two marks in the README; ValueError if one is missing."""
-    tables = {
-        MARK: table(json.loads((folder / "claims.json").read_text())),
-        SEEDS_MARK: seeds_table(books(folder)),
-    }
-    for mark, text in tables.items():
-        parts = readme.read_text().split(mark)
-        if len(parts) != 3:
-            raise ValueError(
-                f"{readme}: this mark must stand there twice, before and after its table: {mark}"
-            )
-        readme.write_text(f"{parts[0]}{mark}\n{text}\n{mark}{parts[2]}")
+def summary(rows: Sequence[dict]) -> str:
+    """Per claim, how many of its rows came out how, as Markdown."""
+    lines = [f"| the paper's claim | {' | '.join(VERDICTS)} |", "|---|---|---|---|"]
+    for id, claim in CLAIMS.items():
+        found = [r["verdict"] for r in rows if r["id"][:2] == id]
+        counts = " | ".join(str(found.count(verdict)) for verdict in VERDICTS)
+        lines.append(f"| **{id}** {claim} | {counts} |")
+    return "\n".join(lines)
+
+
+def page(folder: Path) -> str:
+    """The whole ledger as a Markdown page: the book's rows, then the other sets of seeds."""
+    rows = json.loads((folder / "claims.json").read_text())
+    return f"""# The claims ledger
+
+Written by `python -m lab.evidence.ledger` from claims*.json; do not edit. A verdict comes from the
+95 % t interval of the difference paired by seed: *supported* if it lies wholly on the claim's side
+of zero, *not supported* if wholly on the other side, *undecided* if it spans zero. Where a claim
+says that something is *kept*, its side begins at the margin that the row names.
+
+{table(rows)}
+
+## The same commands on other seeds
+
+{seeds_table(books(folder))}
+"""
+
+
+def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "figures") -> None:
+    """Write claims.md, and the summary between the README's two marks; ValueError without them."""
+    parts = readme.read_text().split(MARK)
+    if len(parts) != 3:
+        raise ValueError(f"{readme}: this mark must stand there twice, around the table: {MARK}")
+    (folder / "claims.md").write_text(page(folder))
+    counts = summary(json.loads((folder / "claims.json").read_text()))
+    readme.write_text(f"{parts[0]}{MARK}\n{counts}\n{MARK}{parts[2]}")
 
 
 def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
@@ -204,4 +226,4 @@ def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
 if __name__ == "__main__":
     for given in sys.argv[1:]:
         keep(Path(given))
-    write_readme()
+    write()

@@ -1,9 +1,9 @@
-"""Run the chapters by papermill: `python -m lab.execute --preset full` from chapters/ (what `make
-execute` calls).
+"""Run the chapters by papermill: `python -m lab.tools.execute --preset full` from chapters/ (what
+`make execute` calls).
 
-The executed notebooks go to build/executed/; figures go where `figures.folder` says. With --store
-the fast preset's outputs are kept in the committed notebooks instead, stripped of timings and
-progress bars, which is what nbval compares with.
+The executed notebooks go to build/executed/; figures go where `files.figures_folder` says. With
+--store the fast preset's outputs are kept in the committed notebooks instead, stripped of timings
+and progress bars, which is what nbval compares with.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def main() -> None:
         and not arguments.store
         and not arguments.only
     ):
-        ledger.write_readme()
+        ledger.write()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,31 @@
+"""`sare-min`: what is useful without the book, as a command.
+
+    sare-min score pope --questions FILE --answers FILE [--parser official|strict]
+    sare-min score chair --captions FILE --instances FILE... --human FILE... --convention NAME
+    sare-min compare A B [--allow-unknown]
+
+Each prints one JSON object; `sare-min score pope --help` lists the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from ..field import score
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 1 for bad input, 2 for a command that is none."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["score"]:
+        return score.main(given[1:], "sare-min score")
+    if given[:1] == ["compare"]:
+        return score.main(given, "sare-min")
+    is_help = given in ([], ["-h"], ["--help"])
+    print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
+    return 0 if is_help else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
