@@ -457,10 +457,13 @@ def test_mentions_by_the_synonyms_table():
 
 def test_truth_is_instances_with_human_captions(data):
     """Fails if an object that people name but nobody annotated counts as invented."""
-    (data / "captions.json").write_text(
-        json.dumps({"annotations": [{"image_id": 8, "caption": "A man with his mugs"}]})
-    )
-    assert photos.truths(read(data), data / "captions.json", chair.convention("efuf")) == [
+    rules, said = chair.convention("efuf"), [{"image_id": 8, "caption": "A man with his mugs"}]
+    (data / "captions.json").write_text(json.dumps({"annotations": said}))
+    with pytest.raises(ValueError, match=r"images row 1: image_id 7 has no caption in .*\(2 such"):
+        photos.truths(read(data), data / "captions.json", rules)
+    said += [{"image_id": photo.image_id, "caption": "a room"} for photo in read(data)]
+    (data / "captions.json").write_text(json.dumps({"annotations": said}))
+    assert photos.truths(read(data), data / "captions.json", rules) == [
         {"cup", "fork"},
         {"cup", "person"},
         set(),

@@ -223,9 +223,16 @@ def _inside(folder: Path, name: str, row: str) -> Path:
 def truths(photos: Sequence[Photo], human: str | Path, rules: Convention) -> list[set[str]]:
     """What each picture shows by CHAIR's rule, as lab.score takes it: the annotated objects and
     those that its human captions (a COCO captions file) mention.
+
+    Raises ValueError naming the row of a picture without any: half of the truth is none.
     """
     told = coco.read_human_captions([human])
-    return [rules.truth(photo.objects, told.get(photo.image_id, ())) for photo in photos]
+    if lost := [photo for photo in photos if photo.image_id not in told]:
+        raise ValueError(
+            f"{lost[0].row}: image_id {lost[0].image_id} has no caption in {human} ({len(lost)}"
+            " such images): give the captions of the same split."
+        )
+    return [rules.truth(photo.objects, told[photo.image_id]) for photo in photos]
 
 
 def read_pope(path: str | Path, photos: Sequence[Photo]) -> tuple[list[dict], list[int]]:
