@@ -637,7 +637,7 @@ def test_answers_that_say_neither_are_counted(tmp_path):
 def test_readers_of_files_load_no_torch(tmp_path):
     """Fails if scoring files that were made elsewhere needs torch, or seconds to import it."""
     loaded = "print({'torch', 'transformers'} & {*sys.modules})"
-    code = f"import sys, lab.field.coco, lab.field.pictures; {loaded}"
+    code = f"import sys, lab.field.coco, lab.field.images; {loaded}"
     found = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

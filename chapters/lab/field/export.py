@@ -43,7 +43,7 @@ SOURCES = (
     "chapters/lab/field/export",
     "chapters/lab/field/judge",
     "chapters/lab/field/photos",
-    "chapters/lab/field/pictures",
+    "chapters/lab/field/images",
 )
 jobs.remember(SOURCES)
 MARK = "microworld.json"  # says that a folder was written here, so that it may be written again

@@ -22,7 +22,7 @@ from ..llava.speech import generate
 from ..metrics.chair import Convention, Span
 from ..world.curate import Thresholds
 from . import coco
-from .pictures import open_image
+from .images import open_image
 
 # As released, for ViT-B/32's sliding-window scores
 EFUF = Thresholds(forget_below=23.0, retain_above=32.0, sentence_above=27.5)
