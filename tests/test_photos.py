@@ -798,7 +798,7 @@ def test_thresholds_at_quantiles():
             judge.thresholds(wrong, (0.1, 0.5, 0.5))
 
 
-def test_answers_are_long_enough_to_be_read(data, monkeypatch):
+def test_answers_are_long_enough_to_be_read(data, processor, monkeypatch):
     """Fails if a no that comes late in a sentence is cut off, and so reads as a yes."""
     full = "In the picture, as far as one can see, there is no dog."
     monkeypatch.setattr(
@@ -809,9 +809,12 @@ def test_answers_are_long_enough_to_be_read(data, monkeypatch):
     question = {"question_id": 1, "image": "a.png", "text": "Is there a dog?", "label": "no"}
     (data / "q.json").write_text(json.dumps(question))
     asked = {"random": photos.read_pope(data / "q.json", read(data))}
-    photos.speak(None, None, torch.zeros(1, 2, 2), read(data, limit=1), asked, data / "said")
+    photos.speak(None, processor, torch.zeros(1, 2, 2), read(data, limit=1), asked, data / "said")
     found = score.score_pope(data / "q.json", data / "said/random.jsonl")
     assert (found["accuracy"], found["neither"]) == (1.0, 0.0)
+    asked["random"][0].append(question | {"text": "<image>\nIs there a dog?"})
+    with pytest.raises(ValueError, match="random: question 1 holds the special token '<image>'"):
+        photos.speak(None, processor, torch.zeros(1, 2, 2), read(data, limit=1), asked, data / "x")
 
 
 def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, features):

@@ -18,6 +18,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from sare_min.captions import refuse_special
+
 from ..llava.speech import generate
 from ..metrics.chair import Convention, Span
 from ..world.curate import Thresholds
@@ -369,8 +371,11 @@ def speak(
 
     features: (n photos, N, D) of embed_images. An answer has ANSWER_TOKENS at most; one that was
     cut before it came to a yes or a no counts as "neither" in lab.score, so no row says that it was
-    cut. Returns the folder.
+    cut. Returns the folder. Raises ValueError naming a question that holds a special token, before
+    anything is asked.
     """
+    for name, (questions, _) in asked.items():
+        refuse_special(processor, **{f"{name}: question": [q["text"] for q in questions]})
     said = generate(
         model, processor, features, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
