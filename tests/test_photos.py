@@ -15,8 +15,8 @@ from torch import nn
 from transformers.image_utils import load_image
 
 from lab.field import judge, photos, score
-from lab.field.judge import Window
 from lab.field.images import open_image
+from lab.field.judge import Window
 from lab.llava.speech import generate
 from lab.metrics import chair
 from lab.world.curate import Thresholds
