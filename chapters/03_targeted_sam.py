@@ -44,32 +44,16 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 from lab import jobs
 
-jobs.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
 import inspect
@@ -77,16 +61,8 @@ import inspect
 import numpy as np
 import torch
 
-from lab.evidence import figures, ledger, readings, stats
-from lab.experiments import (
-    attacks,
-    erasures,
-    gauges,
-    landscape,
-    presets,
-    quality,
-    traps,
-)
+from lab.evidence import figures, ledger, readings, stats, tables
+from lab.experiments import attacks, erasures, landscape, presets, traps
 from lab.world import encoded
 from lab.world.kit import get_kit
 from sare_min import sam
@@ -130,7 +106,8 @@ with sam.perturbed(trainable(model), direction, rho=0.2) as norm:
     away = span_nll(model, data)["forget"]
 back = span_nll(model, data)["forget"]
 print(
-    f"NLL of the hallucinated words: {home:.3f} at home, {away:.3f} at theta + eps*, {back:.3f} at home again"
+    f"NLL of the hallucinated words: {home:.3f} at home,"
+    f" {away:.3f} at theta + eps*, {back:.3f} at home again"
 )
 
 # %% tags=["nbval-check-output"]
@@ -143,13 +120,11 @@ print("home again, bit for bit:", back == home)
 # when the code inside fails):
 
 # %%
-drift = {
-    str(dtype): traps.not_given_back(trainable(model), direction, 0.2, dtype)
-    for dtype in (torch.float32, torch.bfloat16)
-}
-for dtype, shares in drift.items():
+for dtype in (torch.float32, torch.bfloat16):
+    shares = traps.not_given_back(trainable(model), direction, 0.2, dtype)
     print(
-        f"{dtype:15s} subtracted: {100 * shares['subtracted']:.1f} % of the weights differ   copied: {100 * shares['copied']:.1f} %"
+        f"{str(dtype):15s} subtracted: {100 * shares['subtracted']:.1f} % of"
+        f" the weights differ   copied: {100 * shares['copied']:.1f} %"
     )
 
 # %% [markdown]
@@ -163,21 +138,13 @@ cosines = {
     name: [traps.step_cosines(trainable(model), direction, rhos, dtype)]
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
 }
-swallowed = {
-    "distances": rhos,
-    "lines": {
-        name: {"method": name, "curves": curves}
-        for name, curves in cosines.items()
-    },
-}
-_ = figures.save(
-    figures.fig_slices(swallowed, "cosine", xlabel="rho, L2"),
-    "03_bf16",
-    swallowed,
-    preset,
-    setting.seeds[:1],
-    f"Cosine of the step taken and the step intended, base model of seed {kit.seed}, fp32 and bf16 weights.",
+taken, only = tables.lines(rhos, cosines), setting.seeds[:1]
+figure = figures.fig_slices(taken, "cosine", xlabel="rho, L2")
+caption = (
+    "Cosine of the step taken and the step intended, base model of seed"
+    f" {kit.seed}, fp32 and bf16 weights."
 )
+_ = figures.save(figure, "03_bf16", taken, preset, only, caption)
 
 # %% tags=["nbval-check-output"]
 print("fp32 takes the step as intended:", min(cosines["fp32"][0]) > 0.999)
@@ -209,14 +176,17 @@ def toy_neg(w):
 eps = rho * plain / plain.norm()
 with sam.perturbed([theta], [plain], rho):
     (there,) = torch.autograd.grad(toy_neg(theta), theta)
+
+# %% [markdown]
+# In the figure, look at the angle between the two arrows that leave the black point; the cell after it prints it.
+
+# %%
 axis = np.linspace(-0.9, 1.1, 81)
-surface = toy_neg(
-    torch.tensor(np.stack(np.meshgrid(axis, axis), -1), dtype=torch.float32)
-).tolist()
+grid = torch.tensor(np.stack(np.meshgrid(axis, axis), -1), dtype=torch.float32)
 toy = {
     "x": axis.tolist(),
     "y": axis.tolist(),
-    "neg": surface,
+    "neg": toy_neg(grid).tolist(),
     "theta": theta.tolist(),
     "eps": eps.tolist(),
     "gradients": {
@@ -224,14 +194,12 @@ toy = {
         "Targeted-SAM step": (there / there.norm() * 0.6).tolist(),
     },
 }
-_ = figures.save(
-    figures.fig_geometry(toy),
-    "03_geometry",
-    toy,
-    preset,
-    setting.seeds,
-    "Directions of one erasure step on two weights; both arrows drawn at the same length.",
+figure = figures.fig_geometry(toy)
+caption = (
+    "Directions of one erasure step on two weights;"
+    " both arrows drawn at the same length."
 )
+_ = figures.save(figure, "03_geometry", toy, preset, setting.seeds, caption)
 
 # %% tags=["nbval-check-output"]
 print("length of eps:", round(eps.norm().item(), 4))
@@ -247,20 +215,18 @@ print(f"the two steps differ in direction by {angle.item():.0f} degrees")
 
 # %%
 def by_hand(rho):
-    model = kit.fresh()
-    params, n = (
-        trainable(model),
-        counts(data, "token"),
-    )  # n: how many tokens each mean is over
-    parts = method_losses(model, data, METHODS["SARE"], n)
-    direction = torch.autograd.grad(
-        parts["neg"], params, retain_graph=True
-    )  # 1. the relapse direction, at home
-    (parts["pos"] + parts["sent"]).backward()  # 2. grounded text, at home
-    with sam.perturbed(params, direction, rho):  # 3. to the relapse, and back
-        (
-            0.1 * method_losses(model, data, METHODS["SARE"], n)["neg"]
-        ).backward()  # 4. erase there
+    model, sare = kit.fresh(), METHODS["SARE"]
+    # n: how many tokens each mean is over
+    params, n = trainable(model), counts(data, "token")
+    parts = method_losses(model, data, sare, n)
+    # 1. the relapse direction, at home
+    direction = torch.autograd.grad(parts["neg"], params, retain_graph=True)
+    # 2. grounded text, at home
+    (parts["pos"] + parts["sent"]).backward()
+    # 3. to the relapse, and back
+    with sam.perturbed(params, direction, rho):
+        # 4. erase there
+        (0.1 * method_losses(model, data, sare, n)["neg"]).backward()
     return torch.cat([p.grad.reshape(-1) for p in params])
 
 
@@ -291,32 +257,18 @@ def gradient_of(name, **changes):
     return torch.cat([p.grad.reshape(-1) for p in trainable(model)])
 
 
-print(
-    "by hand and by the library:",
-    torch.allclose(
-        by_hand(0.2), gradient_of("SARE", rho=0.2), rtol=1e-3, atol=1e-6
-    ),
-)
-print(
-    "rho = 0 is EFUF by hand:",
-    torch.allclose(
-        efuf_by_hand(), gradient_of("SARE", rho=0.0), rtol=1e-3, atol=1e-6
-    ),
-)
-print(
-    "a tiny rho is nearly EFUF:",
-    torch.allclose(
-        efuf_by_hand(), gradient_of("SARE", rho=1e-4), rtol=1e-2, atol=1e-4
-    ),
-)
-print(
-    "vision weights that train:",
-    sum(
-        "vision_tower" in name
-        for name, p in kit.fresh().named_parameters()
-        if p.requires_grad
-    ),
-)
+def close(one, other, rtol=1e-3, atol=1e-6):
+    return torch.allclose(one, other, rtol, atol)
+
+
+efuf, tiny = efuf_by_hand(), gradient_of("SARE", rho=1e-4)
+library = {rho: gradient_of("SARE", rho=rho) for rho in (0.0, 0.2)}
+print("by hand and by the library:", close(by_hand(0.2), library[0.2]))
+print("rho = 0 is EFUF by hand:", close(efuf, library[0.0]))
+print("a tiny rho is nearly EFUF:", close(efuf, tiny, rtol=1e-2, atol=1e-4))
+named = kit.fresh().named_parameters()
+training = [name for name, p in named if p.requires_grad]
+print("vision weights that train:", sum("vision_tower" in n for n in training))
 
 # %% [markdown]
 # ## Erase with both
@@ -335,26 +287,12 @@ results = attacks.attack_all(specs)
 
 
 # %%
-for metric, factor in (
-    ("chair_s", 100),
-    ("chair_i", 100),
-    ("recall", 100),
-    ("stop_level", 1),
-    ("nll_forget", 1),
-    ("nll_retain", 1),
-):
-    efuf, sare = (
-        stats.spell(readings.after(results, name, metric, factor), 2)
-        for name in ("EFUF", "SARE")
-    )
-    print(f"{metric:10s} EFUF {efuf}   SARE {sare}")
-print(
-    "steps     ",
-    *(
-        f"{name} {stats.spell([len(r['log']) for r in results[name]])}  "
-        for name in ("EFUF", "SARE")
-    ),
-)
+metrics = {"chair_s": 100, "chair_i": 100, "recall": 100}
+metrics |= {"stop_level": 1, "nll_forget": 1, "nll_retain": 1}
+both = ("EFUF", "SARE")
+print(tables.erasures(results, metrics, *both))
+steps = {name: stats.spell(tables.steps(results[name])) for name in both}
+print("steps     ", *(f"{name} {text}  " for name, text in steps.items()))
 
 # %% [markdown]
 # Differences, paired by seed, say more than two columns of means. Points right of zero: SARE's value is higher.
@@ -367,28 +305,18 @@ metrics = {
 }
 rows = {}
 for label, metric in metrics.items():
-    rows[label] = stats.paired(
-        *(
-            readings.after(results, name, metric, 100)
-            for name in ("SARE", "EFUF")
-        )
-    )
+    efuf, sare = (readings.after(results, n, metric, 100) for n in both)
+    rows[label] = stats.paired(sare, efuf)
 for label, row in rows.items():
-    print(
-        f"{label:32s} SARE - EFUF: {row['diff']:+.2f}, 95 % interval {np.round(row['ci95'], 2)}"
-    )
-figure = figures.fig_paired(
-    rows,
-    "SARE - EFUF after erasure (dot: a seed; diamond: mean; bar: 95 % interval)",
+    diff, interval = f"{row['diff']:+.2f}", np.round(row["ci95"], 2)
+    print(f"{label:32s} SARE - EFUF: {diff}, 95 % interval {interval}")
+explained = "(dot: a seed; diamond: mean; bar: 95 % interval)"
+figure = figures.fig_paired(rows, f"SARE - EFUF after erasure {explained}")
+caption = (
+    f"Both told to stop at a held-out forget NLL of {erasures.STOP_NLL} nats;"
+    f" {len(setting.seeds)} seeds."
 )
-_ = figures.save(
-    figure,
-    "03_erasure",
-    rows,
-    preset,
-    setting.seeds,
-    f"Both told to stop at a held-out forget NLL of {erasures.STOP_NLL} nats; {len(setting.seeds)} seeds.",
-)
+_ = figures.save(figure, "03_erasure", rows, preset, setting.seeds, caption)
 
 # %% [markdown]
 # Claim C4 says that SARE *erases better*; we ask it against EFUF. C5 says that quality is *kept*; we ask it against
@@ -399,50 +327,23 @@ _ = figures.save(
 answers = attacks.answer_all(
     {name: [job.run for job in row] for name, row in specs.items()}
 )
-efuf, sare, base = (
-    {
-        metric: readings.after(results, name, metric)
-        for metric in ("chair_s", "recall", "nll_retain")
-    }
-    | {"yes shown": answers[name]["shown"]}
-    for name in ("EFUF", "SARE", "base")
+base, efuf, sare = (
+    tables.erased(results, answers, name) for name in ("base", *both)
 )
-claims = [
-    ledger.row(
-        "C4",
-        "ch. 03",
-        "CHAIR_s after erasure, EFUF against SARE, share",
-        efuf["chair_s"],
-        sare["chair_s"],
-        want=-1,
-    )
-]
-for letter, metric, want, margin in (
-    ("a", "recall", 1, 0.01),
-    ("b", "yes shown", 1, 0.05),
-    ("c", "nll_retain", -1, 0.1),
-):
-    note = f"(kept: within {margin})"
-    claims.append(
-        ledger.row(
-            f"C5{letter}",
-            "ch. 03",
-            f"{metric}, base against SARE",
-            base[metric],
-            sare[metric],
-            want,
-            margin,
-            note,
-        )
-    )
+metric = "CHAIR_s after erasure, EFUF against SARE, share"
+better = {metric: (efuf["chair_s"], sare["chair_s"], -1)}
+# For each: the sign that is better, and what may be lost
+may_lose = {
+    "recall": (1, 0.01),
+    "yes shown": (1, 0.05),
+    "nll_retain": (-1, 0.1),
+}
+kept = tables.kept(base, sare, may_lose)
+claims = tables.ask("C4", [""], "ch. 03", better)
+claims += tables.ask("C5", "abc", "ch. 03", kept)
 for row in claims:
-    print(
-        row["id"],
-        row["metric"],
-        row["note"],
-        f"{row['diff']:+.3f} {np.round(row['ci95'], 3)} ->",
-        row["verdict"],
-    )
+    change = f"{row['diff']:+.3f} {np.round(row['ci95'], 3)}"
+    print(row["id"], row["metric"], row["note"], change, "->", row["verdict"])
 
 # %% [markdown]
 # At an equal forget level there is little room for C4. What differs must show under stress.
@@ -452,15 +353,7 @@ for row in claims:
 # one stayed:
 
 # %%
-for name in ("base", "EFUF", "SARE"):
-    rates = {
-        kind: stats.spell([100 * share for share in answers[name][kind]])
-        for kind in ("shown", "usual", "foreign")
-    }
-    print(
-        f"{name:5s}",
-        "  ".join(f"{kind} {rate} %" for kind, rate in rates.items()),
-    )
+print(tables.yes(answers, "base", "EFUF", "SARE"))
 
 # %% [markdown]
 # Compare "usual" with "shown", row by row. Where both stay, the model still affirms, when asked, what it no longer
@@ -476,70 +369,26 @@ for name in ("base", "EFUF", "SARE"):
 # read like before?), the other the erased model's of the true captions (does it still know them?).
 
 # %%
+from lab.experiments import quality
+
 few = setting.few()
-names = ("base", *setting.compared)
-asked = {
-    name: [quality.Quality(presets.book_run(name, s)) for s in few.seeds]
-    for name in names
-}
-_ = attacks.run_all(
-    {name: [job.run for job in row] for name, row in asked.items()}
-)
+compared = presets.book_runs(few, "base", *setting.compared)
+_ = attacks.run_all(compared)
+asked = {k: [quality.Quality(r) for r in row] for k, row in compared.items()}
 told = jobs.rows_side_by_side(quality.measure, asked, "quality")
-keys = (
-    "chair_s",
-    "chair_i",
-    "recall",
-    "length",
-    "bleu",
-    "distinct_2",
-    "ppl_base",
-    "ppl_true",
-)
-table = {
-    name: {key: [m[key] for m in row] for key in keys}
-    | {
-        f"POPE {kind}": [m["pope"][kind]["accuracy"] for m in row]
-        for kind in quality.POPE_KINDS
-    }
-    for name, row in told.items()
-}
+table = tables.quality(told)
 
 # %%
-print(f"{'mean over seeds':17s}", *(f"{name:>17s}" for name in names))
-for key in table["base"]:
-    print(
-        f"{key:17s}", *(f"{np.mean(table[name][key]):17.3f}" for name in names)
-    )
+print(tables.means(table))
 
 # %%
-for letter, key, want, margin in (
-    ("d", "bleu", 1, 1.0),
-    ("e", "ppl_true", -1, 0.1),
-    ("f", "POPE random", 1, 0.02),
-    ("g", "POPE adversarial", 1, 0.02),
-):
-    note = f"(kept: within {margin})"
-    before, after = table["base"][key], table["SARE"][key]
-    claims.append(
-        ledger.row(
-            f"C5{letter}",
-            "ch. 03",
-            f"{key}, base against SARE",
-            before,
-            after,
-            want,
-            margin,
-            note,
-        )
-    )
-    print(
-        claims[-1]["id"],
-        key,
-        stats.spell_paired(after, before),
-        "->",
-        claims[-1]["verdict"],
-    )
+may_lose = {"bleu": (1, 1.0), "ppl_true": (-1, 0.1)}
+may_lose |= {"POPE random": (1, 0.02), "POPE adversarial": (1, 0.02)}
+kept = tables.kept(table["base"], table["SARE"], may_lose)
+rows = tables.ask("C5", "defg", "ch. 03", kept)
+for key, row in zip(may_lose, rows, strict=True):
+    print(row["id"], key, tables.answer(row))
+claims += rows
 
 # %% [markdown]
 # And what of things that the erasure never touched? Here SARE and EFUF are trained on captions of kitchens, offices
@@ -547,29 +396,11 @@ for letter, key, want, margin in (
 # too; if it is a list of words, they keep their hallucinations. Harm would show as lost recall.
 
 # %%
-apart = {
-    name: [presets.book_run(name, s, without="beach") for s in few.seeds]
-    for name in ("EFUF", "SARE")
-}
+apart = presets.book_runs(few, "EFUF", "SARE", without="beach")
 _ = attacks.run_all(apart)
-found = jobs.rows_side_by_side(
-    quality.measure,
-    {
-        name: [quality.Quality(run) for run in row]
-        for name, row in apart.items()
-    },
-    "beaches",
-)
-for name, row in found.items():
-    places = [m["places"] for m in row]
-    for where in ("beach", "kitchen"):
-        chair, recall = (
-            [100 * p[where][key] for p in places]
-            for key in ("chair_s", "recall")
-        )
-        print(
-            f"{name}, beaches never seen: {where:8s} CHAIR_s {stats.spell(chair)} %   recall {stats.spell(recall)} %"
-        )
+asked = {k: [quality.Quality(r) for r in row] for k, row in apart.items()}
+found = jobs.rows_side_by_side(quality.measure, asked, "beaches")
+print(tables.places(found, "beach", "kitchen"))
 
 # %% [markdown]
 # ## Is it flatter?
@@ -578,55 +409,37 @@ for name, row in found.items():
 # its attacker is after 256 samples.
 
 # %%
-wanted = {
+wanted = {  # EFUF's are chapter 01's
     name: [
         landscape.Slices(spec.run, chair=name == "EFUF") for spec in specs[name]
     ]
-    for name in ("EFUF", "SARE")
+    for name in both
 }
-slices = jobs.rows_side_by_side(
-    landscape.slices, wanted, "slices"
-)  # EFUF's are chapter 01's
-axes = figures.plt.subplots(
-    1, 2, figsize=(10, 3.9), sharey=True, gridspec_kw={"wspace": 0.25}
-)[1]
-drawn = {}
-for ax, way in zip(axes, ("relapse", "attack"), strict=True):
-    lines = {
-        name: {"method": name, "curves": readings.slice_lines(row, way)}
-        for name, row in slices.items()
-    }
-    drawn[way] = {"distances": landscape.DISTANCES, "lines": lines}
-    figures.fig_slices(drawn[way], ax=ax)
-    ax.set_title(f"along the {way} direction")
-_ = figures.save(
-    axes[0].figure,
-    "03_slices",
-    drawn,
-    preset,
-    setting.seeds,
-    f"NLL of the forgotten spans on held-out scenes, {len(setting.seeds)} seeds (faint), mean, "
-    "95 % interval. Higher for longer is flatter.",
-)
+slices = jobs.rows_side_by_side(landscape.slices, wanted, "slices")
 
 # %%
-where = (
-    ("a", "relapse", 0.1),
-    ("b", "relapse", 0.2),
-    ("c", "relapse", 0.5),
-    ("d", "attack", 0.2),
-    ("e", "attack", 0.5),
+how = {"figsize": (10, 3.9), "sharey": True, "gridspec_kw": {"wspace": 0.25}}
+axes, drawn = figures.plt.subplots(1, 2, **how)[1], {}
+for ax, way in zip(axes, ("relapse", "attack"), strict=True):
+    rows = {k: readings.slice_lines(row, way) for k, row in slices.items()}
+    drawn[way] = tables.lines(landscape.DISTANCES, rows)
+    figure = figures.fig_slices(drawn[way], ax=ax)
+    ax.set_title(f"along the {way} direction")
+caption = (
+    "NLL of the forgotten spans on held-out scenes, "
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
+    " Higher for longer is flatter."
 )
-for letter, way, distance in where:
-    i = landscape.DISTANCES.index(distance)
-    efuf, sare = (
-        readings.nll_lost(slices[name], way, i) for name in ("EFUF", "SARE")
-    )
-    metric = f"NLL lost at distance {distance} along the {way} direction, nats, EFUF against SARE"
-    claims.append(
-        ledger.row(f"C3{letter}", "ch. 03", metric, efuf, sare, want=-1)
-    )
-    print(metric, f"{stats.spell_paired(sare, efuf)} ->", claims[-1]["verdict"])
+_ = figures.save(figure, "03_slices", drawn, preset, setting.seeds, caption)
+
+# %%
+where = [("relapse", distance) for distance in (0.1, 0.2, 0.5)]
+where += [("attack", distance) for distance in (0.2, 0.5)]
+lost = tables.lost(slices, landscape.DISTANCES, where)
+rows = tables.ask("C3", "abcde", "ch. 03", lost)
+for row in rows:
+    print(row["metric"], tables.answer(row))
+claims += rows
 
 # %% [markdown]
 # Claim C3, *Targeted-SAM flattens the landscape around the hallucinated concepts*, has thus an answer per direction
@@ -646,34 +459,16 @@ for letter, way, distance in where:
 # %%
 grid = presets.front(few)
 attacked = attacks.attack_all(presets.attacks_on(grid, few))
-late, areas = (
-    reading(readings.curves(attacked, *grid))
-    for reading in (readings.relapses, readings.areas)
+front = tables.front(attacked)
+caption = (
+    "lambda_neg x rho: robustness against utility and forget level after"
+    f" erasure; {len(few.seeds)} seeds, 95 % intervals."
 )
-front = [
-    {"lambda_neg": x, "rho": y, "relapse": late[x, y], "area": areas[x, y]}
-    | {
-        key: readings.after(attacked, (x, y), key)
-        for key in ("recall", "nll_retain", "stop_level", "chair_s")
-    }
-    for x, y in grid
-]
-_ = figures.save(
-    figures.fig_front(front),
-    "03_front",
-    front,
-    preset,
-    few.seeds,
-    f"lambda_neg x rho: robustness against utility and forget level after erasure; {len(few.seeds)} seeds, 95 % intervals.",
-)
+figure = figures.fig_front(front)
+_ = figures.save(figure, "03_front", front, preset, few.seeds, caption)
 
 # %%
-for point in front:
-    print(
-        f"lambda_neg {point['lambda_neg']:<4g} rho {point['rho']:<4g} relapse {stats.spell(point['relapse'], 0)}   "
-        f"recall {100 * np.mean(point['recall']):.1f} %   NLL of grounded text {np.mean(point['nll_retain']):.3f}   "
-        f"level {np.mean(point['stop_level']):.1f}"
-    )
+print(tables.points(front))
 
 # %% [markdown]
 # Read it one `lambda_neg` at a time, and only where the levels agree: how does robustness go with `rho`? Where the
@@ -700,92 +495,42 @@ for point in front:
 #   itself, the distance from the base model, and the number of steps trained.
 
 # %%
-runs = [
-    (key, i, spec) for key, row in grid.items() for i, spec in enumerate(row)
-]
-found = jobs.side_by_side(
-    gauges.measure, [gauges.Gauges(spec) for *_, spec in runs], "gauges"
-)
-outcome, of_seed = (
-    [late[key][i] for key, i, _ in runs],
-    [spec.seed for *_, spec in runs],
-)
-columns = {
-    name: [f[name] for f in found]
-    for name in found[0]
-    if name not in ("ce", "trace_se")
-}
-for name in ("stop_level", "distance"):
-    columns[name] = [attacked[key][i]["erased"][name] for key, i, _ in runs]
-columns["steps"] = [len(attacked[key][i]["log"]) for key, i, _ in runs]
+from lab.experiments import gauges
+
+runs = [(key, spec) for key, row in grid.items() for spec in row]
+wanted = [gauges.Gauges(spec) for _, spec in runs]
+found = jobs.side_by_side(gauges.measure, wanted, "gauges")
+columns = tables.gauges(found, [r for row in attacked.values() for r in row])
+outcome = [samples for point in front for samples in point["relapse"]]
+of_seed = [spec.seed for _, spec in runs]
 ranks = {
     name: stats.rank_correlation(values, outcome, of_seed)
     for name, values in columns.items()
 }
 
 # %%
-for name, row in sorted(ranks.items(), key=lambda item: item[1]["mean"]):
-    print(
-        f"{name:24s} within seeds {row['mean']:+.2f} [{row['ci95'][0]:+.2f}, {row['ci95'][1]:+.2f}]   over all runs {row['all']:+.2f}"
-    )
+print(tables.ranking(ranks))
 
 # %%
-shown = {
-    name: {
-        "values": columns[name],
-        "text": f"rank correlation {ranks[name]['mean']:+.2f}",
-    }
-    for name in setting.gauges
-}
-drawn = {
-    "robustness": outcome,
-    "group": [f"rho {y:g}" for (_, y), *_ in runs],
-    "gauges": shown,
-    "ranks": ranks,
-    "columns": columns,
-}
-_ = figures.save(
-    figures.fig_gauges(drawn),
-    "03_gauges",
-    drawn,
-    preset,
-    few.seeds,
-    f"Gauges of the erased weights against robustness, a dot a run of the front ({len(runs)} runs, {len(few.seeds)} seeds).",
+keys = [key for key, _ in runs]
+rhos = [rho for _, rho in keys]
+drawn = tables.dots(columns, ranks, outcome, rhos, setting.gauges)
+figure = figures.fig_gauges(drawn)
+caption = (
+    "Gauges of the erased weights against robustness, a dot a run of the front"
+    f" ({len(runs)} runs, {len(few.seeds)} seeds)."
 )
+_ = figures.save(figure, "03_gauges", drawn, preset, few.seeds, caption)
 
 # %%
-flatter = {
-    name: [
-        [
-            m
-            for m, (key, *_) in zip(columns[name], runs, strict=True)
-            if key == (0.1, rho)
-        ]
-        for rho in (0.0, 0.2)
-    ]
-    for name in (
-        "gradient_norm",
-        "top_eigenvalue",
-        "worst_ball_0.5",
-        "relapse_radius_worst",
-    )
-}
-for letter, (name, (efuf, sare)) in zip("fghi", flatter.items()):
-    want = 1 if "radius" in name else -1
-    claims.append(
-        ledger.row(
-            f"C3{letter}",
-            "ch. 03",
-            f"{name}, EFUF against SARE",
-            efuf,
-            sare,
-            want,
-        )
-    )
-    print(
-        f"C3{letter} {name}: {stats.spell_paired(sare, efuf)} -> {claims[-1]['verdict']}"
-    )
-_ = ledger.record(claims, preset, setting.seeds)
+is_flatter = {"gradient_norm": -1, "top_eigenvalue": -1}
+is_flatter |= {"worst_ball_0.5": -1, "relapse_radius_worst": 1}
+rows = tables.ask(
+    "C3", "fghi", "ch. 03", tables.flatter(columns, keys, is_flatter)
+)
+for name, row in zip(is_flatter, rows, strict=True):
+    print(f"{row['id']} {name}: {tables.answer(row)}")
+_ = ledger.record(claims + rows, preset, setting.seeds)
 
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that goes with early relapse. Look for a
@@ -828,14 +573,10 @@ _ = ledger.record(claims, preset, setting.seeds)
 #    Draw its slices beside the others.
 
 # %% tags=["exercise", "nbval-check-output"]
-loss = -method_losses(model, data, METHODS["SARE"], counts(data, "token"))[
-    "neg"
-]  # +CE
-with sam.perturbed(
-    trainable(model),
-    torch.autograd.grad(loss, trainable(model), allow_unused=True),
-    rho=0.2,
-):
+losses = method_losses(model, data, METHODS["SARE"], counts(data, "token"))
+params, plus_ce = trainable(model), -losses["neg"]
+uphill = torch.autograd.grad(plus_ce, params, allow_unused=True)
+with sam.perturbed(params, uphill, rho=0.2):
     wrong_way = span_nll(model, data)["forget"]
 my_sign = None  # "+" or "-"
 print("right" if my_sign == ("+" if wrong_way > home else "-") else "not yet")

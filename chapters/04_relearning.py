@@ -41,35 +41,19 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 from lab import jobs
 
-jobs.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
-from lab.evidence import figures, ledger, readings, stats
+from lab.evidence import figures, ledger, readings, stats, tables
 from lab.experiments import attacks, cheaper, erasures, presets
 from lab.world import encoded
 from lab.world.kit import get_kit
@@ -87,25 +71,21 @@ kit = get_kit(setting.seeds[0])
 # done. In the code he is a generator: he stops after the sample counts we name, so that we can measure in between.
 
 # %%
+# Erases and attacks all of them; what the cache has is only read
 specs = presets.book_attacks(setting, "base", "EFUF", "SARE")
-results = attacks.attack_all(
-    specs
-)  # erases and attacks all of them; what the cache has is only read
+results = attacks.attack_all(specs)
 
 # %%
 model, nll = erasures.erased(specs["EFUF"][0].run), {}
-for n in relearn(
-    model, encoded.attack(kit), at=(0, 8, 16), seed=kit.seed, progress=False
-):
+captions, at = encoded.attack(kit), (0, 8, 16)
+for n in relearn(model, captions, at, seed=kit.seed, progress=False):
     nll[n] = span_nll(model, encoded.test(kit))["forget"]
 print({n: round(value, 3) for n, value in nll.items()})
 
 # %% tags=["nbval-check-output"]
 print(
-    "measured after",
-    list(nll),
-    "samples; the forgotten words become likelier:",
-    nll[16] < nll[0],
+    f"measured after {list(nll)} samples;"
+    f" the forgotten words become likelier: {nll[16] < nll[0]}"
 )
 
 # %% [markdown]
@@ -121,22 +101,20 @@ print(
 # %%
 curves = readings.curves(results, "base", "EFUF", "SARE")
 for name in ("EFUF", "SARE"):
-    levels = [
-        round(level, 1) for level in readings.after(results, name, "stop_level")
-    ]
+    stopped = readings.after(results, name, "stop_level")
+    levels = [round(level, 1) for level in stopped]
     print(f"{name}: forget NLL where it stopped, one number a seed: {levels}")
 
 # %%
 figure = figures.fig_relapse(curves)
+caption = (
+    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass)"
+    f" after erasure to a held-out forget NLL of {erasures.STOP_NLL} nats;"
+    f" masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds"
+    " (faint), mean, 95 % interval of the mean."
+)
 _ = figures.save(
-    figure,
-    "04_relearning",
-    curves,
-    preset,
-    setting.seeds,
-    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass) after erasure to a held-out forget NLL of "
-    f"{erasures.STOP_NLL} nats; masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint), "
-    "mean, 95 % interval of the mean.",
+    figure, "04_relearning", curves, preset, setting.seeds, caption
 )
 
 # %% [markdown]
@@ -149,33 +127,23 @@ _ = figures.save(
 # %%
 relapse, area = readings.relapses(curves), readings.areas(curves)
 for name in ("EFUF", "SARE"):
-    print(
-        f"{name}: samples until CHAIR_s passes 50 %: {stats.spell(relapse[name])}; each seed: {[round(x) for x in relapse[name]]}"
-    )
-print(
-    "difference, SARE - EFUF:",
-    stats.spell_paired(relapse["SARE"], relapse["EFUF"]),
-)
-print(
-    "mean CHAIR_s over the whole attack, points, SARE - EFUF:",
-    stats.spell_paired(area["SARE"], area["EFUF"]),
-)
+    mean, each = stats.spell(relapse[name]), [round(x) for x in relapse[name]]
+    until = f"samples until CHAIR_s passes 50 %: {mean}"
+    print(f"{name}: {until}; each seed: {each}")
+gain = stats.spell_paired(relapse["SARE"], relapse["EFUF"])
+print("difference, SARE - EFUF:", gain)
+gain = stats.spell_paired(area["SARE"], area["EFUF"])
+print("mean CHAIR_s over the whole attack, points, SARE - EFUF:", gain)
 
 # %%
 rows = {"samples until relapse": stats.paired(relapse["SARE"], relapse["EFUF"])}
-figure = figures.fig_paired(
-    rows,
-    "SARE - EFUF, relearning samples, higher is better (dot: a seed; bar: 95 % interval)",
+xlabel = "SARE - EFUF, relearning samples, higher is better"
+figure = figures.fig_paired(rows, f"{xlabel} (dot: a seed; bar: 95 % interval)")
+caption = (
+    "Samples until CHAIR_s passes 50 %, paired by seed,"
+    f" {len(setting.seeds)} seeds; no relapse counts as the last sample count."
 )
-_ = figures.save(
-    figure,
-    "04_paired",
-    rows,
-    preset,
-    setting.seeds,
-    f"Samples until CHAIR_s passes 50 %, paired by seed, {len(setting.seeds)} seeds; no relapse counts as the "
-    "last sample count.",
-)
+_ = figures.save(figure, "04_paired", rows, preset, setting.seeds, caption)
 
 # %% [markdown]
 # Claim C6 says that suppression *persists* under relearning. We ask two questions here, because the curve answers
@@ -183,37 +151,22 @@ _ = figures.save(
 # that the whole attack raises CHAIR_s by less than ten points; and, from (c) on, whether (a) holds for other attackers.
 
 # %%
+end, last = curves["at"][-1], tables.at_the_end(results, "EFUF", "SARE")
 erased = readings.after(results, "SARE", "chair_s", 100)
-last = {
-    name: [100 * r["curve"][-1]["chair_s"] for r in results[name]]
-    for name in ("EFUF", "SARE")
+longer = "relearning samples until CHAIR_s passes 50 %"
+persists = (
+    f"CHAIR_s of SARE, %, right after erasure and after {end} more samples"
+)
+rises = "(persists: rises by less than 10)"
+questions = {
+    longer: (relapse["EFUF"], relapse["SARE"], 1),
+    persists: (erased, last["SARE"], -1, 10, rises),
 }
-end = curves["at"][-1]
-claims = [
-    ledger.row(
-        "C6a",
-        "ch. 04",
-        "relearning samples until CHAIR_s passes 50 %",
-        relapse["EFUF"],
-        relapse["SARE"],
-        want=1,
-    ),
-    ledger.row(
-        "C6b",
-        "ch. 04",
-        f"CHAIR_s of SARE, %, right after erasure and after {end} more samples",
-        erased,
-        last["SARE"],
-        want=-1,
-        margin=10,
-        note="(persists: rises by less than 10)",
-    ),
-]
+claims = tables.ask("C6", "ab", "ch. 04", questions)
 for row in claims:
     print(row["id"], row["metric"], "->", row["verdict"])
-print(
-    f"CHAIR_s after {end} samples: EFUF {stats.spell(last['EFUF'])} %, SARE {stats.spell(last['SARE'])} %"
-)
+efuf, sare = (stats.spell(last[name]) for name in ("EFUF", "SARE"))
+print(f"CHAIR_s after {end} samples: EFUF {efuf} %, SARE {sare} %")
 
 # %% [markdown]
 # ## A trap: one seed
@@ -221,12 +174,11 @@ print(
 # Had we run a single seed, we would have published one of these sentences. Each is a true report of its seed.
 
 # %%
-for seed, before, then in zip(
-    setting.seeds, relapse["EFUF"], relapse["SARE"], strict=True
-):
-    print(
-        f"seed {seed}: “SARE resists {then / max(before, 1):.1f} times as many relearning samples as EFUF”"
-    )
+pairs = zip(relapse["EFUF"], relapse["SARE"], strict=True)
+for seed, (before, then) in zip(setting.seeds, pairs, strict=True):
+    times = f"{then / max(before, 1):.1f} times"
+    says = f"SARE resists {times} as many relearning samples as EFUF"
+    print(f"seed {seed}: “{says}”")
 
 # %% [markdown]
 # ## The other methods
@@ -243,26 +195,17 @@ few = setting.few()
 names = setting.attacked
 everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
 late = readings.relapses(readings.curves(everyone, *names))
-_ = figures.save(
-    figures.fig_late(late, few.coarse[-1]),
-    "04_methods",
-    late,
-    preset,
-    few.seeds,
-    f"All methods under the same attack, {len(few.seeds)} seeds; 0 means that CHAIR_s was above 50 % before it.",
+figure = figures.fig_late(late, few.coarse[-1])
+caption = (
+    f"All methods under the same attack, {len(few.seeds)} seeds;"
+    " 0 means that CHAIR_s was above 50 % before it."
 )
+_ = figures.save(figure, "04_methods", late, preset, few.seeds, caption)
 
 # %%
-for one, other in (
-    ("SARE", "EFUF"),
-    ("SARE", "EFUF+SAM"),
-    ("NPO+Targeted-SAM", "NPO"),
-    ("SARE", "NPO"),
-):
-    if {one, other} <= set(late):
-        print(
-            f"samples until relapse, {one} - {other}: {stats.spell_paired(late[one], late[other], 0)}"
-        )
+pairs = [("SARE", "EFUF"), ("SARE", "EFUF+SAM")]
+pairs += [("NPO+Targeted-SAM", "NPO"), ("SARE", "NPO")]
+print(tables.later(late, pairs))
 
 # %% [markdown]
 # ## What else could it be? (claim C8)
@@ -284,13 +227,8 @@ for one, other in (
 # If flatness around the hallucination is the cause, SARE must beat all of them. Predict which is hardest to beat.
 
 # %%
-chosen = {
-    name: row
-    for name, row in presets.controls(
-        few, results["SARE"][: len(few.seeds)]
-    ).items()
-    if name in setting.controls
-}
+controls = presets.controls(few, results["SARE"][: len(few.seeds)])
+chosen = {name: controls[name] for name in setting.controls}
 rivals = attacks.attack_all(
     presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
     | presets.attacks_on(chosen, few)
@@ -298,44 +236,17 @@ rivals = attacks.attack_all(
 late = readings.relapses(readings.curves(rivals, *rivals))
 
 # %%
-for name, row in rivals.items():
-    level, distance, steps = (
-        stats.spell(values)
-        for values in (
-            readings.after(rivals, name, "stop_level"),
-            readings.after(rivals, name, "distance"),
-            [len(r["log"]) for r in row],
-        )
-    )
-    print(
-        f"{name:30s} level {level}   from the base model {distance}   steps {steps}"
-    )
+print(tables.trained(rivals))
 
 # %%
-facts = {"relapse": late} | {
-    key: {name: readings.after(rivals, name, key) for name in rivals}
-    for key in ("stop_level", "distance")
-}
-_ = figures.save(
-    figures.fig_late(late, few.coarse[-1]),
-    "04_controls",
-    facts,
-    preset,
-    few.seeds,
-    f"Controls under the same attack, {len(few.seeds)} seeds.",
-)
-for letter, name in zip("abcdef", chosen, strict=False):
-    metric = (
-        f"relearning samples until CHAIR_s passes 50 %, “{name}” against SARE"
-    )
-    claims.append(
-        ledger.row(
-            f"C8{letter}", "ch. 04", metric, late[name], late["SARE"], want=1
-        )
-    )
-    print(
-        f"SARE - “{name}”: {stats.spell_paired(late['SARE'], late[name], 0)} -> {claims[-1]['verdict']}"
-    )
+facts = tables.facts(late, rivals)
+figure = figures.fig_late(late, few.coarse[-1])
+caption = f"Controls under the same attack, {len(few.seeds)} seeds."
+_ = figures.save(figure, "04_controls", facts, preset, few.seeds, caption)
+rows = tables.ask("C8", "abcdef", "ch. 04", tables.rivals(late, chosen))
+for name, row in zip(chosen, rows, strict=True):
+    print(f"SARE - “{name}”: {tables.answer(row, 0)}")
+claims += rows
 
 # %% [markdown]
 # The distance from the base model is printed because a model that has moved further may simply be further to bring
@@ -346,7 +257,7 @@ for letter, name in zip("abcdef", chosen, strict=False):
 #
 # Exact Targeted-SAM pays twice for rows with forget tokens: once for eps\*, once for the gradient at theta + eps\*. The
 # second is the method; the first only says where to look, and a rough answer may do. Three approximations, each a step
-# function of `lab/cheaper.py` in the same table row: eps\* kept for four steps (in the spirit of LookSAM); eps\* from a
+# function of `lab/experiments/cheaper.py` in the same table row: eps\* kept for four steps (in the spirit of LookSAM); eps\* from a
 # quarter of the forget rows; eps\* over the projector's weights alone, so that the first backward pass computes no
 # other weight's gradient. (With LoRA, eps\* and the step cover the adapter alone anyway: `set_trainable(model, "lora")`.)
 #
@@ -354,47 +265,25 @@ for letter, name in zip("abcdef", chosen, strict=False):
 # until the forget level is reached. `make bench` clocks a step. Predict first: which is the worst place to save?
 
 # %%
-rough = {
-    name: [
-        presets.book_run("SARE", seed, step=presets.CHEAPER[name])
-        for seed in few.seeds
-    ]
-    for name in setting.cheaper
-}
+rough = presets.rough_steps(few)
 found = attacks.attack_all(
     presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
     | presets.attacks_on(rough, few)
 )
 late = readings.relapses(readings.curves(found, *found))
-bill = {
-    name: {
-        "cost": [
-            len(r["log"]) * cheaper.COST[name](r["erased"]["forget_share"])
-            for r in row
-        ],
-        "relapse": late[name],
-    }
-    for name, row in found.items()
-}
-_ = figures.save(
-    figures.fig_cost(bill),
-    "04_cost",
-    bill,
-    preset,
-    few.seeds,
-    f"What an erasure costs and how long it lasts, exact and approximate ascent steps, {len(few.seeds)} seeds.",
+bill = tables.bill(found, late, cheaper.COST)
+figure = figures.fig_cost(bill)
+caption = (
+    "What an erasure costs and how long it lasts, exact and approximate ascent"
+    f" steps, {len(few.seeds)} seeds."
 )
+_ = figures.save(figure, "04_cost", bill, preset, few.seeds, caption)
 
 # %%
-for name, row in bill.items():
-    print(
-        f"{name:28s} work {stats.spell(row['cost'], 0)} forward passes   relapse {stats.spell(row['relapse'], 0)} samples   "
-        f"CHAIR_s right after {stats.spell(readings.after(found, name, 'chair_s', 100))} %"
-    )
+print(tables.costs(bill, found))
 for name in rough:
-    print(
-        f"samples until relapse, “{name}” - SARE: {stats.spell_paired(late[name], late['SARE'], 0)}"
-    )
+    longer = stats.spell_paired(late[name], late["SARE"], 0)
+    print(f"samples until relapse, “{name}” - SARE: {longer}")
 
 # %% [markdown]
 # ## Another attacker, the same question
@@ -403,69 +292,42 @@ for name in rough:
 # and batch sizes. The attacker's work is counted in samples all the same, so a larger batch means fewer steps.
 
 # %%
-grid = {
-    "lr 0.0002, batch 8": readings.curves(everyone, *names)
-}  # the attacker we know
+# The attacker we know, and the others
+grid = {"lr 0.0002, batch 8": readings.curves(everyone, *names)}
 for lr, batch, last in setting.attackers:
-    found = attacks.attack_all(
-        presets.book_attacks(
-            few,
-            *names,
-            lr=lr,
-            batch=batch,
-            at=tuple(n for n in few.coarse if n <= last),
-        )
-    )
+    at = tuple(n for n in few.coarse if n <= last)
+    met = presets.book_attacks(few, *names, lr=lr, batch=batch, at=at)
+    found = attacks.attack_all(met)
     grid[f"lr {lr:g}, batch {batch}"] = readings.curves(found, *names)
-_ = figures.save(
-    figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {}),
-    "04_attackers",
-    grid,
-    preset,
-    few.seeds,
-    f"CHAIR_s against relearning samples under attackers of other learning rates and batch sizes, mean of {len(few.seeds)} "
-    "seeds, 95 % interval.",
+figure = figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {})
+caption = (
+    "CHAIR_s against relearning samples under attackers of other learning rates"
+    f" and batch sizes, mean of {len(few.seeds)} seeds, 95 % interval."
 )
+_ = figures.save(figure, "04_attackers", grid, preset, few.seeds, caption)
 
 # %%
-sooner = {
-    attacker: readings.relapses(drawn) for attacker, drawn in grid.items()
-}
-print("samples until CHAIR_s passes 50 %, mean over seeds:", *grid, sep="   ")
-for name in names:
-    print(
-        f"{name:17s}",
-        *(f"{stats.interval(row[name])[0]:6.0f}" for row in sooner.values()),
-    )
+sooner = {name: readings.relapses(drawn) for name, drawn in grid.items()}
+print(tables.attackers(sooner))
 
 # %%
-pairs = {
-    attacker: stats.paired(row["SARE"], row["EFUF"])
-    for attacker, row in list(sooner.items())[1:]
-}
+others = {name: sooner[name] for name in list(grid)[1:]}
+pairs = {k: stats.paired(row["SARE"], row["EFUF"]) for k, row in others.items()}
+xlabel = "SARE - EFUF, relearning samples until CHAIR_s passes 50 %"
 figure = figures.fig_paired(
-    pairs,
-    "SARE - EFUF, relearning samples until CHAIR_s passes 50 % (dot: a seed; bar: 95 % interval)",
+    pairs, f"{xlabel} (dot: a seed; bar: 95 % interval)"
+)
+caption = (
+    "Attackers with other learning rates and batch sizes,"
+    f" {len(few.seeds)} seeds; no relapse counts as the last count."
 )
 _ = figures.save(
-    figure,
-    "04_attackers_paired",
-    pairs,
-    preset,
-    few.seeds,
-    f"Attackers with other learning rates and batch sizes, {len(few.seeds)} seeds; no relapse counts as the last count.",
+    figure, "04_attackers_paired", pairs, preset, few.seeds, caption
 )
-for letter, attacker in zip("cdefgh", pairs):
-    metric, row = (
-        f"relearning samples until CHAIR_s passes 50 %, attack at {attacker}",
-        sooner[attacker],
-    )
-    claims.append(
-        ledger.row(
-            f"C6{letter}", "ch. 04", metric, row["EFUF"], row["SARE"], want=1
-        )
-    )
-    print(f"C6{letter}", attacker, "->", claims[-1]["verdict"])
+rows = tables.ask("C6", "cdefgh", "ch. 04", tables.under(others))
+for name, row in zip(others, rows, strict=True):
+    print(row["id"], name, "->", row["verdict"])
+claims += rows
 
 # %% [markdown]
 # ## Other updates, other prompts (claim C7)
@@ -483,55 +345,28 @@ for letter, attacker in zip("cdefgh", pairs):
 #   before the description is asked for.
 
 # %%
-wanted = {
-    (kind, name): row
-    for kind, how in presets.STRENGTHS.items()
-    if kind in setting.kinds
-    for name, row in presets.book_attacks(few, *names, **how).items()
-}
-found = attacks.attack_all(wanted)
-attacked = {
-    kind: {name: found[kind, name] for name in names} for kind in setting.kinds
-}
-key = {
-    kind: "chair_s elsewhere" if kind == "one place" else "chair_s"
-    for kind in attacked
-}
-drawn = {
-    kind: readings.curves(found, *names) for kind, found in attacked.items()
-}
+found = attacks.attack_all(presets.other_attacks(few))
+drawn, key = {}, dict.fromkeys(setting.kinds, "chair_s")
+for kind in setting.kinds:
+    rows = {name: found[kind, name] for name in names}
+    drawn[kind] = readings.curves(rows, *names)
+if "one place" in key:
+    key["one place"] = "chair_s elsewhere"
 
 # %%
 figure = figures.fig_attacks(drawn, key, presets.UNITS)
-_ = figures.save(
-    figure,
-    "04_attacks",
-    drawn,
-    preset,
-    few.seeds,
-    f"CHAIR_s against the strength of other updates and prompts, mean of {len(few.seeds)} seeds, 95 % interval. "
-    "“one place” is measured in the places that were not attacked.",
+caption = (
+    "CHAIR_s against the strength of other updates and prompts, mean of"
+    f" {len(few.seeds)} seeds, 95 % interval. “one place” is measured in the"
+    " places that were not attacked."
 )
+_ = figures.save(figure, "04_attacks", drawn, preset, few.seeds, caption)
 
 # %%
-for letter, (kind, curves_) in zip("abcdefghijkl", drawn.items()):
-    efuf, sare = (
-        readings.areas(curves_, key[kind])[name] for name in ("EFUF", "SARE")
-    )
-    metric = f"mean CHAIR_s over the attack “{kind}”, %, EFUF against SARE"
-    claims.append(
-        ledger.row(f"C7{letter}", "ch. 04", metric, efuf, sare, want=-1)
-    )
-    recall = (
-        100
-        * sum(curve[-1] for curve in curves_["lines"]["SARE"]["recall"])
-        / len(few.seeds)
-    )
-    print(
-        f"C7{letter} {kind:15s} EFUF {stats.spell(efuf)}   SARE {stats.spell(sare)}   -> {claims[-1]['verdict']}   "
-        f"(SARE's recall at the strongest: {recall:.0f} %)"
-    )
-_ = ledger.record(claims, preset, setting.seeds)
+asked = tables.attacked(drawn, key)
+rows = tables.ask("C7", "abcdefghijkl", "ch. 04", asked)
+print(tables.verdicts(rows, drawn, key))
+_ = ledger.record(claims + rows, preset, setting.seeds)
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of the attack? Where both stay near zero
@@ -546,25 +381,15 @@ _ = ledger.record(claims, preset, setting.seeds)
 # 4 against 12 nats makes 231 samples, more than SARE gains over EFUF.)
 
 # %%
-levels = {
-    f"EFUF, stopped at {level:g} nats": [
-        presets.book_run("EFUF", s, stop_nll=level) for s in few.seeds
-    ]
-    for level in setting.levels
-}
-itself = readings.relapses(
-    readings.curves(
-        attacks.attack_all(presets.attacks_on(levels, few)), *levels
-    )
+levels = presets.attacks_on(presets.unequal_levels(few), few)
+found = attacks.attack_all(levels)
+itself = readings.relapses(readings.curves(found, *levels))
+figure = figures.fig_late(itself, few.coarse[-1])
+caption = (
+    "One method, unequal forget levels, the same attack,"
+    f" {len(few.seeds)} seeds."
 )
-_ = figures.save(
-    figures.fig_late(itself, few.coarse[-1]),
-    "04_levels",
-    itself,
-    preset,
-    few.seeds,
-    f"One method, unequal forget levels, the same attack, {len(few.seeds)} seeds.",
-)
+_ = figures.save(figure, "04_levels", itself, preset, few.seeds, caption)
 
 # %% [markdown]
 # ## What we learned
@@ -607,23 +432,13 @@ _ = figures.save(
 
 # %% tags=["exercise", "nbval-check-output"]
 my_samples = None  # your number
-print(
-    "right"
-    if my_samples is not None
-    and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8]))
-    < 1
-    else "not yet"
-)
+passed = stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])
+is_right = my_samples is not None and abs(my_samples - passed) < 1
+print("right" if is_right else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
 my_samples = 96
-print(
-    "right"
-    if my_samples is not None
-    and abs(my_samples - stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8]))
-    < 1
-    else "not yet"
-)
+print("right" if abs(my_samples - passed) < 1 else "not yet")
 
 # %% [markdown]
 # ## Sources

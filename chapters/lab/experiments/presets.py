@@ -177,6 +177,11 @@ def book_run(name: str, seed: int, **changes) -> Run:
     return Run(seed, method, masks="oracle" if name.endswith(" oracle") else "clip", **changes)
 
 
+def book_runs(preset: Preset, *names: str, **changes) -> dict[str, list[Run]]:
+    """The named rows of the book's comparison, one book_run a seed; changes: Run's fields."""
+    return {name: [book_run(name, seed, **changes) for seed in preset.seeds] for name in names}
+
+
 def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
     """The named rows of the book's comparison (book_run), one attack a seed; changes: Attack's
     fields.
@@ -194,6 +199,35 @@ def attacks_on(
     return {
         name: [Attack(run, **{"at": preset.coarse} | changes) for run in row]
         for name, row in runs.items()
+    }
+
+
+def other_attacks(preset: Preset) -> dict[tuple[str, str], list[Attack]]:
+    """The preset's other updates and prompts on the methods that meet them all: {(kind of attack,
+    method): [an attack a seed]}.
+    """
+    return {
+        (kind, name): row
+        for kind in preset.kinds
+        for name, row in book_attacks(preset, *preset.attacked, **STRENGTHS[kind]).items()
+    }
+
+
+def rough_steps(preset: Preset) -> dict[str, list[Run]]:
+    """SARE with the preset's approximate ascent steps, a run a seed: {a key of CHEAPER: row}."""
+    return {
+        name: [book_run("SARE", seed, step=CHEAPER[name]) for seed in preset.seeds]
+        for name in preset.cheaper
+    }
+
+
+def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
+    """EFUF, told to stop at each of the preset's forget levels, a run a seed."""
+    return {
+        f"EFUF, stopped at {level:g} nats": [
+            book_run("EFUF", seed, stop_nll=level) for seed in preset.seeds
+        ]
+        for level in preset.levels
     }
 
 
