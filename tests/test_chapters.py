@@ -81,6 +81,16 @@ def test_prose_leads(pair):
     assert max(map(len, lines)) <= 25 and words >= 5 * sum(map(len, lines))
 
 
+def test_code_does_not_scroll(pair):
+    """Fails if a rendered page has to scroll sideways: code cells are 80 columns wide at most. The
+    comments in the cell of parameters may be longer, papermill prints them as help.
+    """
+    code = [c for c in pair[0].cells if c.cell_type == "code"]
+    shown = [c for c in code if "parameters" not in c.metadata.get("tags", [])]
+    wide = [line for c in shown for line in c.source.splitlines() if len(line) > 80]
+    assert not wide
+
+
 def test_every_chapter_has_its_parts(pair):
     """Fails if the question, the claims not shown, the exercises or the sources are missing."""
     text = "\n".join(c.source for c in pair[0].cells if c.cell_type == "markdown")

@@ -276,3 +276,10 @@ def test_rows_of_runs_are_paired_by_seed(name):
     for row in (*runs.values(), *levels.values(), *rough.values()):
         assert [run.seed for run in row] == list(preset.seeds)
     assert {run.without for row in runs.values() for run in row} == {"beach"}
+
+
+def test_a_question_without_a_letter_is_named():
+    """Fails if a claim drops out of the ledger because nobody gave it an id."""
+    asked = {"x": ([1.0, 2.0], [2.0, 3.0], 1), "y": ([1.0, 2.0], [2.0, 3.0], 1)}
+    with pytest.raises(ValueError, match="C6: 2 questions, letters 'a'"):
+        tables.ask("C6", "a", "ch. 04", asked)
