@@ -234,7 +234,9 @@ clip = judge.load_clip(judge.clip_path(folder))  # the model, its processor
 texts = [judge.prompt(noun) for noun in objects]
 kept = out / "clip_scores.db"
 scores = judge.scores(*clip, parts["erase"], texts, kept)
-scored = [dict(zip(objects, scores[i].tolist())) for i in rows["erase"]]
+scored = [
+    dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]
+]
 mentioned = readings.mentions(scored, named["erase"])
 share = chair.chair(named["attack"], true["attack"])["chair_i"]
 limits = judge.thresholds(mentioned, (share, 2 * share, 2 * share))
