@@ -47,37 +47,21 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 from lab import jobs
 
-jobs.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
 import random
 
-from lab.evidence import figures
+from lab.evidence import figures, readings
 from lab.experiments import attacks, presets
 from lab.metrics.chair import chair
 from lab.world import bases, measured, scenes
@@ -102,24 +86,9 @@ print(len(scenes.every_scene()), "different scenes")
 # patches, one per grid cell, so a picture becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
 
 # %%
-one_each = [
-    next(
-        s
-        for s in scenes.split_scenes(seed, some=200)["some"]
-        if s.place == place
-    )
-    for place in scenes.PLACES
-]
-shown = [
-    {
-        "place": s.place,
-        "objects": s.objects,
-        "cells": s.cells,
-        "says": [[noun, False] for noun in s.objects],
-    }
-    for s in one_each
-]
-_ = figures.fig_scenes(shown)
+some = scenes.split_scenes(seed, some=200)["some"]
+rows = readings.first_of_each(scenes.PLACES, some)
+_ = figures.fig_scenes([readings.true_scene(some[i]) for i in rows])
 
 # %% [markdown]
 # ## Captions that say a little too much
@@ -134,13 +103,10 @@ example = scenes.Scene("kitchen", ("cup", "fork"), (1, 6))
 rng = random.Random(0)
 print("true: ", scenes.caption(example))
 for _ in range(4):
-    print(
-        "noisy:", scenes.caption(example, scenes.noisy_extra(example, 0.7, rng))
-    )
-print(
-    sum(bool(scenes.noisy_extra(example, 0.7, rng)) for _ in range(1000)),
-    "of 1000 captions name something absent",
-)
+    extra = scenes.noisy_extra(example, 0.7, rng)
+    print("noisy:", scenes.caption(example, extra))
+n = sum(bool(scenes.noisy_extra(example, 0.7, rng)) for _ in range(1000))
+print(n, "of 1000 captions name something absent")
 
 # %% [markdown]
 # So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes
@@ -178,11 +144,9 @@ kit = get_kit(seed)
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
-print(
-    f"{sum(p.numel() for p in kit.model.parameters()):,} parameters,",
-    kit.test_features.shape[1],
-    "image tokens",
-)
+n_weights = sum(p.numel() for p in kit.model.parameters())
+n_tokens = kit.test_features.shape[1]
+print(f"{n_weights:,} parameters,", n_tokens, "image tokens")
 
 # %% [markdown]
 # ## What does it say?
@@ -194,20 +158,14 @@ print(
 # %%
 said = measured.describe(kit, kit.model)
 
-rows = [
-    next(i for i, s in enumerate(kit.test_scenes) if s.place == place)
-    for place in scenes.PLACES
-]
+rows = readings.first_of_each(scenes.PLACES, kit.test_scenes)
 shown = [measured.marked(kit, i, said[i]) for i in rows]
 figure = figures.fig_scenes(shown)
-_ = figures.save(
-    figure,
-    "00_scenes",
-    shown,
-    preset,
-    setting.seeds,
-    f"Greedy captions of four held-out scenes by the base model of seed {seed}; [brackets]: not in the picture.",
+caption = (
+    "Greedy captions of four held-out scenes by the base model of seed "
+    f"{seed}; [brackets]: not in the picture."
 )
+_ = figures.save(figure, "00_scenes", shown, preset, setting.seeds, caption)
 
 # %% [markdown]
 # ## Counting: CHAIR
@@ -218,7 +176,6 @@ _ = figures.save(
 # that the caption names. Check the arithmetic on three captions by hand:
 
 # %% tags=["nbval-check-output"]
-
 mentioned = [["cup", "fork"], ["cup", "cup", "bowl"], ["fork"]]
 in_the_picture = [{"cup", "fork"}, {"cup"}, {"fork", "cup"}]
 score = chair(mentioned, in_the_picture)
@@ -232,12 +189,11 @@ print({name: round(value, 3) for name, value in score.items()})
 # *foreign* to it, from another place.
 
 # %%
-runs = {
-    "base": [presets.book_run("base", s) for s in setting.seeds]
-}  # measured as it is; later chapters train it on
-erased = attacks.run_all(runs)["base"]
+# measured as it is; later chapters train it on
+runs = {"base": [presets.book_run("base", s) for s in setting.seeds]}
+found = attacks.run_all(runs)
 results = {
-    key: [m["erased"][key] for m in erased] for key in ("chair_s", "recall")
+    key: readings.after(found, "base", key) for key in ("chair_s", "recall")
 } | attacks.answer_all(runs)["base"]
 
 # %%
@@ -249,14 +205,11 @@ labels = {
     "foreign": "“yes” to a foreign object",
 }
 figure = figures.fig_dots(results, "%", labels, factor=100, bounds=(0, 100))
-_ = figures.save(
-    figure,
-    "00_base",
-    results,
-    preset,
-    setting.seeds,
-    f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} seeds, greedy decoding.",
+caption = (
+    f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
+    "seeds, greedy decoding."
 )
+_ = figures.save(figure, "00_base", results, preset, setting.seeds, caption)
 
 # %% [markdown]
 # Read it from the top. The model sees well: recall is almost complete. And yet far more captions invent something
@@ -278,34 +231,20 @@ _ = figures.save(
 
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
-by_noise, labels = {}, {}
-for metric, what in (
-    ("chair_s", "CHAIR_s"),
-    ("usual", "“yes” to a usual but absent object"),
-):
-    for noise, _ in setting.noise:
-        name = f"{metric} at {noise}"
-        by_noise[name] = [
-            r[metric]
-            for (_, n), r in zip(controls, trained, strict=True)
-            if n == noise
-        ]
-        labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
+metrics = {
+    "chair_s": "CHAIR_s",
+    "usual": "“yes” to a usual but absent object",
+}
+by_noise, labels = readings.by_noise(controls, trained, metrics)
 
 # %%
 figure = figures.fig_dots(by_noise, "%", labels, factor=100, bounds=(0, 100))
-n_seeds = ", ".join(
-    f"{len(by_noise[f'chair_s at {noise}'])} at {100 * noise:.0f} %"
-    for noise, _ in setting.noise
+caption = (
+    "Base models trained on captions with other shares of noise (seeds: "
+    f"{readings.seeds_at(controls)}); 200 held-out scenes a seed."
 )
-_ = figures.save(
-    figure,
-    "00_noise",
-    by_noise,
-    preset,
-    sorted({s for s, _ in controls}),
-    f"Base models trained on captions with other shares of noise (seeds: {n_seeds}); 200 held-out scenes a seed.",
-)
+used = sorted({s for s, _ in controls})
+_ = figures.save(figure, "00_noise", by_noise, preset, used, caption)
 
 # %% [markdown]
 # Look at the first row: honest captions, honest captioner. And a warning about measurement. Greedy decoding takes the
@@ -314,9 +253,8 @@ _ = figures.save(
 
 # %%
 sampled = [measured.sampled_chair(get_kit(s))["chair_s"] for s in setting.seeds]
-print(
-    f"CHAIR_s of sampled captions, one number a seed: {[f'{100 * share:.0f} %' for share in sampled]}"
-)
+shares = [f"{100 * share:.0f} %" for share in sampled]
+print("CHAIR_s of sampled captions, one number a seed:", shares)
 
 # %% [markdown]
 # So a small CHAIR_s of greedy captions does not mean that the hallucination is gone, only that it is the less likely
@@ -354,19 +292,13 @@ print(
 # %% tags=["exercise", "nbval-check-output"]
 right = chair([["cup"], ["cup", "bowl", "bowl"]], [{"cup"}, {"cup"}])
 my_chair_s, my_chair_i = None, None  # your numbers, as shares from 0 to 1
-print(
-    "right"
-    if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
-    else "not yet"
-)
+is_right = (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
+print("right" if is_right else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
 my_chair_s, my_chair_i = 1 / 2, 2 / 4
-print(
-    "right"
-    if (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
-    else "not yet"
-)
+is_right = (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
+print("right" if is_right else "not yet")
 
 # %% [markdown]
 # ## Sources

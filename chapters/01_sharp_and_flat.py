@@ -46,32 +46,16 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 from lab import jobs
 
-jobs.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
 import numpy as np
@@ -96,29 +80,32 @@ rho = 0.25
 
 
 def toy_loss(w):
-    return (
-        1
-        - 1.0 * np.exp(-(((w + 1.0) / 0.12) ** 2))
-        - 0.85 * np.exp(-(((w - 0.9) / 0.6) ** 2))
-    )
+    narrow = 1.0 * np.exp(-(((w + 1.0) / 0.12) ** 2))
+    wide = 0.85 * np.exp(-(((w - 0.9) / 0.6) ** 2))
+    return 1 - narrow - wide
 
 
+def toy_worst(w):
+    return max(toy_loss(np.linspace(w - rho, w + rho, 51)))
+
+
+# %% [markdown]
+# The first function is the black curve, the second tries 51 points within reach. Here are both, with their lowest
+# points marked:
+
+# %%
 x = np.linspace(-2, 2.4, 441)
-worst = [max(toy_loss(np.linspace(w - rho, w + rho, 51))) for w in x]
 toy = {
     "x": x.tolist(),
     "loss": toy_loss(x).tolist(),
-    "worst": worst,
+    "worst": [toy_worst(w) for w in x],
     "rho": rho,
 }
-_ = figures.save(
-    figures.fig_two_minima(toy),
-    "01_two_minima",
-    toy,
-    preset,
-    setting.seeds,
-    "A loss over one weight and its worst value within reach of each point.",
+figure = figures.fig_two_minima(toy)
+caption = (
+    "A loss over one weight and its worst value within reach of each point."
 )
+_ = figures.save(figure, "01_two_minima", toy, preset, setting.seeds, caption)
 
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it, nearly up to the plateau. The wide
@@ -136,9 +123,8 @@ _ = figures.save(
 w = torch.nn.Parameter(torch.tensor([-0.98]))
 slope = torch.tensor([2.0])
 with perturbed([w], [slope], rho=0.25) as norm:
-    print(
-        f"inside:  w = {w.item():.2f}   (the slope's length was {norm:.0f}, the step's is 0.25)"
-    )
+    lengths = f"(the slope's length was {norm:.0f}, the step's is 0.25)"
+    print(f"inside:  w = {w.item():.2f}  ", lengths)
 print(f"outside: w = {w.item():.2f}")
 
 # %% [markdown]
@@ -148,9 +134,10 @@ print(f"outside: w = {w.item():.2f}")
 # %% tags=["nbval-check-output"]
 for name, at in (("narrow", -0.98), ("wide", 0.95)):
     uphill = np.sign(toy_loss(at + 1e-4) - toy_loss(at - 1e-4))
-    true_worst = max(toy_loss(np.linspace(at - rho, at + rho, 51)))
     print(
-        f"{name:6s}  loss {toy_loss(at):.2f}   worst within 0.25: {true_worst:.2f}   after SAM's step: {toy_loss(at + rho * uphill):.2f}"
+        f"{name:6s}  loss {toy_loss(at):.2f}  ",
+        f"worst within 0.25: {toy_worst(at):.2f}  ",
+        f"after SAM's step: {toy_loss(at + rho * uphill):.2f}",
     )
 
 # %% [markdown]
@@ -175,26 +162,20 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # %%
 runs = [presets.book_run("EFUF", s) for s in setting.seeds]
 _ = attacks.run_all({"EFUF": runs})
-slices = jobs.side_by_side(
-    landscape.slices, [landscape.Slices(run) for run in runs], "slices"
-)
+wanted = [landscape.Slices(run) for run in runs]
+slices = jobs.side_by_side(landscape.slices, wanted, "slices")
 
 # %%
-lines = {
-    way: {"method": way, "curves": readings.slice_lines(slices, way)}
-    for way in ("random", "relapse", "attack")
-}
-slices = {"distances": landscape.DISTANCES, "lines": lines}
-n = len(setting.seeds)
-_ = figures.save(
-    figures.fig_slices(slices),
-    "01_slices",
-    slices,
-    preset,
-    setting.seeds,
-    "NLL of the forgotten spans on held-out scenes, from the weights that EFUF ends at, in three directions. "
-    f"{n} seeds (faint), mean, 95 % interval.",
+drawn = readings.slices_drawn(
+    slices, landscape.DISTANCES, ("random", "relapse", "attack")
 )
+figure = figures.fig_slices(drawn)
+caption = (
+    "NLL of the forgotten spans on held-out scenes, from the weights that "
+    "EFUF ends at, in three directions. "
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
+)
+_ = figures.save(figure, "01_slices", drawn, preset, setting.seeds, caption)
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
@@ -215,12 +196,10 @@ print(
 )
 for way in landscape.DIRECTIONS:
     curves = readings.slice_lines(slices, way, "chair_s")
-    crossed = [
-        next((d for d, c in zip(landscape.DISTANCES, curve) if c > 0.5), None)
-        for curve in curves
-    ]
+    crossed = readings.first_past(landscape.DISTANCES, curves, 0.5)
     print(
-        f"{way:8s} first distance at which half of the captions hallucinate again: {crossed}"
+        f"{way:8s} first distance at which half of the captions "
+        f"hallucinate again: {crossed}"
     )
 
 # %% [markdown]
@@ -235,28 +214,18 @@ for way in landscape.DIRECTIONS:
 # attacker's way that is at right angles to it. The dot is the erased model; dark is where the hallucination is back.
 
 # %%
-maps = jobs.side_by_side(
-    gauges.measure_plane,
-    [gauges.Plane(run, n_points=setting.map_points) for run in runs[:2]],
-    "maps",
-)
+side = setting.map_points
+wanted = [gauges.Plane(run, n_points=side) for run in runs[:2]]
+maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
 axes = ["steepest way back", "rest of the attacker's way"]
-planes = {
-    f"seed {run.seed}": {
-        "x": m["axis"],
-        "y": m["axis"],
-        "values": m["loss"],
-        "names": axes,
-    }
-    for run, m in zip(runs, maps, strict=False)
-}
+planes = readings.planes(setting.seeds[:2], maps, axes)
+figure = figures.fig_plane(planes)
+caption = (
+    "NLL of the forgotten spans of 64 held-out captions in a plane through "
+    "the weights that EFUF ends at."
+)
 _ = figures.save(
-    figures.fig_plane(planes),
-    "01_planes",
-    planes,
-    preset,
-    setting.seeds[:2],
-    "NLL of the forgotten spans of 64 held-out captions in a plane through the weights that EFUF ends at.",
+    figure, "01_planes", planes, preset, setting.seeds[:2], caption
 )
 
 # %% [markdown]
@@ -283,41 +252,30 @@ both = {
     for name in ("honest", "EFUF")
 }
 ends = attacks.run_all(both)
-found = jobs.rows_side_by_side(
-    gauges.measure,
-    {name: [gauges.Gauges(run) for run in row] for name, row in both.items()},
-    "gauges",
-)
+wanted = {
+    name: [gauges.Gauges(run) for run in row] for name, row in both.items()
+}
+found = jobs.rows_side_by_side(gauges.measure, wanted, "gauges")
+
+# %% [markdown]
+# A row a gauge, honest against erased. The claim predicts the larger number for EFUF; the last line says how unlikely
+# each model holds the hallucinated words before anything moves.
+
+# %%
+names = ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")
 claims = []
-for row in (*found["honest"], *found["EFUF"]):
-    row["share lost"] = row["worst_ball_0.5"] / row["ce"]
-for letter, gauge in zip(
-    "abcd", ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")
-):
-    honest, efuf = (
-        [f[gauge] for f in found[name]] for name in ("honest", "EFUF")
-    )
-    claims.append(
-        ledger.row(
-            f"C2{letter}",
-            "ch. 01",
-            f"{gauge}, a model that never hallucinated against EFUF",
-            honest,
-            efuf,
-            want=1,
-        )
-    )
+for letter, name in zip("abcd", names):
+    honest, efuf = (readings.gauge(found[m], name) for m in ("honest", "EFUF"))
+    metric = f"{name}, a model that never hallucinated against EFUF"
+    row = ledger.row(f"C2{letter}", "ch. 01", metric, honest, efuf, want=1)
+    claims.append(row)
     print(
-        f"C2{letter} {gauge:15s} honest {stats.spell(honest)}   EFUF {stats.spell(efuf)}   -> {claims[-1]['verdict']}"
+        f"C2{letter} {name:15s} honest {stats.spell(honest)}  ",
+        f"EFUF {stats.spell(efuf)}   -> {row['verdict']}",
     )
 _ = ledger.record(claims, preset, setting.seeds)
-print(
-    "forget NLL, nats a token:",
-    {
-        name: stats.spell(readings.after(ends, name, "nll_forget"))
-        for name in ends
-    },
-)
+levels = {m: stats.spell(readings.after(ends, m, "nll_forget")) for m in ends}
+print("forget NLL, nats a token:", levels)
 
 # %% [markdown]
 # Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to
@@ -357,29 +315,14 @@ print(
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number
-print(
-    "right"
-    if my_length
-    and abs(
-        my_length
-        - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()
-    )
-    < 0.01
-    else "not yet"
-)
+added = torch.full((216_000,), 0.001, dtype=torch.float64)
+is_right = my_length and abs(my_length - added.norm().item()) < 0.01
+print("right" if is_right else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
 my_length = 0.001 * 216_000**0.5
-print(
-    "right"
-    if my_length
-    and abs(
-        my_length
-        - torch.full((216_000,), 0.001, dtype=torch.float64).norm().item()
-    )
-    < 0.01
-    else "not yet"
-)
+is_right = my_length and abs(my_length - added.norm().item()) < 0.01
+print("right" if is_right else "not yet")
 
 # %% [markdown]
 # ## Sources

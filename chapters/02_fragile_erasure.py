@@ -41,34 +41,20 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 from lab import jobs
 
-jobs.warm_up()  # the worker processes load the libraries while the next cell does
+jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
+from itertools import compress
+
 from lab.evidence import figures, ledger, readings, stats
 from lab.experiments import attacks, erasures, presets, traps
 from lab.world import curate, encoded, measured
@@ -102,19 +88,11 @@ print([text[start:end] for start, end in curate.sub_sentences(text)])
 # %% tags=["nbval-check-output"]
 find = (
     RULES.find
-)  # the objects that a caption of the microworld names, with their places
-spans = curate.curate(
-    [text],
-    [{"cup": 30.0, "bowl": 15.0, "fork": 5.0}],
-    find,
-    curate.Thresholds(10, 20, 25),
-)[0]
-print(
-    {
-        kind: [text[start:end] for start, end in pieces]
-        for kind, pieces in spans.items()
-    }
-)
+)  # the objects that a caption of the microworld names, and where
+scores = {"cup": 30.0, "bowl": 15.0, "fork": 5.0}
+limits = curate.Thresholds(10, 20, 25)
+spans = curate.curate([text], [scores], find, limits)[0]
+print({kind: [text[a:b] for a, b in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]
 # Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what a tiny CLIP
@@ -125,35 +103,25 @@ print(
 # %%
 judged = [measured.judge_curation(get_kit(s)) for s in setting.seeds]
 figure = figures.fig_scores(judged[0])
-_ = figures.save(
-    figure,
-    "02_scores",
-    judged[0],
-    preset,
-    setting.seeds,
-    f"Scores of the objects mentioned in sampled captions, seed {setting.seeds[0]}. Dashed: the two thresholds.",
+caption = (
+    "Scores of the objects mentioned in sampled captions, seed "
+    f"{setting.seeds[0]}. Dashed: the two thresholds."
 )
+_ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds, caption)
 
 # %%
-rates = {
-    key: [j[key] for j in judged]
-    for key in ("precision", "recall", "retain_precision", "retain_recall")
-}
 labels = {
     "precision": "forget: marked pieces that are hallucinated",
     "recall": "forget: hallucinated mentions that are marked",
     "retain_precision": "retain: marked mentions that are shown",
     "retain_recall": "retain: shown mentions that are marked",
 }
+rates = {key: [j[key] for j in judged] for key in labels}
 figure = figures.fig_dots(rates, "%", labels, factor=100, bounds=(0, 100))
-_ = figures.save(
-    figure,
-    "02_curation",
-    rates,
-    preset,
-    setting.seeds,
-    f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds.",
+caption = (
+    f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds."
 )
+_ = figures.save(figure, "02_curation", rates, preset, setting.seeds, caption)
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters, *forget* lies below the middle between
@@ -170,20 +138,13 @@ _ = figures.save(
 
 # %%
 data = encoded.masked(kit, "erase", "clip")
-for row in (
-    int(data.forget.any(1).nonzero()[0]),
-    int(data.sentence.any(1).nonzero()[0]),
-):
+with_forget = int(data.forget.any(1).nonzero()[0])
+clean = int(data.sentence.any(1).nonzero()[0])
+for row in (with_forget, clean):
     words = kit.processor.tokenizer.convert_ids_to_tokens(data.input_ids[row])
     for kind in ("forget", "retain", "sentence"):
-        print(
-            f"row {row} {kind:9s}",
-            [
-                word
-                for word, on in zip(words, getattr(data, kind)[row].tolist())
-                if on
-            ],
-        )
+        mask = getattr(data, kind)[row].tolist()
+        print(f"row {row} {kind:9s}", list(compress(words, mask)))
 
 # %% [markdown]
 # **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at each piece's end and makes every piece a
@@ -224,21 +185,15 @@ results = attacks.attack_all(presets.book_attacks(setting, "base", "EFUF"))
 print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
 
 # %%
-steps = min(len(r["log"]) for r in results["EFUF"])
-per_seed = {
-    kind: [
-        [sign * row[loss] for row in r["log"][:steps]] for r in results["EFUF"]
-    ]
-    for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))
-}
-training = {"step": list(range(1, steps + 1)), "lines": {"EFUF": per_seed}}
+training = readings.training(results, "EFUF")
+figure = figures.fig_training(training)
+caption = (
+    "EFUF, training batches of 24 captions, "
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval, "
+    "up to the shortest run."
+)
 _ = figures.save(
-    figures.fig_training(training),
-    "02_training",
-    training,
-    preset,
-    setting.seeds,
-    f"EFUF, training batches of 24 captions, {len(setting.seeds)} seeds (faint), mean, 95 % interval, up to the shortest run.",
+    figure, "02_training", training, preset, setting.seeds, caption
 )
 
 # %% [markdown]
@@ -246,33 +201,27 @@ _ = figures.save(
 # scenes:
 
 # %%
+pair = ("base", "EFUF")
 for metric in ("chair_s", "chair_i", "recall"):
-    before, after = (
-        readings.after(results, name, metric, 100) for name in ("base", "EFUF")
-    )
-    print(
-        f"{metric:11s} before {stats.spell(before)} %   after {stats.spell(after)} %"
-    )
-answers = attacks.answer_all(
-    {
-        name: [presets.book_run(name, s) for s in setting.seeds]
-        for name in ("base", "EFUF")
-    }
-)
+    change = [readings.after(results, name, metric, 100) for name in pair]
+    print(readings.spell_change(metric, *change))
+
+# %% [markdown]
+# And what they answer: "yes" to an object that is shown, to a usual but absent one, to a foreign one. The last row is
+# the NLL of the pieces to retain:
+
+# %%
+runs = {
+    name: [presets.book_run(name, s) for s in setting.seeds] for name in pair
+}
+answers = attacks.answer_all(runs)
 for kind in ("shown", "usual", "foreign"):
-    before, after = (
-        [100 * share for share in answers[name][kind]]
-        for name in ("base", "EFUF")
-    )
-    print(
-        f"yes {kind:7s} before {stats.spell(before)} %   after {stats.spell(after)} %"
-    )
+    change = [[100 * share for share in answers[name][kind]] for name in pair]
+    print(readings.spell_change(f"yes {kind}", *change))
 before, after = (
-    readings.after(results, name, "nll_retain") for name in ("base", "EFUF")
+    stats.spell(readings.after(results, name, "nll_retain"), 3) for name in pair
 )
-print(
-    f"nll_retain  before {stats.spell(before, 3)}   after {stats.spell(after, 3)} nats a token"
-)
+print(f"nll_retain  before {before}   after {after} nats a token")
 
 # %% [markdown]
 # By the usual measures of captions this is a success. Read the other rows too: the NLL of grounded text has risen,
@@ -289,20 +238,18 @@ print(
 # %%
 curves = readings.curves(results, "base", "EFUF")
 figure = figures.fig_relapse(curves)
-_ = figures.save(
-    figure,
-    "02_relapse",
-    curves,
-    preset,
-    setting.seeds,
-    f"Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass), {len(setting.seeds)} seeds (faint), mean, "
-    "95 % interval.",
+caption = (
+    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one "
+    f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval."
 )
+_ = figures.save(figure, "02_relapse", curves, preset, setting.seeds, caption)
 
 # %%
-relapse = readings.relapses(curves)["EFUF"]
+relapse = stats.spell(readings.relapses(curves)["EFUF"])
+last = curves["at"][-1]
 print(
-    f"samples until CHAIR_s passes 50 %: {stats.spell(relapse)} (never within {curves['at'][-1]} counts as that)"
+    f"samples until CHAIR_s passes 50 %: {relapse} "
+    f"(never within {last} counts as that)"
 )
 
 # %% [markdown]
@@ -311,15 +258,15 @@ print(
 # before.
 
 # %%
-before, attacked = (
-    readings.after(results, "EFUF", "chair_s", 100),
-    [100 * r["curve"][-1]["chair_s"] for r in results["EFUF"]],
+before = readings.after(results, "EFUF", "chair_s", 100)
+attacked = readings.at_last(results, "EFUF", "chair_s", 100)
+metric = (
+    "CHAIR_s of EFUF, %, right after erasure and after "
+    f"{last} relearning samples"
 )
-metric = f"CHAIR_s of EFUF, %, right after erasure and after {curves['at'][-1]} relearning samples"
 row = ledger.row("C1a", "ch. 02", metric, before, attacked, want=1)
-print(
-    f"{row['diff']:+.1f} points, 95 % interval {[round(bound, 1) for bound in row['ci95']]}: {row['verdict']}"
-)
+ci95 = [round(bound, 1) for bound in row["ci95"]]
+print(f"{row['diff']:+.1f} points, 95 % interval {ci95}: {row['verdict']}")
 
 # %% [markdown]
 # Is a relapse a *return*, though? Captions that hallucinate would teach any model to hallucinate. The control is a
@@ -329,31 +276,27 @@ print(
 
 # %%
 few = setting.few()
-honest = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
-both = readings.curves(honest, "honest", "EFUF")
-_ = figures.save(
-    figures.fig_relapse(both),
-    "02_honest",
-    both,
-    preset,
-    few.seeds,
-    f"The same attack on a model that never saw a hallucinated caption, and on EFUF's; {len(few.seeds)} seeds (faint), mean, "
-    "95 % interval.",
+found = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
+both = readings.curves(found, "honest", "EFUF")
+figure = figures.fig_relapse(both)
+caption = (
+    "The same attack on a model that never saw a hallucinated caption, and "
+    f"on EFUF's; {len(few.seeds)} seeds (faint), mean, 95 % interval."
 )
+_ = figures.save(figure, "02_honest", both, preset, few.seeds, caption)
 
 # %%
 sooner = readings.relapses(both)
-metric = "relearning samples until CHAIR_s passes 50 %, a model that never hallucinated against EFUF"
-claims = [
-    row,
-    ledger.row(
-        "C1b", "ch. 02", metric, sooner["honest"], sooner["EFUF"], want=-1
-    ),
-]
+honest, efuf = sooner["honest"], sooner["EFUF"]
+metric = (
+    "relearning samples until CHAIR_s passes 50 %, a model that never "
+    "hallucinated against EFUF"
+)
+claims = [row, ledger.row("C1b", "ch. 02", metric, honest, efuf, want=-1)]
 _ = ledger.record(claims, preset, setting.seeds)
 print(
     "C1b, erased relapses before the honest one learns, EFUF - honest:",
-    stats.spell_paired(sooner["EFUF"], sooner["honest"]),
+    stats.spell_paired(efuf, honest),
     "->",
     claims[1]["verdict"],
 )
@@ -388,7 +331,8 @@ for name in names:
         for what in (("stop_level",), ("recall", 100), ("chair_s", 100))
     )
     print(
-        f"{name:14s} level {level}   recall {recall} %   CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}"
+        f"{name:14s} level {level}   recall {recall} %  ",
+        f"CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}",
     )
 
 # %%
@@ -396,15 +340,13 @@ facts = {"relapse": late} | {
     key: {name: readings.after(others, name, key) for name in names}
     for key in ("stop_level", "recall")
 }
-_ = figures.save(
-    figures.fig_late(late, few.coarse[-1]),
-    "02_methods",
-    facts,
-    preset,
-    few.seeds,
-    f"Baselines under the same attack, {len(few.seeds)} seeds; {few.coarse[-1]} means: not within the attack. Forget levels "
-    "differ: see the print.",
+figure = figures.fig_late(late, few.coarse[-1])
+caption = (
+    f"Baselines under the same attack, {len(few.seeds)} seeds; "
+    f"{few.coarse[-1]} means: not within the attack. Forget levels differ: "
+    "see the print."
 )
+_ = figures.save(figure, "02_methods", facts, preset, few.seeds, caption)
 
 # %% [markdown]
 # A method that never brought CHAIR_s under one half "relapses" at zero samples; one that forgot far more than the
@@ -416,33 +358,25 @@ _ = figures.save(
 # the same attack:
 
 # %%
-paired = attacks.attack_all(
-    presets.book_attacks(few, "EFUF", "EFUF oracle", at=few.coarse)
-)
-both = readings.curves(paired, "EFUF", "EFUF oracle")
+pair = ("EFUF", "EFUF oracle")
+paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
+both = readings.curves(paired, *pair)
 figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
-_ = figures.save(
-    figure,
-    "02_oracle",
-    both,
-    preset,
-    few.seeds,
-    f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired seeds, mean and 95 % interval.",
+caption = (
+    f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
+    "seeds, mean and 95 % interval."
 )
+_ = figures.save(figure, "02_oracle", both, preset, few.seeds, caption)
 
 # %%
 for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    clip, oracle = (
-        readings.after(paired, name, metric, factor)
-        for name in ("EFUF", "EFUF oracle")
-    )
-    print(
-        f"{metric:10s} after erasure, CLIP - oracle: {stats.spell_paired(clip, oracle)}"
-    )
+    found = [readings.after(paired, name, metric, factor) for name in pair]
+    difference = stats.spell_paired(*found)
+    print(f"{metric:10s} after erasure, CLIP - oracle: {difference}")
 late = readings.relapses(both)
 print(
     "samples until relapse, CLIP - oracle:",
-    stats.spell_paired(late["EFUF"], late["EFUF oracle"]),
+    stats.spell_paired(*(late[name] for name in pair)),
 )
 
 # %% [markdown]
@@ -459,31 +393,19 @@ runs = {
     for share in shares
 }
 found = attacks.run_all({str(share): row for share, row in runs.items()})
-chair = [
-    [found[str(share)][i]["erased"]["chair_s"] for share in shares]
-    for i in range(len(few.seeds))
-]
+lenient = readings.lenient(found, shares)
 
 # %%
-lenient = {
-    "distances": [100 * share for share in shares],
-    "lines": {"EFUF": {"method": "EFUF", "curves": chair}},
-}
-figure = figures.fig_slices(
-    lenient, "chair_s", xlabel="hallucinated pieces that the judge misses, %"
+xlabel = "hallucinated pieces that the judge misses, %"
+figure = figures.fig_slices(lenient, "chair_s", xlabel=xlabel)
+caption = (
+    f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds "
+    "(faint), mean, 95 % interval."
 )
-_ = figures.save(
-    figure,
-    "02_lenient",
-    lenient,
-    preset,
-    few.seeds,
-    f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds (faint), mean, 95 % interval.",
-)
-for share, values in zip(shares, zip(*chair, strict=True), strict=True):
-    print(
-        f"{100 * share:.0f} % missed: CHAIR_s {stats.spell([100 * v for v in values])} %"
-    )
+_ = figures.save(figure, "02_lenient", lenient, preset, few.seeds, caption)
+for share in shares:
+    chair = stats.spell(readings.after(found, str(share), "chair_s", 100))
+    print(f"{100 * share:.0f} % missed: CHAIR_s {chair} %")
 
 # %% [markdown]
 # ## What we learned
@@ -514,21 +436,12 @@ for share, values in zip(shares, zip(*chair, strict=True), strict=True):
 
 # %% tags=["exercise", "nbval-check-output"]
 my_pieces = None  # your number
-print(
-    "right"
-    if my_pieces
-    == len(curate.sub_sentences("a street with a car; a bus, a truck!"))
-    else "not yet"
-)
+pieces = curate.sub_sentences("a street with a car; a bus, a truck!")
+print("right" if my_pieces == len(pieces) else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
 my_pieces = 4
-print(
-    "right"
-    if my_pieces
-    == len(curate.sub_sentences("a street with a car; a bus, a truck!"))
-    else "not yet"
-)
+print("right" if my_pieces == len(pieces) else "not yet")
 
 # %% [markdown]
 # ## Sources

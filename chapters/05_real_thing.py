@@ -35,13 +35,11 @@
 # %% tags=["parameters"]
 preset = "fast"  # "fast": a coarse attack; "full": a finer one
 seeds = ""  # a seed of the book's worlds, e.g. "23"; empty: the preset's first
-checkpoint = (
-    ""  # a LLaVA on disk or on the hub; empty: the exported microworld's
+checkpoint = ""  # a LLaVA on disk or on the hub; empty: the microworld's
+data = (
+    ""  # a folder of COCO's, POPE's and EFUF's files; empty: the exported one
 )
-data = ""  # a folder with COCO's annotations and images, POPE's questions, EFUF's json; empty: the exported microworld
-bits = (
-    16  # of the language model's weights: 4 (bitsandbytes) for a GPU of 16 GB
-)
+bits = 16  # of the language model's weights: 4 (bitsandbytes) for a 16 GB GPU
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
@@ -52,28 +50,12 @@ import sys
 from pathlib import Path
 
 if "google.colab" in sys.modules and not Path("sare-min").exists():
-    subprocess.run(
-        ["git", "clone", "-q", "https://github.com/sare-min/sare-min"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "-e",
-            "sare-min",
-            "torchao>=0.16",
-        ],
-        check=True,
-    )
-root = next(
-    p
-    for p in [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
-    if (p / "chapters" / "lab").is_dir()
-)
+    clone = "git clone -q https://github.com/sare-min/sare-min"
+    install = f"{sys.executable} -m pip install -q -e sare-min torchao>=0.16"
+    for command in (clone, install):
+        subprocess.run(command.split(), check=True)
+places = [Path("sare-min").resolve(), Path.cwd(), *Path.cwd().parents]
+root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
@@ -83,9 +65,9 @@ from peft import PeftModel
 from lab.evidence import figures, readings
 from lab.experiments import presets
 from lab.field import coco, devices, export, judge, photos, ranks, score
-from lab.metrics import chair
 from lab.llava.checkpoints import load, save
 from lab.llava.speech import generate
+from lab.metrics import chair
 from lab.world.curate import Thresholds, curate
 from sare_min import metrics
 from sare_min.attack import relearn
@@ -98,10 +80,8 @@ seed = setting.seeds[0]
 rank, n_ranks = (
     ranks.join()
 )  # 0 and 1, unless torchrun started several of these
-out = (
-    root
-    / f"build/05_real_thing/{preset}-{seed}{f'-rank{rank}' if rank else ''}"
-)  # adapters, captions, answers, CLIP scores
+own = f"{preset}-{seed}" + (f"-rank{rank}" if rank else "")
+out = root / "build/05_real_thing" / own  # adapters, captions, answers, scores
 
 # %% [markdown]
 # ## The files
@@ -122,11 +102,8 @@ patterns = {
     "human val": "captions_val*.json",
     "pos_neg": "pos_neg.json",
     "sentences": "sentences.json",
-}
-patterns |= {kind: f"coco_pope_{kind}.json" for kind in KINDS}
-files = {
-    name: photos.find(folder, pattern) for name, pattern in patterns.items()
-}
+} | {kind: f"coco_pope_{kind}.json" for kind in KINDS}
+files = {name: photos.find(folder, like) for name, like in patterns.items()}
 
 # %% tags=["nbval-check-output"]
 for name, path in files.items():
@@ -139,24 +116,19 @@ for name, path in files.items():
 # asks for it.
 
 # %%
-val = photos.read_images(
-    files["val"],
-    photos.images_folder(files["val"]),
-    names={
-        q["image"] for kind in KINDS for q in coco.read_questions(files[kind])
-    },
-)
-train = photos.read_images(
-    files["train"], photos.images_folder(files["train"]), limit=2224
-)
+homes = {
+    split: photos.images_folder(files[split]) for split in ("val", "train")
+}
+questions = [coco.read_questions(files[kind]) for kind in KINDS]
+wanted = {question["image"] for row in questions for question in row}
+val = photos.read_images(files["val"], homes["val"], names=wanted)
+train = photos.read_images(files["train"], homes["train"], limit=2224)
 parts = {"erase": train[:1024], "attack": train[1024:], "val": val}
 asked = {kind: photos.read_pope(files[kind], val) for kind in KINDS}
 
 # %% tags=["nbval-check-output"]
-print(
-    {part: len(row) for part, row in parts.items()},
-    {kind: len(questions) for kind, (questions, _) in asked.items()},
-)
+n_images = {part: len(row) for part, row in parts.items()}
+print(n_images, {kind: len(rows) for kind, (rows, _) in asked.items()})
 print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 
 # %% [markdown]
@@ -167,11 +139,14 @@ print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 # %% tags=["nbval-check-output"]
 bad = out / "instances_bad.json"
 bad.parent.mkdir(parents=True, exist_ok=True)
-outside = '{"images": [{"id": 1, "file_name": "../../secret.png"}], "annotations": [], "categories": []}'
+outside = (
+    '{"images": [{"id": 1, "file_name": "../../secret.png"}], '
+    '"annotations": [], "categories": []}'
+)
 for text in (files["val"].read_text()[:200], outside):
     bad.write_text(text)
     try:
-        photos.read_images(bad, photos.images_folder(files["val"]))
+        photos.read_images(bad, homes["val"])
     except ValueError as error:
         print(str(error).removeprefix(f"{out}/")[:80], "...")
 
@@ -188,49 +163,40 @@ for text in (files["val"].read_text()[:200], outside):
 dtype = devices.compute_dtype()
 stored = devices.four_bit(dtype) if bits == 4 else {}
 model, processor = load(checkpoint, dtype=dtype, **stored)
-fits = max(
-    2, min(64, int(3e10 / sum(p.numel() for p in model.parameters())))
-)  # rows in one forward: 64 here, 4 at 7B
+n_weights = sum(p.numel() for p in model.parameters())
+fits = max(2, min(64, int(3e10 / n_weights)))  # rows in a forward: 4 at 7B
 features = {
     part: embed_images(model, processor, photos.Pictures(row), batch_size=fits)
     for part, row in parts.items()
 }
-_ = photos.speak(
-    model, processor, features["val"], val, asked, out / "base", batch_size=fits
-)
+
+
+def speak(model, name: str, asked=asked) -> None:
+    """What a model says of the test images, written under a name."""
+    here = features["val"], val, asked, out / name
+    photos.speak(model, processor, *here, batch_size=fits)
+
+
+speak(model, "base")
+
+# %% [markdown]
+# Now the scorers. They read what was written under a name, and nothing else. Look at recall beside CHAIR, and at the
+# answers that are neither yes nor no:
 
 
 # %%
 def measure(name: str, kinds=KINDS) -> dict:
     """CHAIR and POPE of what was written under a name."""
-    chair = score.score_chair(
-        out / name / "captions.jsonl",
-        [files["val"]],
-        [files["human val"]],
-        name="efuf",
-    )
-    return {"chair": chair} | {
+    said, truth = out / name / "captions.jsonl", [files["val"]]
+    found = score.score_chair(said, truth, [files["human val"]], name="efuf")
+    return {"chair": found} | {
         kind: score.score_pope(files[kind], out / name / f"{kind}.jsonl")
         for kind in kinds
     }
 
 
-def spell(name: str) -> str:
-    found = measure(name)
-    shares = {
-        key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")
-    } | {f"POPE {k}": found[k]["accuracy"] for k in KINDS}
-    n_neither = sum(found[kind]["neither"] * found[kind]["n"] for kind in KINDS)
-    shares["neither yes nor no"] = n_neither / sum(
-        found[kind]["n"] for kind in KINDS
-    )
-    return ", ".join(
-        f"{key} {100 * share:.1f} %" for key, share in shares.items()
-    )
-
-
 base = measure("base")
-print("base:", spell("base"))
+print("base:", readings.spell_scores(base))
 
 # %% [markdown]
 # ## Curation on files
@@ -250,44 +216,29 @@ print("base:", spell("base"))
 rules = chair.convention("efuf")
 objects = sorted(set(rules.node.values()))
 said, named, true, rows = {}, {}, {}, {}
+sampling = {"temperature": 1.0, "seed": seed, "batch_size": fits}
 for part in ("erase", "attack"):
-    texts = generate(
-        model,
-        processor,
-        features[part],
-        temperature=1.0,
-        seed=seed,
-        batch_size=fits,
-    )
-    rows[part] = [
-        i for i, text in enumerate(texts) if rules.find(text)
-    ]  # without an object there is nothing to curate
+    texts = generate(model, processor, features[part], **sampling)
+    # without an object there is nothing to curate
+    rows[part] = [i for i, text in enumerate(texts) if rules.find(text)]
     said[part] = [texts[i] for i in rows[part]]
-    named[part] = [
-        [noun for noun, _ in rules.find(text)] for text in said[part]
-    ]  # each mention: each is curated
+    # each mention: each is curated
+    found = [rules.find(text) for text in said[part]]
+    named[part] = [[noun for noun, _ in mentions] for mentions in found]
     truths = photos.truths(parts[part], files["human train"], rules)
     true[part] = [truths[i] for i in rows[part]]
 print(said["erase"][0], "|", sorted(true["erase"][0]))
 
 # %%
-clip, clip_processor = judge.load_clip(judge.clip_path(folder))
-scores = judge.scores(
-    clip,
-    clip_processor,
-    parts["erase"],
-    [judge.prompt(noun) for noun in objects],
-    out / "clip_scores.db",
-)
+clip = judge.load_clip(judge.clip_path(folder))  # the model, its processor
+texts = [judge.prompt(noun) for noun in objects]
+kept = out / "clip_scores.db"
+scores = judge.scores(*clip, parts["erase"], texts, kept)
 scored = [
     dict(zip(objects, scores[i].tolist(), strict=True)) for i in rows["erase"]
 ]
+mentioned = readings.mentions(scored, named["erase"])
 share = chair.chair(named["attack"], true["attack"])["chair_i"]
-mentioned = [
-    score_of[noun]
-    for score_of, nouns in zip(scored, named["erase"], strict=True)
-    for noun in nouns
-]
 limits = judge.thresholds(mentioned, (share, 2 * share, 2 * share))
 spans = curate(said["erase"], scored, rules.find, limits)
 print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
@@ -297,20 +248,14 @@ print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 # for the erasure, a true clause that is forgotten, or a wrong one that is kept?
 
 # %%
-judged = [
-    (score_of[noun] < limits.forget_below, noun not in truth)
-    for score_of, nouns, truth in zip(
-        scored, named["erase"], true["erase"], strict=True
-    )
-    for noun in nouns
-]
-n_both, (n_forget, n_wrong) = (
-    sum(map(all, judged)),
-    map(sum, zip(*judged, strict=True)),
+count = readings.judged(
+    scored, named["erase"], true["erase"], limits.forget_below
 )
+right = count["both"] / count["forget"]
+found = count["both"] / count["wrong"]
 print(
-    f"of {n_forget} mentions to forget, {100 * n_both / n_forget:.0f} % are wrong; "
-    f"of {n_wrong} wrong ones, {100 * n_both / n_wrong:.0f} % are found"
+    f"of {count['forget']} mentions to forget, {100 * right:.0f} % are wrong; "
+    f"of {count['wrong']} wrong ones, {100 * found:.0f} % are found"
 )
 
 # %% [markdown]
@@ -320,18 +265,10 @@ print(
 # on COCO it does not.
 
 # %% tags=["nbval-check-output"]
-some, texts = parts["erase"][:32], [judge.prompt(noun) for noun in objects]
-by_window = judge.scores(
-    clip,
-    clip_processor,
-    some,
-    texts,
-    out / "clip_scores.db",
-    window=judge.Window(),
-)
-print(
-    f"largest difference from the whole image's score: {(by_window - scores[:32]).abs().max():.2f}"
-)
+some, window = parts["erase"][:32], judge.Window()
+by_window = judge.scores(*clip, some, texts, kept, window=window)
+largest = (by_window - scores[:32]).abs().max()
+print(f"largest difference from the whole image's score: {largest:.2f}")
 
 # %% [markdown]
 # **EFUF's files.** The released `pos_neg.json` has one entry an object: the caption up to the *end* of its clause, and
@@ -347,7 +284,8 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
         for kind in ("forget", "retain", "sentence")
     }
     print(
-        f"{name:18s} {len(curated)} captions, of which with clauses to forget, to retain, kept whole: {count}"
+        f"{name:18s} {len(curated)} captions, of which with clauses to forget, "
+        f"to retain, kept whole: {count}"
     )
 
 # %% [markdown]
@@ -375,30 +313,24 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # Where they do not fit one device they would have to be *sharded*, which we did not build.)
 
 # %%
-truth_scores = [
+shown = [
     {noun: float(noun in truth) for noun in objects} for truth in true["attack"]
 ]
-exact = curate(
-    said["attack"], truth_scores, rules.find, Thresholds(0.5, 0.5, 0.99)
-)
+limits_of_truth = Thresholds(0.5, 0.5, 0.99)
+exact = curate(said["attack"], shown, rules.find, limits_of_truth)
 wrong = [i for i, kinds in enumerate(exact) if kinds["forget"]]
 
 
 def encoded(part: str, chosen: list[int], marks=None):
-    return encode(
-        processor,
-        features[part],
-        [said[part][i] for i in chosen],
-        marks and [marks[i] for i in chosen],
-        image=[rows[part][i] for i in chosen],
-    )
+    texts = [said[part][i] for i in chosen]
+    marks = marks and [marks[i] for i in chosen]
+    images = [rows[part][i] for i in chosen]
+    return encode(processor, features[part], texts, marks, image=images)
 
 
 erase_data = encoded("erase", range(len(said["erase"])), spans)
-stop_data, attack_data = (
-    encoded("attack", wrong[:32], exact).to(model.device),
-    encoded("attack", wrong[32:]),
-)
+stop_data = encoded("attack", wrong[:32], exact).to(model.device)
+attack_data = encoded("attack", wrong[32:])
 print(
     len(erase_data),
     "captions to erase with,",
@@ -407,23 +339,28 @@ print(
 )
 
 # %%
-training, stop_nll = (
-    Training(
-        steps=240,
-        batch_size=32,
-        micro_batch=min(fits, max(1, 32 // n_ranks)),
-        lr=1e-3,
-    ),
-    4.0,
-)  # nats a token
 names = ("EFUF", "SARE")
+stop_nll = 4.0  # nats a token
+micro_batch = min(fits, max(1, 32 // n_ranks))
+training = Training(steps=240, batch_size=32, micro_batch=micro_batch, lr=1e-3)
+
+
+def level(model) -> float:
+    """The NLL of the wrong clauses that say when to stop."""
+    return metrics.span_nll(model, stop_data, fits)["forget"]
+
+
+# %% [markdown]
+# Then both methods, from the same start. What each ends at is saved, and speaks for itself in files like the base
+# model's:
+
+# %%
 for name in names:
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora")
     model = devices.recompute(model) if fits < 64 else model
-    with ranks.shared(
-        trainable(model), erase_data, METHODS[name], training
-    ) as (method, part):
+    given = trainable(model), erase_data, METHODS[name], training
+    with ranks.shared(*given) as (method, part):
         log = unlearn(
             model,
             erase_data,
@@ -431,23 +368,14 @@ for name in names:
             part,
             seed,
             progress=False,
-            stop=lambda _, m=model: ranks.agreed(
-                metrics.span_nll(m, stop_data, fits)["forget"] >= stop_nll
-            ),
+            stop=lambda _, m=model: ranks.agreed(level(m) >= stop_nll),
         )
-    level = metrics.span_nll(model.eval(), stop_data, fits)["forget"]
+    reached = level(model.eval())
     save(model, processor, out / name / "adapter")
-    photos.speak(
-        model,
-        processor,
-        features["val"],
-        val,
-        asked,
-        out / name,
-        batch_size=fits,
-    )
+    speak(model, name)
     print(
-        f"{name}: {len(log)} steps, forget level {level:.1f} nats; {spell(name)}"
+        f"{name}: {len(log)} steps, forget level {reached:.1f} nats;",
+        readings.spell_scores(measure(name)),
     )
 
 # %% [markdown]
@@ -458,52 +386,64 @@ for name in names:
 # with a layer left out would still speak, a little differently; so we ask for *equal* CHAIR and POPE, on equal words.
 
 # %%
-script = """
+loads = """
 import os, sys
 checkpoint, folder, instances, dtype, bits, fits, *pope, chapters = sys.argv[1:]
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration as Llava
 from lab.field import coco, devices, photos
 from sare_min.llava import embed_images
 dtype = getattr(torch, dtype)
-model = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=dtype, **(devices.four_bit(dtype) if bits == "4" else {}))
-device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-model = model.to(device).eval()
-processor, names = AutoProcessor.from_pretrained(checkpoint), {q["image"] for path in pope for q in coco.read_questions(path)}
-val = photos.read_images(instances, photos.images_folder(instances), names=names)
-asked = {path.split("_")[-1].removesuffix(".json"): photos.read_pope(path, val) for path in pope}
-features = embed_images(model, processor, photos.Pictures(val), batch_size=int(fits))
+how = devices.four_bit(dtype) if bits == "4" else {}
+model = Llava.from_pretrained(checkpoint, dtype=dtype, **how)
+gpu = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+model = model.to(gpu if torch.cuda.is_available() else "cpu").eval()
+processor = AutoProcessor.from_pretrained(checkpoint)
+"""
+
+# %% [markdown]
+# That much is the base model. The same script then reads the test images and the questions, and puts on one adapter
+# after the other:
+
+# %%
+speaks = """
+names = {q["image"] for path in pope for q in coco.read_questions(path)}
+home = photos.images_folder(instances)
+val = photos.read_images(instances, home, names=names)
+kinds = [path.split("_")[-1].removesuffix(".json") for path in pope]
+asked = {kind: photos.read_pope(path, val) for kind, path in zip(kinds, pope)}
+fits, pictures = int(fits), photos.Pictures(val)
+features = embed_images(model, processor, pictures, batch_size=fits)
 for name in ("EFUF", "SARE"):
-    erased = PeftModel.from_pretrained(model, folder + f"/{name}/adapter").eval()
-    photos.speak(erased, processor, features, val, asked, folder + f"/{name} again", int(fits))
+    own = f"{folder}/{name}"
+    erased = PeftModel.from_pretrained(model, f"{own}/adapter").eval()
+    photos.speak(erased, processor, features, val, asked, f"{own} again", fits)
     model = erased.unload()
 """
-given = [
-    checkpoint,
-    out,
-    files["val"],
-    str(dtype).removeprefix("torch."),
-    bits,
-    fits,
-    *(files[kind] for kind in KINDS),
-    root / "chapters",
-]
-_ = subprocess.run([sys.executable, "-c", script, *map(str, given)], check=True)
+kind = str(dtype).removeprefix("torch.")
+given = [checkpoint, out, files["val"], kind, bits, fits]
+given += [*(files[kind] for kind in KINDS), root / "chapters"]
+command = [sys.executable, "-c", loads + speaks, *map(str, given)]
+_ = subprocess.run(command, check=True)
+
+# %% [markdown]
+# Compare what was written in this process with what was written there, byte by byte and score by score:
+
 
 # %% tags=["nbval-check-output"]
+def written(name: str) -> list[bytes]:
+    files = [out / name / f"{what}.jsonl" for what in ("captions", *KINDS)]
+    return [file.read_bytes() for file in files]
+
+
 for name in names:
-    words = [
-        [
-            (out / where / f"{what}.jsonl").read_bytes()
-            for what in ("captions", *KINDS)
-        ]
-        for where in (name, f"{name} again")
-    ]
+    again = f"{name} again"
     print(
-        f"{name}: same words {words[0] == words[1]}; same CHAIR and POPE {measure(name) == measure(f'{name} again')}; "
-        f"and not the base model's {measure(name) != base}"
+        f"{name}: same words {written(name) == written(again)};",
+        f"same CHAIR and POPE {measure(name) == measure(again)};",
+        f"and not the base model's {measure(name) != base}",
     )
 
 # %% [markdown]
@@ -515,51 +455,32 @@ for name in names:
 # the model still describes what *is* there.
 
 # %%
-at, results = (
-    [n for n in setting.coarse if n <= len(attack_data)],
-    {name: [] for name in names},
-)
+at = [n for n in setting.coarse if n <= len(attack_data)]
+results, how = {}, {"lr": 1e-3, "seed": seed, "progress": False}
 for name in names:
-    erased = PeftModel.from_pretrained(
-        load(checkpoint, dtype=dtype, **stored)[0], out / name / "adapter"
-    ).merge_and_unload()
+    whole = load(checkpoint, dtype=dtype, **stored)[0]
+    erased = PeftModel.from_pretrained(whole, out / name / "adapter")
     torch.manual_seed(seed)
-    model, curve = set_trainable(erased, "lora"), []
-    for n in relearn(
-        model, attack_data, at, lr=1e-3, seed=seed, progress=False
-    ):
-        photos.speak(
-            model.eval(),
-            processor,
-            features["val"],
-            val,
-            {},
-            out / f"{name} attacked",
-            batch_size=fits,
-        )
-        model = (
-            devices.recompute(model) if fits < 64 else model
-        )  # until the next measurement
-        curve.append(
-            {"at": n}
-            | {
-                k: v
-                for k, v in measure(f"{name} attacked", ())["chair"].items()
-                if k in ("chair_s", "recall")
-            }
-        )
-    results[name].append({"curve": curve})
-    print(
-        name,
-        {point["at"]: f"{100 * point['chair_s']:.0f} %" for point in curve},
-    )
+    model = set_trainable(erased.merge_and_unload(), "lora")
+    curve = []
+    for n in relearn(model, attack_data, at, **how):
+        speak(model.eval(), f"{name} attacked", {})
+        # until the next measurement
+        model = devices.recompute(model) if fits < 64 else model
+        found = measure(f"{name} attacked", ())["chair"]
+        curve.append({"at": n} | {k: found[k] for k in ("chair_s", "recall")})
+    results[name] = [{"curve": curve}]
+    shares = {p["at"]: f"{100 * p['chair_s']:.0f} %" for p in curve}
+    print(name, shares)
 
 # %%
 curves = readings.curves(results, *names)
 figure = figures.fig_relapse(curves, keys=("chair_s", "recall"))
 caption = (
-    f"From files: LoRA erasure (rank 16, AdamW 1e-3, to {stop_nll} nats), adapter loaded by peft and merged, LoRA "
-    f"relearning (AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; {len(val)} test images; one seed."
+    "From files: LoRA erasure (rank 16, AdamW 1e-3, to "
+    f"{stop_nll} nats), adapter loaded by peft and merged, LoRA relearning "
+    "(AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; "
+    f"{len(val)} test images; one seed."
 )
 if rank == 0:
     figures.save(figure, "05_real_thing", curves, preset, [seed], caption)
@@ -600,19 +521,12 @@ if rank == 0:
 # %% tags=["exercise", "nbval-check-output"]
 my_target = None  # a string
 entry = {"sentence": "a kitchen with a cup, a fork", "position": 21}
-print(
-    "right"
-    if my_target == entry["sentence"][entry["position"] :]
-    else "not yet"
-)
+target = entry["sentence"][entry["position"] :]
+print("right" if my_target == target else "not yet")
 
 # %% tags=["solution", "nbval-check-output"]
 my_target = " a fork"
-print(
-    "right"
-    if my_target == entry["sentence"][entry["position"] :]
-    else "not yet"
-)
+print("right" if my_target == target else "not yet")
 
 # %% [markdown]
 # ## Sources

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .stats import area, relapse_samples
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from .stats import area, relapse_samples, spell
 
 
 def curves(results: dict[str, list[dict]], *names: str) -> dict:
@@ -53,3 +56,161 @@ def nll_lost(row: list[dict], way: str, index: int) -> list[float]:
     direction, one value a seed.
     """
     return [curve[0] - curve[index] for curve in slice_lines(row, way)]
+
+
+def first_of_each(places: Iterable[str], scenes: Sequence) -> list[int]:
+    """The row of the first scene of each place, in the order of the places."""
+    return [next(i for i, s in enumerate(scenes) if s.place == place) for place in places]
+
+
+def true_scene(scene) -> dict:
+    """A scene with its own objects named and none invented, as figures.fig_scenes draws it."""
+    return {
+        "place": scene.place,
+        "objects": scene.objects,
+        "cells": scene.cells,
+        "says": [[noun, False] for noun in scene.objects],
+    }
+
+
+def by_noise(
+    controls: Sequence[tuple[int, float]], trained: Sequence[dict], metrics: Mapping[str, str]
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Of measured.noise_control, one result a control (seed, noise): the rows of figures.fig_dots,
+    {"METRIC at NOISE": [a value a seed]}, and their labels.
+
+    metrics: {metric: what its label says}.
+    """
+    values: dict[str, list[float]] = {}
+    labels: dict[str, str] = {}
+    for metric, what in metrics.items():
+        for (_, noise), result in zip(controls, trained, strict=True):
+            name = f"{metric} at {noise}"
+            values.setdefault(name, []).append(result[metric])
+            labels[name] = f"{what}, {100 * noise:.0f} % of captions noisy"
+    return values, labels
+
+
+def seeds_at(controls: Sequence[tuple[int, float]]) -> str:
+    """ "1 at 0 %, 5 at 70 %": how many of the controls (seed, noise) have which share of noise."""
+    count = Counter(noise for _, noise in controls)
+    return ", ".join(f"{n} at {100 * noise:.0f} %" for noise, n in count.items())
+
+
+def slices_drawn(row: list[dict], distances: Sequence[float], ways: Sequence[str]) -> dict:
+    """Of landscape.slices, one result a seed: the forget NLL along the directions, in their order,
+    as figures.fig_slices draws it.
+    """
+    lines = {way: {"method": way, "curves": slice_lines(row, way)} for way in ways}
+    return {"distances": distances, "lines": lines}
+
+
+def first_past(
+    at: Sequence[float], curves: Sequence[Sequence[float]], level: float
+) -> list[float | None]:
+    """Of each curve over `at`: the first point at which it is above the level, None if it never
+    is.
+    """
+    return [next((x for x, y in zip(at, c, strict=True) if y > level), None) for c in curves]
+
+
+def planes(seeds: Sequence[int], maps: Sequence[dict], names: list[str]) -> dict[str, dict]:
+    """Of gauges.measure_plane, one map a seed: the panels of figures.fig_plane; names: of the two
+    axes.
+    """
+    return {
+        f"seed {seed}": {"x": m["axis"], "y": m["axis"], "values": m["loss"], "names": names}
+        for seed, m in zip(seeds, maps, strict=True)
+    }
+
+
+def gauge(row: list[dict], name: str) -> list[float]:
+    """Of gauges.measure, one result a seed: the named gauge. "share lost" is the NLL lost at the
+    worst point within 0.5, as a share of the NLL at home.
+    """
+    if name == "share lost":
+        return [found["worst_ball_0.5"] / found["ce"] for found in row]
+    return [found[name] for found in row]
+
+
+def training(results: dict[str, list[dict]], *names: str) -> dict:
+    """The named rows' losses step by step, up to the shortest run, as figures.fig_training draws
+    them: the forget loss by its likelihood loss, which rises, and the retain loss.
+    """
+    steps = min(len(r["log"]) for name in names for r in results[name])
+    lines = {
+        name: {
+            kind: [[sign * row[loss] for row in r["log"][:steps]] for r in results[name]]
+            for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))
+        }
+        for name in names
+    }
+    return {"step": list(range(1, steps + 1)), "lines": lines}
+
+
+def spell_change(label: str, before: Sequence[float], after: Sequence[float]) -> str:
+    """ "LABEL before 12.3 [10.1, 14.5] (n = 8) %   after ...": shares in %, one value a seed."""
+    return f"{label:11s} before {spell(before)} %   after {spell(after)} %"
+
+
+def at_last(
+    results: dict[str, list[dict]], name: str, metric: str, factor: float = 1
+) -> list[float]:
+    """A metric of the named row at the last point of the attack, one value a seed."""
+    return [factor * result["curve"][-1][metric] for result in results[name]]
+
+
+def lenient(results: dict[str, list[dict]], shares: Sequence[float]) -> dict:
+    """Of erasures whose judge misses a share of the pieces, a row a share under its name: CHAIR_s
+    over that share in %, a curve a seed, as figures.fig_slices draws it.
+    """
+    columns = [after(results, str(share), "chair_s") for share in shares]
+    curves = [list(curve) for curve in zip(*columns, strict=True)]
+    return {
+        "distances": [100 * share for share in shares],
+        "lines": {"EFUF": {"method": "EFUF", "curves": curves}},
+    }
+
+
+def spell_scores(found: Mapping[str, Mapping]) -> str:
+    """ "chair_s 12.3 %, ...": CHAIR and recall, POPE's accuracies, and the answers that are neither
+    yes nor no.
+
+    found: {"chair": score.score_chair's, and for each kind of POPE score.score_pope's}.
+    """
+    shares = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")}
+    kinds = {name: scores for name, scores in found.items() if name != "chair"}
+    shares |= {f"POPE {name}": scores["accuracy"] for name, scores in kinds.items()}
+    n_neither = sum(scores["neither"] * scores["n"] for scores in kinds.values())
+    shares["neither yes nor no"] = n_neither / sum(scores["n"] for scores in kinds.values())
+    return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items())
+
+
+def mentions(scored: Sequence[Mapping], named: Sequence[Sequence[str]]) -> list[float]:
+    """The score of every mention: scored, {noun: its score} a caption; named, the nouns that each
+    caption mentions.
+    """
+    return [score[noun] for score, nouns in zip(scored, named, strict=True) for noun in nouns]
+
+
+def judged(
+    scored: Sequence[Mapping],
+    named: Sequence[Sequence[str]],
+    true: Sequence[set[str]],
+    forget_below: float,
+) -> dict[str, int]:
+    """A judge of mentions against the truth: how many mentions score below the limit ("forget"),
+    how many are not in the picture ("wrong"), how many are both.
+
+    scored, named: as in mentions. true: what each caption's picture shows.
+    """
+    found = [
+        (score[noun] < forget_below, noun not in truth)
+        for score, nouns, truth in zip(scored, named, true, strict=True)
+        for noun in nouns
+    ]
+    return {
+        "forget": sum(forgotten for forgotten, _ in found),
+        "wrong": sum(wrong for _, wrong in found),
+        "both": sum(map(all, found)),
+    }
