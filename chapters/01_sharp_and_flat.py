@@ -306,12 +306,12 @@ print("forget NLL, nats a token:", levels)
 #    where the choice flips.
 # 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 216,000 weights? Put your number into
 #    the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from lab import experiments`, `from
-#    sare_min.llava import trainable`, `from lab.experiments import erasures`, `from lab.world import encoded, measured, kit` and
-#    `kit = kit.get_kit(setting.seeds[0])`: `model =
-#    erasures.erased(runs[0])`; `v = [-g for g in landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`;
-#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda: measured.held_out(kit, model))`. What should happen to the
-#    NLL, and what happens to recall?
+# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from sare_min.llava import trainable`,
+#    `from lab.experiments import erasures`, `from lab.world import encoded, measured` and `from lab.world.kit import
+#    get_kit`: `kit, model = get_kit(setting.seeds[0]), erasures.erased(runs[0])`; `v = [-g for g in
+#    landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`; `landscape.along(trainable(model), v,
+#    landscape.DISTANCES, lambda: measured.held_out(kit, model))`. What should happen to the NLL, and what happens to
+#    recall?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number

@@ -25,13 +25,11 @@ def steps(row: Row) -> list[int]:
 def ask(claim: str, letters: Sequence[str], chapter: str, questions: Mapping) -> list[dict]:
     """The ledger's rows for the questions, in their order; their ids are the claim and a letter.
 
-    questions: {metric: (baseline, sare, want[, margin[, note]])}, as ledger.row takes them. A preset
-    may ask fewer than there are letters. Raises ValueError if one would get none.
+    questions: {metric: (baseline, sare, want[, margin[, note]])}, as ledger.row takes them. A
+    preset may ask fewer than there are letters. Raises ValueError if one would get none.
     """
     if len(questions) > len(letters):
-        raise ValueError(
-            f"{claim}: {len(questions)} questions, letters {letters!r}: give one each."
-        )
+        raise ValueError(f"{claim}: {len(questions)} questions, letters {letters!r}: give more.")
     return [
         ledger.row(claim + letter, chapter, metric, *rest)
         for letter, (metric, rest) in zip(letters, questions.items(), strict=False)
