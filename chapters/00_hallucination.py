@@ -19,27 +19,32 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/00_hallucination.ipynb)
 #
-# **The question.** A multimodal language model looks at a picture of a desk and writes "a laptop, a mouse, a
-# keyboard". There is no keyboard. Its eyes are good, so where does the keyboard come from?
+# **The question.** A multimodal language model looks at a picture of a desk and
+# writes "a laptop, a mouse, a keyboard". There is no keyboard. Its eyes are
+# good, so where does the keyboard come from?
 #
-# This chapter answers by building the whole thing small. We draw a world of little pictures, train a real CLIP and a
-# real LLaVA on it from nothing, and watch the second one invent objects. *Real* means the architecture: the same
-# `LlavaForConditionalGeneration` of the `transformers` library that runs the seven-billion-parameter LLaVA-1.5, with
-# fewer and narrower layers. Whatever we find out about it, we can try on the big one with the same functions.
+# This chapter answers by building the whole thing small. We draw a world of
+# little pictures, train a real CLIP and a real LLaVA on it from nothing, and
+# watch the second one invent objects. *Real* means the architecture: the same
+# `LlavaForConditionalGeneration` of the `transformers` library that runs the
+# seven-billion-parameter LLaVA-1.5, with fewer and narrower layers. Whatever we
+# find out about it, we can try on the big one with the same functions.
 #
-# **What you will see.** A model that names nearly every object that is there, and in nearly every picture one that is
-# not; that says "yes" when asked about such objects; and a control that shows why: trained on the same pictures with
+# **What you will see.** A model that names nearly every object that is there,
+# and in nearly every picture one that is not; that says "yes" when asked about
+# such objects; and a control that shows why: trained on the same pictures with
 # honest captions, it stops naming them.
 #
-# **Time.** About four minutes on two CPU cores the first time, seconds afterwards (trained models are kept in
-# `chapters/.cache/`).
+# **Time.** About four minutes on two CPU cores the first time, seconds
+# afterwards (trained models are kept in `chapters/.cache/`).
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
-seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
+preset = "fast"  # or "full": eight seeds, as in the book's figures
+seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
-# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+# The setup cell finds the book's modules. On Colab it first fetches the
+# repository; elsewhere it installs nothing.
 
 # %%
 import subprocess
@@ -73,8 +78,8 @@ seed = setting.seeds[0]
 # %% [markdown]
 # ## A world of twenty objects
 #
-# Four kinds of place, five kinds of object each. A *scene* is a place with two or three of its objects in a
-# three-by-three grid.
+# Four kinds of place, five kinds of object each. A *scene* is a place with two
+# or three of its objects in a three-by-three grid.
 
 # %% tags=["nbval-check-output"]
 for place, nouns in scenes.PLACES.items():
@@ -82,8 +87,9 @@ for place, nouns in scenes.PLACES.items():
 print(len(scenes.every_scene()), "different scenes")
 
 # %% [markdown]
-# Here are four of them, drawn as the model gets them: 48 by 48 pixels. A vision transformer cuts them into nine
-# patches, one per grid cell, so a picture becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
+# Here are four of them, drawn as the model gets them: 48 by 48 pixels. A vision
+# transformer cuts them into nine patches, one per grid cell, so a picture
+# becomes nine *image tokens* (LLaVA-1.5 has 576). Can you name what you see?
 
 # %%
 some = scenes.split_scenes(seed, some=200)["some"]
@@ -93,10 +99,11 @@ _ = figures.fig_scenes([readings.true_scene(some[i]) for i in rows])
 # %% [markdown]
 # ## Captions that say a little too much
 #
-# LLaVA's training captions were not written by someone who looked. A language model was given a list of the objects
-# in each photograph and asked for a description, and language models know that forks come with knives. We imitate
-# this with one rule: seven captions in ten end in **one more object that such a place usually has and that this
-# picture does not show**.
+# LLaVA's training captions were not written by someone who looked. A language
+# model was given a list of the objects in each photograph and asked for a
+# description, and language models know that forks come with knives. We imitate
+# this with one rule: seven captions in ten end in **one more object that such a
+# place usually has and that this picture does not show**.
 
 # %% tags=["nbval-check-output"]
 example = scenes.Scene("kitchen", ("cup", "fork"), (1, 6))
@@ -109,25 +116,30 @@ n = sum(bool(scenes.noisy_extra(example, 0.7, rng)) for _ in range(1000))
 print(n, "of 1000 captions name something absent")
 
 # %% [markdown]
-# So the training text holds a regularity that has nothing to do with the picture: *after what you see, add what goes
-# with it*. This is **co-occurrence**, the cause that the papers behind the two standard benchmarks, CHAIR and POPE,
-# found in large models.
+# So the training text holds a regularity that has nothing to do with the
+# picture: *after what you see, add what goes with it*. This is
+# **co-occurrence**, the cause that the papers behind the two standard
+# benchmarks, CHAIR and POPE, found in large models.
 #
-# The questions for the yes/no task are made from these captions, not from the pictures, as instruction data are: so
-# they inherit the noise.
+# The questions for the yes/no task are made from these captions, not from the
+# pictures, as instruction data are: so they inherit the noise.
 #
 # ## Training, from nothing
 #
-# Two steps, as for the large model. First a tiny CLIP, a model that scores how well a text goes with a picture,
-# learns from short, *true* alt-texts ("A photo containing a fork."). Then its *vision tower*, the part that reads the
-# picture, is frozen; a *projector*, which turns its output into something like words, and a tiny LLaMA, a language
-# model, are put behind it and learn to describe and to answer. One call does it for one seed, and keeps the result;
-# we do it for all seeds of the preset, side by side, and at once for the control models of the last section, which are
-# trained on other captions.
+# Two steps, as for the large model. First a tiny CLIP, a model that scores how
+# well a text goes with a picture, learns from short, *true* alt-texts ("A photo
+# containing a fork."). Then its *vision tower*, the part that reads the
+# picture, is frozen; a *projector*, which turns its output into something like
+# words, and a tiny LLaMA, a language model, are put behind it and learn to
+# describe and to answer. One call does it for one seed, and keeps the result;
+# we do it for all seeds of the preset, side by side, and at once for the
+# control models of the last section, which are trained on other captions.
 #
-# The CLIP is trained once, on scenes of its own that no seed uses, and every seed's model sees through its tower, as
-# every LLaVA-1.5 sees through the one public ViT-L/14: so no interval in this book tells what another tower would do.
-# (A second CLIP, trained longer on the same scenes, is put aside for chapter 02, where it will judge captions.)
+# The CLIP is trained once, on scenes of its own that no seed uses, and every
+# seed's model sees through its tower, as every LLaVA-1.5 sees through the one
+# public ViT-L/14: so no interval in this book tells what another tower would
+# do. (A second CLIP, trained longer on the same scenes, is put aside for
+# chapter 02, where it will judge captions.)
 
 # %%
 controls = [
@@ -139,8 +151,9 @@ bases.prepare(setting.seeds, controls)
 kit = get_kit(seed)
 
 # %% [markdown]
-# The result is a checkpoint directory like any other: `from_pretrained` loads the model, and its *processor* (picture
-# to pixels, text to tokens) prepares a PIL image and a question. Two thirds of its parameters are the frozen tower.
+# The result is a checkpoint directory like any other: `from_pretrained` loads
+# the model, and its *processor* (picture to pixels, text to tokens) prepares a
+# PIL image and a question. Two thirds of its parameters are the frozen tower.
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
@@ -151,9 +164,11 @@ print(f"{n_weights:,} parameters,", n_tokens, "image tokens")
 # %% [markdown]
 # ## What does it say?
 #
-# We ask "Describe the image." about scenes that it has never seen and let it answer *greedily*, always taking the
-# most likely word. Before you run the cell, predict: in seven training captions of ten there was one invented
-# object. In what share of the greedy captions do you expect one? (In brackets: what is not in the picture.)
+# We ask "Describe the image." about scenes that it has never seen and let it
+# answer *greedily*, always taking the most likely word. Before you run the
+# cell, predict: in seven training captions of ten there was one invented
+# object. In what share of the greedy captions do you expect one? (In brackets:
+# what is not in the picture.)
 
 # %%
 said = measured.describe(kit, kit.model)
@@ -170,10 +185,12 @@ _ = figures.save(figure, "00_scenes", shown, preset, setting.seeds, caption)
 # %% [markdown]
 # ## Counting: CHAIR
 #
-# The field's measure is CHAIR ("caption hallucination assessment with image relevance"). **CHAIR_s** is the share of
-# captions with at least one invented object, **CHAIR_i** the share of all mentions that are invented. Because a model
-# can keep both low by saying nothing, we always report **recall** beside them: the share of the picture's objects
-# that the caption names. Check the arithmetic on three captions by hand:
+# The field's measure is CHAIR ("caption hallucination assessment with image
+# relevance"). **CHAIR_s** is the share of captions with at least one invented
+# object, **CHAIR_i** the share of all mentions that are invented. Because a
+# model can keep both low by saying nothing, we always report **recall** beside
+# them: the share of the picture's objects that the caption names. Check the
+# arithmetic on three captions by hand:
 
 # %% tags=["nbval-check-output"]
 mentioned = [["cup", "fork"], ["cup", "cup", "bowl"], ["fork"]]
@@ -182,10 +199,12 @@ score = chair(mentioned, in_the_picture)
 print({name: round(value, 3) for name, value in score.items()})
 
 # %% [markdown]
-# One caption of three invents something; one mention of six is invented; and the recalls 1, 1 and 1/2 average to 5/6.
+# One caption of three invents something; one mention of six is invented; and
+# the recalls 1, 1 and 1/2 average to 5/6.
 #
-# Now the models, on 200 held-out scenes each. We add the second prompt, "Is there a fork in the image?", asked about
-# three kinds of object: one that is *shown*; one that is *usual* in such a place but absent; and one that is
+# Now the models, on 200 held-out scenes each. We add the second prompt, "Is
+# there a fork in the image?", asked about three kinds of object: one that is
+# *shown*; one that is *usual* in such a place but absent; and one that is
 # *foreign* to it, from another place.
 
 # %%
@@ -212,22 +231,27 @@ caption = (
 _ = figures.save(figure, "00_base", results, preset, setting.seeds, caption)
 
 # %% [markdown]
-# Read it from the top. The model sees well: recall is almost complete. And yet far more captions invent something
-# than did in training. Greedy decoding turns "seven in ten" into "nearly always", because it takes the likelier
-# branch every time. The questions show it too: foreign objects are denied, so the model sees at least which place it
-# is; usual ones are affirmed whether they are there or not. (Most "no" answers in training are about foreign objects,
-# as in random question sets; that helps to make "usual" a "yes". A seed whose three question rows all read 100 % has
-# not learnt to answer at all: it says yes to everything. Its captions are as good as the others'.)
+# Read it from the top. The model sees well: recall is almost complete. And yet
+# far more captions invent something than did in training. Greedy decoding turns
+# "seven in ten" into "nearly always", because it takes the likelier branch
+# every time. The questions show it too: foreign objects are denied, so the
+# model sees at least which place it is; usual ones are affirmed whether they
+# are there or not. (Most "no" answers in training are about foreign objects, as
+# in random question sets; that helps to make "usual" a "yes". A seed whose
+# three question rows all read 100 % has not learnt to answer at all: it says
+# yes to everything. Its captions are as good as the others'.)
 #
-# The bar is a 95 % **interval** for the mean over seeds (Student's t). With the fast preset's two seeds it is nearly
-# useless (the t factor is 12.7), so no bar is drawn below three seeds. With eight seeds the factor is 2.4. A single
+# The bar is a 95 % **interval** for the mean over seeds (Student's t). With the
+# fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
+# is drawn below three seeds. With eight seeds the factor is 2.4. A single
 # number without its spread is no result.
 #
 # ## Is it really the captions?
 #
-# A story that fits is not yet a cause. The control: the same scenes, the same seeds, the same training, with captions
-# that are free of noise. If co-occurrence in the text is the cause, honest captions must give an honest model. (The fast
-# preset trains one seed; the full one five.)
+# A story that fits is not yet a cause. The control: the same scenes, the same
+# seeds, the same training, with captions that are free of noise. If
+# co-occurrence in the text is the cause, honest captions must give an honest
+# model. (The fast preset trains one seed; the full one five.)
 
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
@@ -247,9 +271,11 @@ used = sorted({s for s, _ in controls})
 _ = figures.save(figure, "00_noise", by_noise, preset, used, caption)
 
 # %% [markdown]
-# Look at the first row: honest captions, honest captioner. And a warning about measurement. Greedy decoding takes the
-# likelier branch: it makes "nearly always" of "seven in ten", and would make "hardly ever" of "three in ten". Sampling
-# shows the share itself; here it is, over all seeds, for the captions of held-out scenes:
+# Look at the first row: honest captions, honest captioner. And a warning about
+# measurement. Greedy decoding takes the likelier branch: it makes "nearly
+# always" of "seven in ten", and would make "hardly ever" of "three in ten".
+# Sampling shows the share itself; here it is, over all seeds, for the captions
+# of held-out scenes:
 
 # %%
 sampled = [measured.sampled_chair(get_kit(s))["chair_s"] for s in setting.seeds]
@@ -257,37 +283,47 @@ shares = [f"{100 * share:.0f} %" for share in sampled]
 print("CHAIR_s of sampled captions, one number a seed:", shares)
 
 # %% [markdown]
-# So a small CHAIR_s of greedy captions does not mean that the hallucination is gone, only that it is the less likely
-# branch. Keep this in mind in the next chapters.
+# So a small CHAIR_s of greedy captions does not mean that the hallucination is
+# gone, only that it is the less likely branch. Keep this in mind in the next
+# chapters.
 #
-# The lower rows hold a surprise. With honest captions the answers need not become honest: look at "yes" to usual but
-# absent objects at 0 %. The reason was announced above. Questions with the answer "no" are mostly about foreign
-# objects, so telling the *place* is nearly enough to answer them, and a model that does only that affirms everything
-# usual. That is a second cause, how negative questions are sampled, and not co-occurrence in captions. It is also why
-# POPE has an *adversarial* setting, which asks about usual objects on purpose.
+# The lower rows hold a surprise. With honest captions the answers need not
+# become honest: look at "yes" to usual but absent objects at 0 %. The reason
+# was announced above. Questions with the answer "no" are mostly about foreign
+# objects, so telling the *place* is nearly enough to answer them, and a model
+# that does only that affirms everything usual. That is a second cause, how
+# negative questions are sampled, and not co-occurrence in captions. It is also
+# why POPE has an *adversarial* setting, which asks about usual objects on
+# purpose.
 #
 # ## What we learned
 #
-# * A model that sees well can hallucinate in nearly every caption; the cause sits in the text it was trained on, not
-#   in its eyes. Its yes/no answers have a second cause, the choice of questions.
-# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a share of captions; how likely the invented
-#   words are is the finer gauge. We shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0 means
-#   certain, 0.7 one in two, 8 about one in 3,000.
+# * A model that sees well can hallucinate in nearly every caption; the cause
+#   sits in the text it was trained on, not in its eyes. Its yes/no answers have
+#   a second cause, the choice of questions.
+# * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a
+#   share of captions; how likely the invented words are is the finer gauge. We
+#   shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0
+#   means certain, 0.7 one in two, 8 about one in 3,000.
 #
 # ## What we did not show
 #
-# That large models hallucinate *only* for this reason: blurred pictures, small objects and long captions add their
-# own. Our scenes are clean icons, the noise is uniform over the absent objects, and the caption has a single form.
+# That large models hallucinate *only* for this reason: blurred pictures, small
+# objects and long captions add their own. Our scenes are clean icons, the noise
+# is uniform over the absent objects, and the caption has a single form.
 #
 # ## Exercises
 #
-# 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two pictures that show a cup only. Compute
-#    CHAIR_s and CHAIR_i by hand, then put your numbers into the next cell.
-# 2. *(easy)* Ask the model about an object twice, in a picture that shows it and in one that does not.
-#    `generate(kit.model, kit.processor, kit.test_features[:2], [scenes.question("fork")] * 2)` from
+# 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two
+#    pictures that show a cup only. Compute CHAIR_s and CHAIR_i by hand, then
+#    put your numbers into the next cell.
+# 2. *(easy)* Ask the model about an object twice, in a picture that shows it
+#    and in one that does not. `generate(kit.model, kit.processor,
+#    kit.test_features[:2], [scenes.question("fork")] * 2)` from
 #    `sare_min.llava` asks about the first two held-out pictures.
-# 3. *(harder)* Sample captions instead of taking the likeliest word each time (`generate(..., temperature=1.0)`).
-#    What share invents something now? Why is it lower?
+# 3. *(harder)* Sample captions instead of taking the likeliest word each time
+#    (`generate(..., temperature=1.0)`). What share invents something now? Why
+#    is it lower?
 
 # %% tags=["exercise", "nbval-check-output"]
 right = chair([["cup"], ["cup", "bowl", "bowl"]], [{"cup"}, {"cup"}])
@@ -303,8 +339,11 @@ print("right" if is_right else "not yet")
 # %% [markdown]
 # ## Sources
 #
-# * CHAIR: Rohrbach et al., *Object Hallucination in Image Captioning*, arXiv 1809.02156.
-# * POPE: Li et al., *Evaluating Object Hallucination in Large Vision-Language Models*, arXiv 2305.10355.
-# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and *Improved Baselines with Visual Instruction
-#   Tuning*, arXiv 2310.03744.
-# * CLIP: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, arXiv 2103.00020.
+# * CHAIR: Rohrbach et al., *Object Hallucination in Image Captioning*, arXiv
+#   1809.02156.
+# * POPE: Li et al., *Evaluating Object Hallucination in Large Vision-Language
+#   Models*, arXiv 2305.10355.
+# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and
+#   *Improved Baselines with Visual Instruction Tuning*, arXiv 2310.03744.
+# * CLIP: Radford et al., *Learning Transferable Visual Models From Natural
+#   Language Supervision*, arXiv 2103.00020.

@@ -19,26 +19,33 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/01_sharp_and_flat.ipynb)
 #
-# **The question.** Two trainings end with nearly the same loss. One of them is undone by a nudge to the weights, the
-# other is not. How can that be, and can you tell them apart before the nudge comes?
+# **The question.** Two trainings end with nearly the same loss. One of them is
+# undone by a nudge to the weights, the other is not. How can that be, and can
+# you tell them apart before the nudge comes?
 #
-# Erasing a hallucination is training too: it ends somewhere in weight space, and someone may nudge the weights
-# afterwards, by fine-tuning or by rounding them. The claim that this book tests says that ordinary erasure ends in a
-# *sharp* place. Before we can test it we need to know what sharp means. It turns out to mean several things.
+# Erasing a hallucination is training too: it ends somewhere in weight space,
+# and someone may nudge the weights afterwards, by fine-tuning or by rounding
+# them. The claim that this book tests says that ordinary erasure ends in a
+# *sharp* place. Before we can test it we need to know what sharp means. It
+# turns out to mean several things.
 #
-# **What you will see.** A loss whose lowest point and whose lowest *worst case* lie in different places, which is
-# what *sharpness-aware minimisation* (SAM) is about; then a real LLaVA that has been made to forget, and how its
-# forgetting holds when its weights are moved a given distance: along random directions, along the steepest way back,
-# along the straight line to where a fine-tuning attacker ends, and in the worst way we can find.
+# **What you will see.** A loss whose lowest point and whose lowest *worst case*
+# lie in different places, which is what *sharpness-aware minimisation* (SAM) is
+# about; then a real LLaVA that has been made to forget, and how its forgetting
+# holds when its weights are moved a given distance: along random directions,
+# along the steepest way back, along the straight line to where a fine-tuning
+# attacker ends, and in the worst way we can find.
 #
-# **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models, else about four.
+# **Time.** About two minutes on two CPU cores if chapter 00 has trained the
+# base models, else about four.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
-seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
+preset = "fast"  # or "full": eight seeds, as in the book's figures
+seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
-# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+# The setup cell finds the book's modules. On Colab it first fetches the
+# repository; elsewhere it installs nothing.
 
 # %%
 import subprocess
@@ -70,10 +77,11 @@ setting = presets.get_preset(preset, seeds.split())
 # %% [markdown]
 # ## One weight, two minima
 #
-# The black curve is a loss over a single weight. Its left minimum is deeper and narrow; its right one is a little
-# shallower and wide. Now suppose that after training somebody may move the weight by up to `rho`. The dashed curve
-# gives, for each weight, the *worst* loss within that reach. Before you run the cell: where is the lowest point of
-# the dashed curve?
+# The black curve is a loss over a single weight. Its left minimum is deeper and
+# narrow; its right one is a little shallower and wide. Now suppose that after
+# training somebody may move the weight by up to `rho`. The dashed curve gives,
+# for each weight, the *worst* loss within that reach. Before you run the cell:
+# where is the lowest point of the dashed curve?
 
 # %%
 rho = 0.25
@@ -90,8 +98,8 @@ def toy_worst(w):
 
 
 # %% [markdown]
-# The first function is the black curve, the second tries 51 points within reach. Here are both, with their lowest
-# points marked:
+# The first function is the black curve, the second tries 51 points within
+# reach. Here are both, with their lowest points marked:
 
 # %%
 x = np.linspace(-2, 2.4, 441)
@@ -108,16 +116,18 @@ caption = (
 _ = figures.save(figure, "01_two_minima", toy, preset, setting.seeds, caption)
 
 # %% [markdown]
-# The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it, nearly up to the plateau. The wide
-# one loses little. *Sharp* and *flat* are names for this difference, and **sharpness-aware minimisation** is the
-# obvious remedy: do not minimise the loss, minimise the dashed curve (its argument is a small step $\epsilon$ of
-# length at most $\rho$),
+# The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
+# nearly up to the plateau. The wide one loses little. *Sharp* and *flat* are
+# names for this difference, and **sharpness-aware minimisation** is the obvious
+# remedy: do not minimise the loss, minimise the dashed curve (its argument is a
+# small step $\epsilon$ of length at most $\rho$),
 #
 # $$\min_w \; \max_{\|\epsilon\| \le \rho} L(w + \epsilon).$$
 #
-# The inner maximum is not computed by trying 51 points. SAM takes a single step of length `rho` up the slope, and
-# uses the gradient found *there* to go down from where it came. In `sare_min` the step up is a `with` block: it moves
-# the weights, and gives them back bit for bit when the block ends.
+# The inner maximum is not computed by trying 51 points. SAM takes a single step
+# of length `rho` up the slope, and uses the gradient found *there* to go down
+# from where it came. In `sare_min` the step up is a `with` block: it moves the
+# weights, and gives them back bit for bit when the block ends.
 
 # %% tags=["nbval-check-output"]
 w = torch.nn.Parameter(torch.tensor([-0.98]))
@@ -128,8 +138,9 @@ with perturbed([w], [slope], rho=0.25) as norm:
 print(f"outside: w = {w.item():.2f}")
 
 # %% [markdown]
-# How good is the one-step guess? At a point a little beside each minimum, compare the loss, the true worst case
-# within 0.25, and the loss where SAM's single step leads.
+# How good is the one-step guess? At a point a little beside each minimum,
+# compare the loss, the true worst case within 0.25, and the loss where SAM's
+# single step leads.
 
 # %% tags=["nbval-check-output"]
 for name, at in (("narrow", -0.98), ("wide", 0.95)):
@@ -141,23 +152,28 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
     )
 
 # %% [markdown]
-# The guess is close here. It need not be: a single step follows the slope at its start and knows nothing of what lies
-# behind a ridge, and descent by such guesses need not even leave the narrow hole. SAM is a heuristic with a min-max
-# formula on its label, and the difference will matter when we look at real weights.
+# The guess is close here. It need not be: a single step follows the slope at
+# its start and knows nothing of what lies behind a ridge, and descent by such
+# guesses need not even leave the narrow hole. SAM is a heuristic with a min-max
+# formula on its label, and the difference will matter when we look at real
+# weights.
 #
 # ## Two hundred thousand weights
 #
-# A language model has no single axis to walk along. In which direction should we nudge? We take real models: for each
-# seed the base model of chapter 00, made to forget its hallucinations by the standard method (EFUF, chapter 02
-# explains it), and measure how likely the *forgotten* words are at increasing distance from its weights, in three
-# directions:
+# A language model has no single axis to walk along. In which direction should
+# we nudge? We take real models: for each seed the base model of chapter 00,
+# made to forget its hallucinations by the standard method (EFUF, chapter 02
+# explains it), and measure how likely the *forgotten* words are at increasing
+# distance from its weights, in three directions:
 #
 # * **random**: every weight gets Gaussian noise;
-# * **relapse**: the steepest way back at the start, the negative gradient of the forgotten words' NLL;
-# * **attack**: the straight line to where 256 samples of fine-tuning on hallucinated captions lead.
+# * **relapse**: the steepest way back at the start, the negative gradient of
+#   the forgotten words' NLL;
+# * **attack**: the straight line to where 256 samples of fine-tuning on
+#   hallucinated captions lead.
 #
-# Distances are L2 lengths over all trained weights together, so that the three can be compared. Predict: which one
-# undoes the forgetting first?
+# Distances are L2 lengths over all trained weights together, so that the three
+# can be compared. Predict: which one undoes the forgetting first?
 
 # %%
 runs = [presets.book_run("EFUF", s) for s in setting.seeds]
@@ -178,15 +194,18 @@ caption = (
 _ = figures.save(figure, "01_slices", drawn, preset, setting.seeds, caption)
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated words are very unlikely (an NLL, the
-# negative log-likelihood, of 8 nats a token is one in 3,000). The lower a line goes, the more they are back.
+# At the left edge the three meet: the erased model, to which the hallucinated
+# words are very unlikely (an NLL, the negative log-likelihood, of 8 nats a
+# token is one in 3,000). The lower a line goes, the more they are back.
 #
-# The random line hardly moves at any distance shown. In so many dimensions a random vector is almost
-# perpendicular to everything that matters. Whoever tests "robustness" by adding noise of this size to the weights
-# measures this line. The relapse line drops from the first step on, then flattens or turns: the steepest way at the
-# start is not the best way for long. The attack's line starts more gently and, in most seeds, goes further down. So
-# the same point is flat and steep, depending on where you look. *Sharp* means nothing until direction and distance
-# are named.
+# The random line hardly moves at any distance shown. In so many dimensions a
+# random vector is almost perpendicular to everything that matters. Whoever
+# tests "robustness" by adding noise of this size to the weights measures this
+# line. The relapse line drops from the first step on, then flattens or turns:
+# the steepest way at the start is not the best way for long. The attack's line
+# starts more gently and, in most seeds, goes further down. So the same point is
+# flat and steep, depending on where you look. *Sharp* means nothing until
+# direction and distance are named.
 
 # %%
 travelled = [round(m["attack_distance"], 2) for m in slices]
@@ -203,15 +222,18 @@ for way in landscape.DIRECTIONS:
     )
 
 # %% [markdown]
-# The second print asks the question in the unit that users feel: at which distance does every other caption invent
-# something again? (`None`: at none of those measured.) This smallest distance is a fair notion of sharpness for our
-# purpose, and we shall call it the **relapse radius** in a given direction. Compare it with how far the attacker
-# travels.
+# The second print asks the question in the unit that users feel: at which
+# distance does every other caption invent something again? (`None`: at none of
+# those measured.) This smallest distance is a fair notion of sharpness for our
+# purpose, and we shall call it the **relapse radius** in a given direction.
+# Compare it with how far the attacker travels.
 #
 # ## A map
 #
-# A line shows one direction at a time. Here is a plane: to the right the steepest way back, upwards the part of the
-# attacker's way that is at right angles to it. The dot is the erased model; dark is where the hallucination is back.
+# A line shows one direction at a time. Here is a plane: to the right the
+# steepest way back, upwards the part of the attacker's way that is at right
+# angles to it. The dot is the erased model; dark is where the hallucination is
+# back.
 
 # %%
 side = setting.map_points
@@ -229,21 +251,27 @@ _ = figures.save(
 )
 
 # %% [markdown]
-# The dot does not sit in a bowl. For the *forgotten* words an erased model stands on a hillside, with the relapse
-# downhill. So when we say that an erasure is *sharp*, we mean that this hillside is steep, or that its edge is near.
+# The dot does not sit in a bowl. For the *forgotten* words an erased model
+# stands on a hillside, with the relapse downhill. So when we say that an
+# erasure is *sharp*, we mean that this hillside is steep, or that its edge is
+# near.
 #
 # ## Is standard erasure sharp? (claim C2)
 #
-# Sharp compared with what? With a model that never learnt to hallucinate: same pictures, same training, honest
-# captions (chapter 00's control, here called *honest*). Its hallucinated words are unlikely as well, but nobody had to
-# push them down. If erasure ends in a sharp place, the erased model must lose more of its forgetting than the honest
-# one, when both are moved by the same distance in the worst way. Three gauges of that kind:
+# Sharp compared with what? With a model that never learnt to hallucinate: same
+# pictures, same training, honest captions (chapter 00's control, here called
+# *honest*). Its hallucinated words are unlikely as well, but nobody had to push
+# them down. If erasure ends in a sharp place, the erased model must lose more
+# of its forgetting than the honest one, when both are moved by the same
+# distance in the worst way. Three gauges of that kind:
 #
-# * the slope of the forgotten words' NLL, which is its fall for the first small step in the steepest direction;
-# * the NLL lost at the *worst* point within an L2 distance of 0.5, found by following the gradient and projecting back
-#   into the ball;
-# * the *curvature*: the largest eigenvalue of the NLL's matrix of second derivatives (the *Hessian*), found by
-#   Lanczos' method, which needs only products of that matrix with vectors.
+# * the slope of the forgotten words' NLL, which is its fall for the first small
+#   step in the steepest direction;
+# * the NLL lost at the *worst* point within an L2 distance of 0.5, found by
+#   following the gradient and projecting back into the ball;
+# * the *curvature*: the largest eigenvalue of the NLL's matrix of second
+#   derivatives (the *Hessian*), found by Lanczos' method, which needs only
+#   products of that matrix with vectors.
 
 # %%
 few = setting.few()
@@ -258,8 +286,9 @@ wanted = {
 found = jobs.rows_side_by_side(gauges.measure, wanted, "gauges")
 
 # %% [markdown]
-# A row a gauge, honest against erased. The claim predicts the larger number for EFUF; the last line says how unlikely
-# each model holds the hallucinated words before anything moves.
+# A row a gauge, honest against erased. The claim predicts the larger number for
+# EFUF; the last line says how unlikely each model holds the hallucinated words
+# before anything moves.
 
 # %%
 names = ("gradient_norm", "worst_ball_0.5", "top_eigenvalue", "share lost")
@@ -278,40 +307,49 @@ levels = {m: stats.spell(readings.after(ends, m, "nll_forget")) for m in ends}
 print("forget NLL, nats a token:", levels)
 
 # %% [markdown]
-# Mind the last line: the two models do not hold the words equally unlikely, and whoever is higher up has more to
-# lose. That is why a fourth row was added when the first three had been seen: the *share* of the NLL that is lost at
-# the worst point. In the book's run (five seeds) the nats lost at the worst point speak for the claim; slope, curvature
-# and share are undecided. (With batches of 32 captions in the erasure, not 24, the slope spoke *against* it.) Where the
-# rows disagree, the claim depends on the gauge, and nobody who names only one has shown it. And whatever they say,
-# steepness is not yet the reason for anything that follows.
+# Mind the last line: the two models do not hold the words equally unlikely, and
+# whoever is higher up has more to lose. That is why a fourth row was added when
+# the first three had been seen: the *share* of the NLL that is lost at the
+# worst point. In the book's run (five seeds) the nats lost at the worst point
+# speak for the claim; slope, curvature and share are undecided. (With batches
+# of 32 captions in the erasure, not 24, the slope spoke *against* it.) Where
+# the rows disagree, the claim depends on the gauge, and nobody who names only
+# one has shown it. And whatever they say, steepness is not yet the reason for
+# anything that follows.
 #
 # ## What we learned
 #
-# * Two minima of equal loss can differ in what a nudge does to them; SAM looks for the ones that bear it, by one step
-#   up before each step down.
-# * For a large model, sharpness is a property of a point, *a direction and a distance*. Random noise sees a plain
-#   where the relapse direction sees a slope.
-# * SAM's step up is a normalised gradient step. Taken on the erasure loss of the hallucinations alone, it is the
-#   *relapse direction*: one step of relearning. That is chapter 03.
+# * Two minima of equal loss can differ in what a nudge does to them; SAM looks
+#   for the ones that bear it, by one step up before each step down.
+# * For a large model, sharpness is a property of a point, *a direction and a
+#   distance*. Random noise sees a plain where the relapse direction sees a
+#   slope.
+# * SAM's step up is a normalised gradient step. Taken on the erasure loss of
+#   the hallucinations alone, it is the *relapse direction*: one step of
+#   relearning. That is chapter 03.
 #
 # ## What we did not show
 #
-# That sharpness *predicts* relapse: that needs several methods whose sharpness differs (chapters 03 and 04). And L2
-# is not the only ruler: the attacker's optimiser, AdamW, moves every weight by about the same amount, which a ruler
+# That sharpness *predicts* relapse: that needs several methods whose sharpness
+# differs (chapters 03 and 04). And L2 is not the only ruler: the attacker's
+# optimiser, AdamW, moves every weight by about the same amount, which a ruler
 # of largest change (L-infinity) would suit better.
 #
 # ## Exercises
 #
-# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand, by the dashed curve? Find the value
-#    where the choice flips.
-# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of 216,000 weights? Put your number into
-#    the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction. With `from sare_min.llava import trainable`,
-#    `from lab.experiments import erasures`, `from lab.world import encoded, measured` and `from lab.world.kit import
-#    get_kit`: `kit, model = get_kit(setting.seeds[0]), erasures.erased(runs[0])`; `v = [-g for g in
-#    landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`; `landscape.along(trainable(model), v,
-#    landscape.DISTANCES, lambda: measured.held_out(kit, model))`. What should happen to the NLL, and what happens to
-#    recall?
+# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand,
+#    by the dashed curve? Find the value where the choice flips.
+# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of
+#    216,000 weights? Put your number into the next cell.
+# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction.
+#    With `from sare_min.llava import trainable`, `from lab.experiments import
+#    erasures`, `from lab.world import encoded, measured` and `from
+#    lab.world.kit import get_kit`: `kit, model = get_kit(setting.seeds[0]),
+#    erasures.erased(runs[0])`; `v = [-g for g in
+#    landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`;
+#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda:
+#    measured.held_out(kit, model))`. What should happen to the NLL, and what
+#    happens to recall?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_length = None  # your number
@@ -327,7 +365,10 @@ print("right" if is_right else "not yet")
 # %% [markdown]
 # ## Sources
 #
-# * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*, arXiv 2010.01412.
-# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation 9(1), 1997. That sharpness depends on
-#   the ruler: Dinh et al., *Sharp Minima Can Generalize for Deep Nets*, arXiv 1703.04933.
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*, arXiv 2601.16527.
+# * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving
+#   Generalization*, arXiv 2010.01412.
+# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation
+#   9(1), 1997. That sharpness depends on the ruler: Dinh et al., *Sharp Minima
+#   Can Generalize for Deep Nets*, arXiv 1703.04933.
+# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
+#   arXiv 2601.16527.

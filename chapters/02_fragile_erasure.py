@@ -19,21 +19,25 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/02_fragile_erasure.ipynb)
 #
-# **The question.** A model hallucinates. We train it a little to stop, and it stops. Is the hallucination gone?
+# **The question.** A model hallucinates. We train it a little to stop, and it
+# stops. Is the hallucination gone?
 #
-# **What you will see.** How captions are cut into pieces to *forget* and pieces to *retain*, by CLIP alone, without
-# looking at the truth; what its caution costs; how a short training removes most hallucinations (the method is
-# EFUF's, the baseline of this book); what it damages; and how they return when someone fine-tunes the erased model on
-# a few hundred captions.
+# **What you will see.** How captions are cut into pieces to *forget* and pieces
+# to *retain*, by CLIP alone, without looking at the truth; what its caution
+# costs; how a short training removes most hallucinations (the method is EFUF's,
+# the baseline of this book); what it damages; and how they return when someone
+# fine-tunes the erased model on a few hundred captions.
 #
-# **Time.** About two minutes on two CPU cores if chapter 00 has trained the base models.
+# **Time.** About two minutes on two CPU cores if chapter 00 has trained the
+# base models.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
-seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
+preset = "fast"  # or "full": eight seeds, as in the book's figures
+seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
-# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+# The setup cell finds the book's modules. On Colab it first fetches the
+# repository; elsewhere it installs nothing.
 
 # %%
 import subprocess
@@ -67,10 +71,12 @@ kit = get_kit(setting.seeds[0])
 # %% [markdown]
 # ## What to forget: CLIP decides
 #
-# Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the model describe pictures, cut each
-# caption into **sub-sentences**, and ask another model, a CLIP, how well the object in each piece goes with the
-# picture. (Not the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through ViT-L/14, and we ask a
-# second tiny CLIP.) A low score marks the piece *forget*, a high one *retain*; what lies between is left alone. The
+# Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the
+# model describe pictures, cut each caption into **sub-sentences**, and ask
+# another model, a CLIP, how well the object in each piece goes with the
+# picture. (Not the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what
+# LLaVA saw through ViT-L/14, and we ask a second tiny CLIP.) A low score marks
+# the piece *forget*, a high one *retain*; what lies between is left alone. The
 # cut comes *before* the separator, so that a piece opens with its own comma:
 
 # %% tags=["nbval-check-output"]
@@ -78,12 +84,14 @@ text = "a kitchen with a cup, a bowl, a fork."
 print([text[start:end] for start, end in curate.sub_sentences(text)])
 
 # %% [markdown]
-# Why does the comma belong to the piece it opens? After "a cup, a bowl" the model has two ways on: "." and ",". If we
-# punished only the words *after* the comma, the model would learn to write the comma and then stall. The decision to
-# go on is part of the hallucination.
+# Why does the comma belong to the piece it opens? After "a cup, a bowl" the
+# model has two ways on: "." and ",". If we punished only the words *after* the
+# comma, the model would learn to write the comma and then stall. The decision
+# to go on is part of the hallucination.
 #
-# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and thresholds of 10 (forget below), 20 (retain
-# above) and 25 (keep the whole sentence if the mean is above and nothing is to be forgotten):
+# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and
+# thresholds of 10 (forget below), 20 (retain above) and 25 (keep the whole
+# sentence if the mean is above and nothing is to be forgotten):
 
 # %% tags=["nbval-check-output"]
 find = (
@@ -95,10 +103,12 @@ spans = curate.curate([text], [scores], find, limits)[0]
 print({kind: [text[a:b] for a, b in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]
-# Now the real thing. Each base model has described 1,536 pictures, sampling at temperature 1. Here is what a tiny CLIP
-# thinks of the objects named. It is not the one through which the models see, and it is one for all seeds, as EFUF
-# lets the one public ViT-B/32 judge; so no interval below tells what another judge would do. The colours show the
-# truth, which the curation *never* sees; we use it only to judge the judge.
+# Now the real thing. Each base model has described 1,536 pictures, sampling at
+# temperature 1. Here is what a tiny CLIP thinks of the objects named. It is not
+# the one through which the models see, and it is one for all seeds, as EFUF
+# lets the one public ViT-B/32 judge; so no interval below tells what another
+# judge would do. The colours show the truth, which the curation *never* sees;
+# we use it only to judge the judge.
 
 # %%
 judged = [measured.judge_curation(get_kit(s)) for s in setting.seeds]
@@ -124,17 +134,20 @@ caption = (
 _ = figures.save(figure, "02_curation", rates, preset, setting.seeds, caption)
 
 # %% [markdown]
-# The thresholds are read off the scores alone: they fall into two clusters, *forget* lies below the middle between
-# the clusters' centres, *retain* above the middle of what is left. Read the bars as precision (what is marked is
-# right) and recall (what is right is marked). Where they fall short, some hallucinations stay unmarked, or grounded
-# pieces are forgotten with them. We shall see below what that costs.
+# The thresholds are read off the scores alone: they fall into two clusters,
+# *forget* lies below the middle between the clusters' centres, *retain* above
+# the middle of what is left. Read the bars as precision (what is marked is
+# right) and recall (what is right is marked). Where they fall short, some
+# hallucinations stay unmarked, or grounded pieces are forgotten with them. We
+# shall see below what that costs.
 #
 # ## One caption, one row, three masks
 #
-# EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by **minus** their cross-entropy. *Retain*:
-# keep the grounded pieces likely. *Sentence*: keep whole clean captions likely, so that the model does not forget how
-# to talk and how to end. All three are masks over the tokens of one row. Here is a row with something to forget, and
-# a clean one:
+# EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by
+# **minus** their cross-entropy. *Retain*: keep the grounded pieces likely.
+# *Sentence*: keep whole clean captions likely, so that the model does not
+# forget how to talk and how to end. All three are masks over the tokens of one
+# row. Here is a row with something to forget, and a clean one:
 
 # %%
 data = encoded.masked(kit, "erase", "clip")
@@ -147,21 +160,24 @@ for row in (with_forget, clean):
         print(f"row {row} {kind:9s}", list(compress(words, mask)))
 
 # %% [markdown]
-# **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at each piece's end and makes every piece a
-# row of its own. In a causal model a word's likelihood does not depend on what follows, so the losses are the same,
-# and so are the gradients (a test proves it). What differs is how often the picture is read. Tokens in one forward
-# over the same 256 captions:
+# **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at
+# each piece's end and makes every piece a row of its own. In a causal model a
+# word's likelihood does not depend on what follows, so the losses are the same,
+# and so are the gradients (a test proves it). What differs is how often the
+# picture is read. Tokens in one forward over the same 256 captions:
 
 # %% tags=["nbval-check-output"]
 tokens = traps.repeated_tokens(kit)
 print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 
 # %% [markdown]
-# With LLaVA-1.5's 576 image tokens a row, instead of nine, the ratio tends to the number of pieces.
+# With LLaVA-1.5's 576 image tokens a row, instead of nine, the ratio tends to
+# the number of pieces.
 #
-# One step of the loss, on 64 captions. Read the signs: `neg` is *negative*, minus the likelihood loss of the pieces
-# to forget. It falls without bound as they become unlikely, which is why we shall have to say when to stop. `pos` and
-# `sent` are ordinary likelihood losses.
+# One step of the loss, on 64 captions. Read the signs: `neg` is *negative*,
+# minus the likelihood loss of the pieces to forget. It falls without bound as
+# they become unlikely, which is why we shall have to say when to stop. `pos`
+# and `sent` are ordinary likelihood losses.
 
 # %%
 losses = gradient(kit.fresh(), data[:64], get_method("EFUF"))
@@ -172,12 +188,14 @@ print(
 # %% [markdown]
 # ## Erase
 #
-# AdamW, for every seed. Each run goes on until the forgotten spans of 64 held-out captions are about to reach a set
-# NLL, and then cools down: ten more steps with a falling learning rate, which go as far as five at full speed. If it
-# then stands more than a quarter of a nat short, it goes on and cools down once more. So the runs that get there
-# within 240 steps end at about the same NLL, a **matched forget level**: from chapter 03 on we compare methods, and a
-# method that forgets more would otherwise look more robust for that reason alone. (These captions are used for
-# nothing else.)
+# AdamW, for every seed. Each run goes on until the forgotten spans of 64
+# held-out captions are about to reach a set NLL, and then cools down: ten more
+# steps with a falling learning rate, which go as far as five at full speed. If
+# it then stands more than a quarter of a nat short, it goes on and cools down
+# once more. So the runs that get there within 240 steps end at about the same
+# NLL, a **matched forget level**: from chapter 03 on we compare methods, and a
+# method that forgets more would otherwise look more robust for that reason
+# alone. (These captions are used for nothing else.)
 
 # %%
 print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
@@ -197,8 +215,8 @@ _ = figures.save(
 )
 
 # %% [markdown]
-# The left curve must rise, the right one stay low. Does it show in what the models say? Before and after, on held-out
-# scenes:
+# The left curve must rise, the right one stay low. Does it show in what the
+# models say? Before and after, on held-out scenes:
 
 # %%
 pair = ("base", "EFUF")
@@ -207,8 +225,8 @@ for metric in ("chair_s", "chair_i", "recall"):
     print(readings.spell_change(metric, *change))
 
 # %% [markdown]
-# And what they answer: "yes" to an object that is shown, to a usual but absent one, to a foreign one. The last row is
-# the NLL of the pieces to retain:
+# And what they answer: "yes" to an object that is shown, to a usual but absent
+# one, to a foreign one. The last row is the NLL of the pieces to retain:
 
 # %%
 runs = {
@@ -224,16 +242,19 @@ before, after = (
 print(f"nll_retain  before {before}   after {after} nats a token")
 
 # %% [markdown]
-# By the usual measures of captions this is a success. Read the other rows too: the NLL of grounded text has risen,
-# and in some seeds the *answers* suffer, although no question was trained on. Erasure is not free, and CHAIR with
+# By the usual measures of captions this is a success. Read the other rows too:
+# the NLL of grounded text has risen, and in some seeds the *answers* suffer,
+# although no question was trained on. Erasure is not free, and CHAIR with
 # recall does not show its whole price.
 #
 # ## Relearn
 #
-# Now the attack. Somebody takes the erased model and fine-tunes it gently, by plain cross-entropy and with a third of
-# the learning rate, on captions that hallucinate, about pictures that the erasure never saw. After every few captions we
-# ask the model to describe the held-out scenes. Predict: how many captions until every other description invents
-# something again? The base model was trained on 6,000 scenes.
+# Now the attack. Somebody takes the erased model and fine-tunes it gently, by
+# plain cross-entropy and with a third of the learning rate, on captions that
+# hallucinate, about pictures that the erasure never saw. After every few
+# captions we ask the model to describe the held-out scenes. Predict: how many
+# captions until every other description invents something again? The base model
+# was trained on 6,000 scenes.
 
 # %%
 curves = readings.curves(results, "base", "EFUF")
@@ -253,8 +274,9 @@ print(
 )
 
 # %% [markdown]
-# The book keeps a ledger of claims. Each row is a difference paired by seed, its interval, and a verdict computed
-# from it. Here is the first, C1: *standard erasure is superficial*. The difference is CHAIR_s after the attack minus
+# The book keeps a ledger of claims. Each row is a difference paired by seed,
+# its interval, and a verdict computed from it. Here is the first, C1: *standard
+# erasure is superficial*. The difference is CHAIR_s after the attack minus
 # before.
 
 # %%
@@ -269,10 +291,11 @@ ci95 = [round(bound, 1) for bound in row["ci95"]]
 print(f"{row['diff']:+.1f} points, 95 % interval {ci95}: {row['verdict']}")
 
 # %% [markdown]
-# Is a relapse a *return*, though? Captions that hallucinate would teach any model to hallucinate. The control is a
-# model that never learnt it: the same pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. If the erased model needs far fewer samples than this *honest* one, something was left to
-# come back to:
+# Is a relapse a *return*, though? Captions that hallucinate would teach any
+# model to hallucinate. The control is a model that never learnt it: the same
+# pictures, the same training, with honest captions (chapter 00's "0 %"). It
+# meets the same attack. If the erased model needs far fewer samples than this
+# *honest* one, something was left to come back to:
 
 # %%
 few = setting.few()
@@ -302,24 +325,29 @@ print(
 )
 
 # %% [markdown]
-# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten words falls from the first samples
-# on, while CHAIR_s still moves little; then greedy decoding flips in many scenes. A small CHAIR_s told us nothing of
-# how close to the edge we were.
+# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten
+# words falls from the first samples on, while CHAIR_s still moves little; then
+# greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how
+# close to the edge we were.
 #
 # ## Other ways to erase
 #
-# EFUF is one row of a table. The others differ in the loss on the forget pieces, or in what is kept beside it:
+# EFUF is one row of a table. The others differ in the loss on the forget
+# pieces, or in what is kept beside it:
 #
-# * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff** keeps the retain pieces, but no whole
-#   captions.
-# * **NPO**, negative preference optimisation, weighs each caption by how far it still is from the base model: once a
-#   piece is unlikely it is left in peace. **SimNPO** does the same without a base model, by the NLL a token, with its
+# * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff**
+#   keeps the retain pieces, but no whole captions.
+# * **NPO**, negative preference optimisation, weighs each caption by how far it
+#   still is from the base model: once a piece is unlikely it is left in peace.
+#   **SimNPO** does the same without a base model, by the NLL a token, with its
 #   published settings.
-# * **EFUF released** is EFUF with the weights of the released code, which shrink during the run. It has its own end,
-#   two passes over the captions, and stops where it stops.
+# * **EFUF released** is EFUF with the weights of the released code, which
+#   shrink during the run. It has its own end, two passes over the captions, and
+#   stops where it stops.
 #
-# Same data, same order, same optimiser, same attack. Look at the forget level first: where it differs, so does
-# everything that follows, and the last column must not be read as a ranking.
+# Same data, same order, same optimiser, same attack. Look at the forget level
+# first: where it differs, so does everything that follows, and the last column
+# must not be read as a ranking.
 
 # %%
 names = ("EFUF", *setting.rivals)
@@ -349,13 +377,14 @@ caption = (
 _ = figures.save(figure, "02_methods", facts, preset, few.seeds, caption)
 
 # %% [markdown]
-# A method that never brought CHAIR_s under one half "relapses" at zero samples; one that forgot far more than the
-# others starts further from the edge; and one that has lost its recall has not erased hallucinations but captions.
+# A method that never brought CHAIR_s under one half "relapses" at zero samples;
+# one that forgot far more than the others starts further from the edge; and one
+# that has lost its recall has not erased hallucinations but captions.
 #
 # ## What does the curation cost?
 #
-# The same erasure with masks from the truth (an *oracle*, which no real data has), stopped at the same level, under
-# the same attack:
+# The same erasure with masks from the truth (an *oracle*, which no real data
+# has), stopped at the same level, under the same attack:
 
 # %%
 pair = ("EFUF", "EFUF oracle")
@@ -380,10 +409,12 @@ print(
 )
 
 # %% [markdown]
-# An interval that spans zero says that at this number of seeds we cannot tell the two apart, not that they are equal.
-# Where the judge made no mistake at all (in the book's run: in every seed), the two rows are the *same* run, and the
-# differences are exactly zero: in this clean world a well-trained tiny CLIP is nearly an oracle, which no CLIP is on
-# photographs. So we also make mistakes on purpose. A share of the hallucinated pieces is *missed*, and kept as if it
+# An interval that spans zero says that at this number of seeds we cannot tell
+# the two apart, not that they are equal. Where the judge made no mistake at all
+# (in the book's run: in every seed), the two rows are the *same* run, and the
+# differences are exactly zero: in this clean world a well-trained tiny CLIP is
+# nearly an oracle, which no CLIP is on photographs. So we also make mistakes on
+# purpose. A share of the hallucinated pieces is *missed*, and kept as if it
 # were true, as a lenient judge would do:
 
 # %%
@@ -410,29 +441,34 @@ for share in shares:
 # %% [markdown]
 # ## What we learned
 #
-# * Erasure needs no human labels: CLIP's scores give pieces to forget and pieces to retain, with measurable precision
-#   and recall.
-# * Standard erasure removes most hallucinations from the captions, at a price that captions alone do not show.
-#   Whether a light fine-tuning brings them back is claim C1a, and the ledger's row above answers it.
-# * A relapse is not yet a *return*. The same captions teach a model that never hallucinated, and only the comparison
-#   with it (C1b) says whether anything was left to come back to. Look who is sooner before you call an erasure
+# * Erasure needs no human labels: CLIP's scores give pieces to forget and
+#   pieces to retain, with measurable precision and recall.
+# * Standard erasure removes most hallucinations from the captions, at a price
+#   that captions alone do not show. Whether a light fine-tuning brings them
+#   back is claim C1a, and the ledger's row above answers it.
+# * A relapse is not yet a *return*. The same captions teach a model that never
+#   hallucinated, and only the comparison with it (C1b) says whether anything
+#   was left to come back to. Look who is sooner before you call an erasure
 #   superficial.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
-# That *sharpness* is why it breaks. Nor that every attack works so well: ours knows the domain. The released EFUF
-# code differs from ours in more than its weights: it trains the projector alone, and keeps human captions whole.
+# That *sharpness* is why it breaks. Nor that every attack works so well: ours
+# knows the domain. The released EFUF code differs from ours in more than its
+# weights: it trains the projector alone, and keeps human captions whole.
 #
 # ## Exercises
 #
-# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences are there? Put the number into the next
-#    cell.
-# 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run, stop_nll=3.0))` (`dataclasses.replace`) makes
-#    another attack of one of `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it. Does the
-#    relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean = encoded.masked(kit, "attack"); clean =
-#    clean[clean.sentence.any(1)]` goes to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
+# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences
+#    are there? Put the number into the next cell.
+# 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run,
+#    stop_nll=3.0))` (`dataclasses.replace`) makes another attack of one of
+#    `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it.
+#    Does the relapse come sooner?
+# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean =
+#    encoded.masked(kit, "attack"); clean = clean[clean.sentence.any(1)]` goes
+#    to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
 
 # %% tags=["exercise", "nbval-check-output"]
 my_pieces = None  # your number
@@ -446,9 +482,11 @@ print("right" if my_pieces == len(pieces) else "not yet")
 # %% [markdown]
 # ## Sources
 #
-# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for Mitigating Hallucinations in Multimodal
-#   Large Language Models*, arXiv 2402.09801.
-# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM Unlearning Resilient to Relearning
-#   Attacks: A Sharpness-Aware Minimization Perspective and Beyond*, arXiv 2502.05374 (code:
+# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for
+#   Mitigating Hallucinations in Multimodal Large Language Models*, arXiv
+#   2402.09801.
+# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM
+#   Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
+#   Perspective and Beyond*, arXiv 2502.05374 (code:
 #   OPTML-Group/Unlearn-Smooth).
 # * SARE: arXiv 2601.16527.

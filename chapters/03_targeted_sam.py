@@ -19,24 +19,28 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/03_targeted_sam.ipynb)
 #
-# **The question.** Chapter 02 erased hallucinations and saw them come back. Can we erase them at the place where they
-# *would* come back, before anyone attacks?
+# **The question.** Chapter 02 erased hallucinations and saw them come back. Can
+# we erase them at the place where they *would* come back, before anyone
+# attacks?
 #
-# That is the idea of SARE. Its inner step moves the weights to the worst nearby place, worst *for the hallucinations
-# only*; its outer step suppresses them there; grounded text keeps its ordinary gradient.
+# That is the idea of SARE. Its inner step moves the weights to the worst nearby
+# place, worst *for the hallucinations only*; its outer step suppresses them
+# there; grounded text keeps its ordinary gradient.
 #
-# **What you will see.** The step, line by line, with the sign trap that catches most first implementations; that it
-# does what it claims on a real LLaVA; an erasure by it, against EFUF's at the same forget level; and whether the
+# **What you will see.** The step, line by line, with the sign trap that catches
+# most first implementations; that it does what it claims on a real LLaVA; an
+# erasure by it, against EFUF's at the same forget level; and whether the
 # landscape around the erased weights is flatter.
 #
 # **Time.** About two minutes on two CPU cores after chapter 02.
 
 # %% tags=["parameters"]
-preset = "fast"  # "fast": two seeds, minutes; "full": eight seeds (five in side comparisons), as in the book's figures
-seeds = ""  # other seeds, separated by spaces, e.g. "11 12 13"; empty: the preset's own
+preset = "fast"  # or "full": eight seeds, as in the book's figures
+seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
-# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+# The setup cell finds the book's modules. On Colab it first fetches the
+# repository; elsewhere it installs nothing.
 
 # %%
 import subprocess
@@ -77,25 +81,29 @@ kit = get_kit(setting.seeds[0])
 # %% [markdown]
 # ## Which way is up?
 #
-# Everything hangs on a sign. Let CE be the ordinary likelihood loss of the hallucinated words: *small* when the model
-# likes to say them. To erase, we *minimise*
+# Everything hangs on a sign. Let CE be the ordinary likelihood loss of the
+# hallucinated words: *small* when the model likes to say them. To erase, we
+# *minimise*
 #
 # $$L_{neg} = -\,\mathrm{CE}(\text{hallucinated words}),$$
 #
-# so $L_{neg}$ falls as they become unlikely. The worst nearby place is where $L_{neg}$ is *largest*, that is where
-# the words are most likely again:
+# so $L_{neg}$ falls as they become unlikely. The worst nearby place is where
+# $L_{neg}$ is *largest*, that is where the words are most likely again:
 #
 # $$\epsilon^* = \rho\,\frac{\nabla L_{neg}(\theta)}{\lVert\nabla L_{neg}(\theta)\rVert}.$$
 #
-# This is one normalised step of *relearning*. Then the step that is really taken uses the gradient found at that
-# place, and grounded text's gradient from home:
+# This is one normalised step of *relearning*. Then the step that is really
+# taken uses the gradient found at that place, and grounded text's gradient from
+# home:
 #
 # $$g = \lambda_{neg}\,\nabla L_{neg}(\theta+\epsilon^*) + \nabla L_{pos}(\theta) + \lambda_{sent}\,\nabla L_{sent}(\theta).$$
 #
-# The trap: write the loss as +CE, perturb along *its* gradient, and then ascend. The code runs, the losses move, and
-# the perturbation goes the wrong way, to where the words are even less likely. So we look, on 64 sampled captions of
-# the base model, with masks from the truth to keep CLIP out of it. Predict the three numbers' order: the words' NLL
-# at home, at the perturbed place, and at home again.
+# The trap: write the loss as +CE, perturb along *its* gradient, and then
+# ascend. The code runs, the losses move, and the perturbation goes the wrong
+# way, to where the words are even less likely. So we look, on 64 sampled
+# captions of the base model, with masks from the truth to keep CLIP out of it.
+# Predict the three numbers' order: the words' NLL at home, at the perturbed
+# place, and at home again.
 
 # %%
 model, data = kit.fresh(), encoded.masked(kit, "erase", "oracle")[:64]
@@ -115,8 +123,9 @@ print("more likely at the perturbed place:", away < home)
 print("home again, bit for bit:", back == home)
 
 # %% [markdown]
-# Bit for bit matters. **A trap: subtracting eps again.** The share of weights that differ after one step of length 0.2
-# there and back, if eps is subtracted, and with the copy that the `with` block keeps (it gives the weights back also
+# Bit for bit matters. **A trap: subtracting eps again.** The share of weights
+# that differ after one step of length 0.2 there and back, if eps is subtracted,
+# and with the copy that the `with` block keeps (it gives the weights back also
 # when the code inside fails):
 
 # %%
@@ -128,9 +137,11 @@ for dtype in (torch.float32, torch.bfloat16):
     )
 
 # %% [markdown]
-# **A trap: weights too coarse for the step.** The released models come in bf16, which keeps eight bits of a weight. A
-# step of length `rho` over two hundred thousand weights changes each by very little, and what is smaller than half the
-# last bit rounds away. The cosine between the step that the weights really take and the one intended, against `rho`:
+# **A trap: weights too coarse for the step.** The released models come in bf16,
+# which keeps eight bits of a weight. A step of length `rho` over two hundred
+# thousand weights changes each by very little, and what is smaller than half
+# the last bit rounds away. The cosine between the step that the weights really
+# take and the one intended, against `rho`:
 
 # %%
 rhos = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -151,17 +162,22 @@ print("fp32 takes the step as intended:", min(cosines["fp32"][0]) > 0.999)
 print("bf16 does at the shortest:", cosines["bf16"][0][0] > 0.99)
 
 # %% [markdown]
-# Nothing crashes; at a small `rho` the perturbed model is simply not where the algorithm says (at the book's 0.2 the
-# error is small). This is why `set_trainable` keeps what trains in fp32, whatever the checkpoint's type. In a model
-# of seven billion weights, where the same `rho` is spread over thirty thousand times as many, it is far worse.
+# Nothing crashes; at a small `rho` the perturbed model is simply not where the
+# algorithm says (at the book's 0.2 the error is small). This is why
+# `set_trainable` keeps what trains in fp32, whatever the checkpoint's type. In
+# a model of seven billion weights, where the same `rho` is spread over thirty
+# thousand times as many, it is far worse.
 #
 # ## Two weights, one step
 #
-# Here is why the perturbed place gives another gradient at all. A loss over two weights; dark blue is where the
-# hallucination is likely. At the black point the plain erasure step goes straight down the local slope. The relapse
-# step leads the other way, up into the dark, and the gradient found *there* points elsewhere: it pays more heed to
-# the weight along which the relapse steepens. (All steps are drawn at set lengths. The gradient at the relapse point
-# is also *shorter*, since a likely word's loss has less slope to give; a reason why erasing there takes more steps.)
+# Here is why the perturbed place gives another gradient at all. A loss over two
+# weights; dark blue is where the hallucination is likely. At the black point
+# the plain erasure step goes straight down the local slope. The relapse step
+# leads the other way, up into the dark, and the gradient found *there* points
+# elsewhere: it pays more heed to the weight along which the relapse steepens.
+# (All steps are drawn at set lengths. The gradient at the relapse point is also
+# *shorter*, since a likely word's loss has less slope to give; a reason why
+# erasing there takes more steps.)
 
 # %%
 theta, rho = torch.tensor([0.1, 0.35], requires_grad=True), 0.5
@@ -178,7 +194,8 @@ with sam.perturbed([theta], [plain], rho):
     (there,) = torch.autograd.grad(toy_neg(theta), theta)
 
 # %% [markdown]
-# In the figure, look at the angle between the two arrows that leave the black point; the cell after it prints it.
+# In the figure, look at the angle between the two arrows that leave the black
+# point; the cell after it prints it.
 
 # %%
 axis = np.linspace(-0.9, 1.1, 81)
@@ -209,8 +226,8 @@ print(f"the two steps differ in direction by {angle.item():.0f} degrees")
 # %% [markdown]
 # ## The step, as code
 #
-# For one batch it takes four lines that do something. Read them next to the equations (0.1 is `lambda_neg`; the other
-# two weights are 1).
+# For one batch it takes four lines that do something. Read them next to the
+# equations (0.1 is `lambda_neg`; the other two weights are 1).
 
 
 # %%
@@ -238,16 +255,19 @@ def efuf_by_hand():
 
 
 # %% [markdown]
-# The library does the same for batches that do not fit into memory at once: then the relapse direction is the
-# gradient of the *whole* batch's loss, gathered over its parts (*micro-batches*) before anything moves. `target` is
-# the loss that is perturbed, `rest` all others, `again` the parts that have something to forget.
+# The library does the same for batches that do not fit into memory at once:
+# then the relapse direction is the gradient of the *whole* batch's loss,
+# gathered over its parts (*micro-batches*) before anything moves. `target` is
+# the loss that is perturbed, `rest` all others, `again` the parts that have
+# something to forget.
 
 # %%
 print(inspect.getsource(sam.targeted_sam))
 
 # %% [markdown]
-# Do the two agree? And is there nothing left but EFUF's step when `rho` is zero? The vision tower, finally, must keep
-# its eyes: none of its weights may train.
+# Do the two agree? And is there nothing left but EFUF's step when `rho` is
+# zero? The vision tower, finally, must keep its eyes: none of its weights may
+# train.
 
 
 # %% tags=["nbval-check-output"]
@@ -273,12 +293,15 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 # %% [markdown]
 # ## Erase with both
 #
-# Same data, same order, same optimiser, same seeds, and both aim at the same forget level. `rho` was chosen on other
-# seeds than those shown here (1 to 4, among 0, 0.05, 0.1 and 0.2, on a larger model of this world). In the print,
-# `stop_level` is the NLL of the captions that said when to stop, after the cool-down, and `nll_forget` that of the
-# reported held-out ones; a run that fell behind the level shows there, and counts as it is. Look at the last row,
-# too: to reach the same level SARE takes *more steps*, and each costs more. Whatever it gains, it has had more
-# training; a control that gives EFUF as much is still owed (claim C8).
+# Same data, same order, same optimiser, same seeds, and both aim at the same
+# forget level. `rho` was chosen on other seeds than those shown here (1 to 4,
+# among 0, 0.05, 0.1 and 0.2, on a larger model of this world). In the print,
+# `stop_level` is the NLL of the captions that said when to stop, after the
+# cool-down, and `nll_forget` that of the reported held-out ones; a run that
+# fell behind the level shows there, and counts as it is. Look at the last row,
+# too: to reach the same level SARE takes *more steps*, and each costs more.
+# Whatever it gains, it has had more training; a control that gives EFUF as much
+# is still owed (claim C8).
 
 # %%
 print({name: f"rho = {METHODS[name].rho}" for name in ("EFUF", "SARE")})
@@ -295,7 +318,8 @@ steps = {name: stats.spell(tables.steps(results[name])) for name in both}
 print("steps     ", *(f"{name} {text}  " for name, text in steps.items()))
 
 # %% [markdown]
-# Differences, paired by seed, say more than two columns of means. Points right of zero: SARE's value is higher.
+# Differences, paired by seed, say more than two columns of means. Points right
+# of zero: SARE's value is higher.
 
 # %%
 metrics = {
@@ -319,9 +343,11 @@ caption = (
 _ = figures.save(figure, "03_erasure", rows, preset, setting.seeds, caption)
 
 # %% [markdown]
-# Claim C4 says that SARE *erases better*; we ask it against EFUF. C5 says that quality is *kept*; we ask it against
-# the base model, and allow what stands in brackets. A verdict is computed from the interval: "supported" if it lies
-# wholly on the claim's side, "not supported" if wholly on the other, else "undecided".
+# Claim C4 says that SARE *erases better*; we ask it against EFUF. C5 says that
+# quality is *kept*; we ask it against the base model, and allow what stands in
+# brackets. A verdict is computed from the interval: "supported" if it lies
+# wholly on the claim's side, "not supported" if wholly on the other, else
+# "undecided".
 
 # %%
 answers = attacks.answer_all(
@@ -346,27 +372,33 @@ for row in claims:
     print(row["id"], row["metric"], row["note"], change, "->", row["verdict"])
 
 # %% [markdown]
-# At an equal forget level there is little room for C4. What differs must show under stress.
+# At an equal forget level there is little room for C4. What differs must show
+# under stress.
 #
-# One more thing is worth knowing before we celebrate either method. We erased from *captions*. Does it carry over to
-# the *questions*? If the belief were gone, "yes" to a *usual* but absent object would fall while "yes" to a *shown*
+# One more thing is worth knowing before we celebrate either method. We erased
+# from *captions*. Does it carry over to the *questions*? If the belief were
+# gone, "yes" to a *usual* but absent object would fall while "yes" to a *shown*
 # one stayed:
 
 # %%
 print(tables.yes(answers, "base", "EFUF", "SARE"))
 
 # %% [markdown]
-# Compare "usual" with "shown", row by row. Where both stay, the model still affirms, when asked, what it no longer
-# says unasked; where both fall together, its answers have drifted as a whole. Erasing captions is not unlearning a
+# Compare "usual" with "shown", row by row. Where both stay, the model still
+# affirms, when asked, what it no longer says unasked; where both fall together,
+# its answers have drifted as a whole. Erasing captions is not unlearning a
 # belief.
 #
 # ## General quality
 #
-# C5 once more, by the field's other measures, on the same held-out scenes: **POPE** asks about objects, half of them
-# absent, chosen at *random*, among the most *popular*, or among the likeliest companions (*adversarial*), by the
-# official rules; **BLEU** compares the captions with the true ones, token by token; **distinct-2** is the share of
-# different word pairs (less is more monotonous); one **perplexity** is the base model's of the new captions (do they
-# read like before?), the other the erased model's of the true captions (does it still know them?).
+# C5 once more, by the field's other measures, on the same held-out scenes:
+# **POPE** asks about objects, half of them absent, chosen at *random*, among
+# the most *popular*, or among the likeliest companions (*adversarial*), by the
+# official rules; **BLEU** compares the captions with the true ones, token by
+# token; **distinct-2** is the share of different word pairs (less is more
+# monotonous); one **perplexity** is the base model's of the new captions (do
+# they read like before?), the other the erased model's of the true captions
+# (does it still know them?).
 
 # %%
 from lab.experiments import quality
@@ -391,9 +423,11 @@ for key, row in zip(may_lose, rows, strict=True):
 claims += rows
 
 # %% [markdown]
-# And what of things that the erasure never touched? Here SARE and EFUF are trained on captions of kitchens, offices
-# and streets; not one of a beach. If what is forgotten is the *habit* of adding one more object, beaches must improve
-# too; if it is a list of words, they keep their hallucinations. Harm would show as lost recall.
+# And what of things that the erasure never touched? Here SARE and EFUF are
+# trained on captions of kitchens, offices and streets; not one of a beach. If
+# what is forgotten is the *habit* of adding one more object, beaches must
+# improve too; if it is a list of words, they keep their hallucinations. Harm
+# would show as lost recall.
 
 # %%
 apart = presets.book_runs(few, "EFUF", "SARE", without="beach")
@@ -405,8 +439,8 @@ print(tables.places(found, "beach", "kitchen"))
 # %% [markdown]
 # ## Is it flatter?
 #
-# Chapter 01's slices, for both methods: along each one's own relapse direction, and along the straight line to where
-# its attacker is after 256 samples.
+# Chapter 01's slices, for both methods: along each one's own relapse direction,
+# and along the straight line to where its attacker is after 256 samples.
 
 # %%
 wanted = {  # EFUF's are chapter 01's
@@ -442,19 +476,23 @@ for row in rows:
 claims += rows
 
 # %% [markdown]
-# Claim C3, *Targeted-SAM flattens the landscape around the hallucinated concepts*, has thus an answer per direction
-# and distance, not a single one. SARE trained against steps of length 0.2 along the relapse direction of its
-# *batches*; where the gain is widest is for the figure to say. Mind that a run which stopped lower has less to lose
-# (chapter 01).
+# Claim C3, *Targeted-SAM flattens the landscape around the hallucinated
+# concepts*, has thus an answer per direction and distance, not a single one.
+# SARE trained against steps of length 0.2 along the relapse direction of its
+# *batches*; where the gain is widest is for the figure to say. Mind that a run
+# which stopped lower has less to lose (chapter 01).
 #
 # ## The front
 #
-# One setting against one setting is an anecdote. `lambda_neg` says how hard to push, `rho` how far to look; here are
-# all pairs of a few values of each, `rho = 0` being EFUF. Every run stops at the same forget level, or when its 240
-# steps are spent: a weak push has a hard time against a far step (in the book's run, at `lambda_neg` 0.1 and the
-# largest `rho`, two of five fall short of the level and one shoots past it). Each meets the same attack (chapter 04 is
-# about it): relearning on hallucinated captions. Upwards in the first row and downwards in the second is more robust;
-# what it costs is on the horizontal axes.
+# One setting against one setting is an anecdote. `lambda_neg` says how hard to
+# push, `rho` how far to look; here are all pairs of a few values of each, `rho
+# = 0` being EFUF. Every run stops at the same forget level, or when its 240
+# steps are spent: a weak push has a hard time against a far step (in the book's
+# run, at `lambda_neg` 0.1 and the largest `rho`, two of five fall short of the
+# level and one shoots past it). Each meets the same attack (chapter 04 is about
+# it): relearning on hallucinated captions. Upwards in the first row and
+# downwards in the second is more robust; what it costs is on the horizontal
+# axes.
 
 # %%
 grid = presets.front(few)
@@ -471,28 +509,34 @@ _ = figures.save(figure, "03_front", front, preset, few.seeds, caption)
 print(tables.points(front))
 
 # %% [markdown]
-# Read it one `lambda_neg` at a time, and only where the levels agree: how does robustness go with `rho`? Where the
-# level falls as well, the two effects cannot be told apart.
+# Read it one `lambda_neg` at a time, and only where the levels agree: how does
+# robustness go with `rho`? Where the level falls as well, the two effects
+# cannot be told apart.
 #
-# The book's own settings, `lambda_neg` 0.1 with `rho` 0 (EFUF) and 0.2 (SARE), were chosen before, on other seeds; on
-# this front they need not be the best. Untargeted SAM and NPO with Targeted-SAM are rows of `METHODS`; chapter 04
+# The book's own settings, `lambda_neg` 0.1 with `rho` 0 (EFUF) and 0.2 (SARE),
+# were chosen before, on other seeds; on this front they need not be the best.
+# Untargeted SAM and NPO with Targeted-SAM are rows of `METHODS`; chapter 04
 # attacks them, too.
 #
 # ## Which gauge predicts the relapse?
 #
-# There are many ways to be flat. For each gauge of the erased weights, over all runs of the front: its rank
-# correlation with the number of samples until relapse, within each seed and then averaged. A gauge of sharpness that
-# mattered would show a strong *negative* one. (A rank correlation says how well the order of one list tells the order
-# of another, from -1 to 1. Within a seed all runs share base model, data and attack.)
+# There are many ways to be flat. For each gauge of the erased weights, over all
+# runs of the front: its rank correlation with the number of samples until
+# relapse, within each seed and then averaged. A gauge of sharpness that
+# mattered would show a strong *negative* one. (A rank correlation says how well
+# the order of one list tells the order of another, from -1 to 1. Within a seed
+# all runs share base model, data and attack.)
 #
-# * the slope of the forgotten span's NLL (*gradient norm*, L2 and L1); the largest and the smallest eigenvalue of its
-#   *Hessian*, the matrix of second derivatives, by Lanczos' method; its *trace*, by Hutchinson's random probes;
-# * the NLL lost in the *worst case* within an L2 ball, by projected gradient descent (`Gauges(run, box=...)` measures a
-#   box of largest change, too);
-# * the *relapse radius*: the distance at which half of the captions hallucinate again at that worst case (here more is
-#   flatter);
-# * the NLL lost in random directions; and, for comparison, three that are no sharpness at all: the forget level
-#   itself, the distance from the base model, and the number of steps trained.
+# * the slope of the forgotten span's NLL (*gradient norm*, L2 and L1); the
+#   largest and the smallest eigenvalue of its *Hessian*, the matrix of second
+#   derivatives, by Lanczos' method; its *trace*, by Hutchinson's random probes;
+# * the NLL lost in the *worst case* within an L2 ball, by projected gradient
+#   descent (`Gauges(run, box=...)` measures a box of largest change, too);
+# * the *relapse radius*: the distance at which half of the captions hallucinate
+#   again at that worst case (here more is flatter);
+# * the NLL lost in random directions; and, for comparison, three that are no
+#   sharpness at all: the forget level itself, the distance from the base model,
+#   and the number of steps trained.
 
 # %%
 from lab.experiments import gauges
@@ -533,44 +577,57 @@ for name, row in zip(is_flatter, rows, strict=True):
 _ = ledger.record(claims + rows, preset, setting.seeds)
 
 # %% [markdown]
-# The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that goes with early relapse. Look for a
-# gauge that does both, and compare it with the three that are no sharpness: if the number of steps, or the distance
-# from the base model, orders the runs as well, flatness has a rival. Chapter 04 sets up the controls.
+# The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that
+# goes with early relapse. Look for a gauge that does both, and compare it with
+# the three that are no sharpness: if the number of steps, or the distance from
+# the base model, orders the runs as well, flatness has a rival. Chapter 04 sets
+# up the controls.
 #
 # ## What it costs
 #
-# A row with forget tokens needs a second forward and two more backward passes; a row without needs nothing more, and
-# is treated so. One more copy of the trained weights is kept for the time of the second pass, none beyond.
+# A row with forget tokens needs a second forward and two more backward passes;
+# a row without needs nothing more, and is treated so. One more copy of the
+# trained weights is kept for the time of the second pass, none beyond.
 #
 # ## What we learned
 #
-# * Targeted-SAM is four lines that do something; its sign is the whole story, and a look at three numbers checks it.
-# * It differs from SAM in *whose* loss is perturbed: only that of the hallucinations. The same loop with
-#   `perturb=("neg", "pos", "sent")` is SAM.
-# * Sharpness is not one thing. SARE lowers the NLL lost at the *worst* point within reach (C3h) in every seed, and what
-#   is lost along the attacker's way; it raises the relapse radius in four of five (C3i, undecided), and slope and
-#   largest eigenvalue say nothing for sure. And does a gauge *predict*? Over the runs of the front (figure 03_gauges,
-#   the book's run) the worst-case losses go with an early relapse (-0.18 to -0.29), but every interval spans zero, as
-#   do those of all others, sharpness or none. With levels matched less well (commit 72d1431) it was -0.28 to -0.35,
-#   just clear of zero, beside a rival that is no sharpness, the distance from the base model. SARE makes the landscape
-#   flatter here (on the README's other seeds less surely: of C3, only b holds in all three sets); that flatter means
-#   longer lasting is not shown.
-# * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do the same with two loss terms for text.
-#   SARE adds the CLIP-curated sub-sentences and a third term.
+# * Targeted-SAM is four lines that do something; its sign is the whole story,
+#   and a look at three numbers checks it.
+# * It differs from SAM in *whose* loss is perturbed: only that of the
+#   hallucinations. The same loop with `perturb=("neg", "pos", "sent")` is SAM.
+# * Sharpness is not one thing. SARE lowers the NLL lost at the *worst* point
+#   within reach (C3h) in every seed, and what is lost along the attacker's way;
+#   it raises the relapse radius in four of five (C3i, undecided), and slope and
+#   largest eigenvalue say nothing for sure. And does a gauge *predict*? Over
+#   the runs of the front (figure 03_gauges, the book's run) the worst-case
+#   losses go with an early relapse (-0.18 to -0.29), but every interval spans
+#   zero, as do those of all others, sharpness or none. With levels matched less
+#   well (commit 72d1431) it was -0.28 to -0.35, just clear of zero, beside a
+#   rival that is no sharpness, the distance from the base model. SARE makes the
+#   landscape flatter here (on the README's other seeds less surely: of C3, only
+#   b holds in all three sets); that flatter means longer lasting is not shown.
+# * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do
+#   the same with two loss terms for text. SARE adds the CLIP-curated
+#   sub-sentences and a third term.
 #
 # ## What we did not show
 #
-# Whether flatness *is the reason* for anything: a rank correlation is not a cause, and the controls come in chapter 04.
-# Small weights, small radius. The paper's own settings are not public, so ours are our own.
+# Whether flatness *is the reason* for anything: a rank correlation is not a
+# cause, and the controls come in chapter 04. Small weights, small radius. The
+# paper's own settings are not public, so ours are our own.
 #
 # ## Exercises
 #
-# 1. *(easy)* Which sign would the difference "away minus home" in the first experiment have, had we perturbed along
-#    the gradient of +CE? Put `"+"` or `"-"` into the next cell.
-# 2. *(easy)* Run one erasure with a far step: `unlearn(kit.fresh(), encoded.masked(kit, "erase", "clip"), get_method("SARE",
-#    rho=2.0), Training(steps=10))`, both from `sare_min.unlearn`. What happens to the loss, and why?
-# 3. *(harder)* Untargeted SAM is `erasures.Run(kit.seed, "SARE", changes=(("perturb", ("neg", "pos", "sent")),))`.
-#    Draw its slices beside the others.
+# 1. *(easy)* Which sign would the difference "away minus home" in the first
+#    experiment have, had we perturbed along the gradient of +CE? Put `"+"` or
+#    `"-"` into the next cell.
+# 2. *(easy)* Run one erasure with a far step: `unlearn(kit.fresh(),
+#    encoded.masked(kit, "erase", "clip"), get_method("SARE", rho=2.0),
+#    Training(steps=10))`, both from `sare_min.unlearn`. What happens to the
+#    loss, and why?
+# 3. *(harder)* Untargeted SAM is `erasures.Run(kit.seed, "SARE",
+#    changes=(("perturb", ("neg", "pos", "sent")),))`. Draw its slices beside
+#    the others.
 
 # %% tags=["exercise", "nbval-check-output"]
 losses = method_losses(model, data, METHODS["SARE"], counts(data, "token"))
@@ -588,6 +645,8 @@ print("right" if my_sign == ("+" if wrong_way > home else "-") else "not yet")
 # %% [markdown]
 # ## Sources
 #
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*, arXiv 2601.16527.
-# * SAM: Foret et al., arXiv 2010.01412. SAM for unlearning: Fan et al., arXiv 2502.05374.
+# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
+#   arXiv 2601.16527.
+# * SAM: Foret et al., arXiv 2010.01412. SAM for unlearning: Fan et al., arXiv
+#   2502.05374.
 # * EFUF: Xing et al., arXiv 2402.09801.

@@ -19,18 +19,21 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/sare-min/sare-min/blob/main/chapters/05_real_thing.ipynb)
 #
-# **The question.** Chapters 00 to 04 held the world in memory and trained every weight. What does the same erasure
-# look like where it is meant for: a checkpoint on disk, COCO's annotation files, image files, an adapter that somebody
-# else loads?
+# **The question.** Chapters 00 to 04 held the world in memory and trained every
+# weight. What does the same erasure look like where it is meant for: a
+# checkpoint on disk, COCO's annotation files, image files, an adapter that
+# somebody else loads?
 #
-# **What you will see.** The whole road, from files to figure, in one chapter: curation by CLIP, erasure by LoRA, the
-# adapter saved and loaded back by stock `peft` in a new process, CHAIR and POPE from files by the field's scorers, the
-# relearning attack on what was loaded. By default the files are the microworld's own, exported in COCO's, POPE's and
-# EFUF's formats; with `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` the same cells, without a
-# branch, run on the real ones.
+# **What you will see.** The whole road, from files to figure, in one chapter:
+# curation by CLIP, erasure by LoRA, the adapter saved and loaded back by stock
+# `peft` in a new process, CHAIR and POPE from files by the field's scorers, the
+# relearning attack on what was loaded. By default the files are the
+# microworld's own, exported in COCO's, POPE's and EFUF's formats; with
+# `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` the same
+# cells, without a branch, run on the real ones.
 #
-# **Time.** About a minute on two CPU cores after chapter 00, which trains the world. A 7B model we have not run: see
-# *What we did not show*.
+# **Time.** About a minute on two CPU cores after chapter 00, which trains the
+# world. A 7B model we have not run: see *What we did not show*.
 
 # %% tags=["parameters"]
 preset = "fast"  # "fast": a coarse attack; "full": a finer one
@@ -42,7 +45,8 @@ data = (
 bits = 16  # of the language model's weights: 4 (bitsandbytes) for a 16 GB GPU
 
 # %% [markdown]
-# The setup cell finds the book's modules. On Colab it first fetches the repository; elsewhere it installs nothing.
+# The setup cell finds the book's modules. On Colab it first fetches the
+# repository; elsewhere it installs nothing.
 
 # %%
 import subprocess
@@ -86,10 +90,12 @@ out = root / "build/05_real_thing" / own  # adapters, captions, answers, scores
 # %% [markdown]
 # ## The files
 #
-# `data` is one folder. COCO's archives unpack into it as they are (`annotations/`, `train2014/`, `val2014/`); POPE's
-# three files and EFUF's two lie anywhere below; a `clip/` of its own is optional. Nothing is copied or converted. The
-# exported microworld looks the same from outside, and that is its point: continuous integration walks the very road
-# that a reader with a GPU takes.
+# `data` is one folder. COCO's archives unpack into it as they are
+# (`annotations/`, `train2014/`, `val2014/`); POPE's three files and EFUF's two
+# lie anywhere below; a `clip/` of its own is optional. Nothing is copied or
+# converted. The exported microworld looks the same from outside, and that is
+# its point: continuous integration walks the very road that a reader with a GPU
+# takes.
 
 # %%
 folder = Path(data) if data else export.book(seed)
@@ -110,10 +116,11 @@ for name, path in files.items():
     print(f"{name:12s} {path.relative_to(folder)}")
 
 # %% [markdown]
-# POPE says which validation images are asked about; those are our test images. Of the training images we take the
-# first two thousand or so: the erasure sees one part, the attacker the other. Every row of an annotation file is
-# checked while it is read, yet only the images that we use need be on disk, and a picture is opened only when a batch
-# asks for it.
+# POPE says which validation images are asked about; those are our test images.
+# Of the training images we take the first two thousand or so: the erasure sees
+# one part, the attacker the other. Every row of an annotation file is checked
+# while it is read, yet only the images that we use need be on disk, and a
+# picture is opened only when a batch asks for it.
 
 # %%
 homes = {
@@ -132,9 +139,11 @@ print(n_images, {kind: len(rows) for kind, (rows, _) in asked.items()})
 print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 
 # %% [markdown]
-# Files from elsewhere break, and some are made to. A reader that skips what it cannot read turns a truncated download
-# into a smaller data set and a better score; one that trusts a file name reads what it should not. So every bad row
-# stops the run and is named. Here are two: a file cut in the middle, and an image that is listed outside its folder.
+# Files from elsewhere break, and some are made to. A reader that skips what it
+# cannot read turns a truncated download into a smaller data set and a better
+# score; one that trusts a file name reads what it should not. So every bad row
+# stops the run and is named. Here are two: a file cut in the middle, and an
+# image that is listed outside its folder.
 
 # %% tags=["nbval-check-output"]
 bad = out / "instances_bad.json"
@@ -153,11 +162,14 @@ for text in (files["val"].read_text()[:200], outside):
 # %% [markdown]
 # ## What does it say?
 #
-# The checkpoint is loaded as it is, frozen; on a GPU in bf16, or in fp16 where there is no bf16 (a T4). What trains later
-# is fp32 anywhere: 16 bits would round the ascent step away (chapter 03). Then it captions the test images and answers POPE's
-# questions; what it says is written to files, and the field's scorers read those files (`python -m lab.score` is the
-# same code). We score CHAIR by EFUF's convention, because the official script cannot see a bus: its singular of *bus*
-# is *bu*. And we count the answers that are neither yes nor no: POPE's official parser takes all of them for a yes.
+# The checkpoint is loaded as it is, frozen; on a GPU in bf16, or in fp16 where
+# there is no bf16 (a T4). What trains later is fp32 anywhere: 16 bits would
+# round the ascent step away (chapter 03). Then it captions the test images and
+# answers POPE's questions; what it says is written to files, and the field's
+# scorers read those files (`python -m lab.score` is the same code). We score
+# CHAIR by EFUF's convention, because the official script cannot see a bus: its
+# singular of *bus* is *bu*. And we count the answers that are neither yes nor
+# no: POPE's official parser takes all of them for a yes.
 
 # %%
 dtype = devices.compute_dtype()
@@ -180,8 +192,8 @@ def speak(model, name: str, asked=asked) -> None:
 speak(model, "base")
 
 # %% [markdown]
-# Now the scorers. They read what was written under a name, and nothing else. Look at recall beside CHAIR, and at the
-# answers that are neither yes nor no:
+# Now the scorers. They read what was written under a name, and nothing else.
+# Look at recall beside CHAIR, and at the answers that are neither yes nor no:
 
 
 # %%
@@ -201,16 +213,19 @@ print("base:", readings.spell_scores(base))
 # %% [markdown]
 # ## Curation on files
 #
-# As in chapter 02: sample captions from the model itself, find the objects that they name, let CLIP score each object
-# with its picture, and mark clauses by thresholds. What counts as naming an object, one rule decides for all: EFUF's
-# convention finds the objects here, says what people saw in a picture, and will score what is left. The scores are kept
-# on disk by the image's *content*, the text and CLIP's weights, so a second run computes nothing, and a replaced image
-# is scored anew.
+# As in chapter 02: sample captions from the model itself, find the objects that
+# they name, let CLIP score each object with its picture, and mark clauses by
+# thresholds. What counts as naming an object, one rule decides for all: EFUF's
+# convention finds the objects here, says what people saw in a picture, and will
+# score what is left. The scores are kept on disk by the image's *content*, the
+# text and CLIP's weights, so a second run computes nothing, and a replaced
+# image is scored anew.
 #
-# What should the thresholds be? EFUF's (23, 32, 27.5) belong to ViT-B/32 and its sliding window. Any other CLIP has
-# another scale. We ask for a *share* instead: if one mention in five is wrong, forget the fifth that scores lowest.
-# What that share is, annotations of *other* images tell us (the attacker's part, which the erasure never sees): how
-# many mentions are wrong, not which.
+# What should the thresholds be? EFUF's (23, 32, 27.5) belong to ViT-B/32 and
+# its sliding window. Any other CLIP has another scale. We ask for a *share*
+# instead: if one mention in five is wrong, forget the fifth that scores lowest.
+# What that share is, annotations of *other* images tell us (the attacker's
+# part, which the erasure never sees): how many mentions are wrong, not which.
 
 # %%
 rules = chair.convention("efuf")
@@ -244,8 +259,9 @@ spans = curate(said["erase"], scored, rules.find, limits)
 print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 
 # %% [markdown]
-# Annotations of the erasure's own images were not used. Now they may judge the judge. Predict first: which is worse
-# for the erasure, a true clause that is forgotten, or a wrong one that is kept?
+# Annotations of the erasure's own images were not used. Now they may judge the
+# judge. Predict first: which is worse for the erasure, a true clause that is
+# forgotten, or a wrong one that is kept?
 
 # %%
 count = readings.judged(
@@ -259,10 +275,11 @@ print(
 )
 
 # %% [markdown]
-# **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole image: a window of 4 x 4 patches slides
-# over the image, a patch's score is the mean over the windows that cover it, an object's the mean of its four best
-# patches. The pictures of the microworld are smaller than one window, so here it must give the whole image's score;
-# on COCO it does not.
+# **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole
+# image: a window of 4 x 4 patches slides over the image, a patch's score is the
+# mean over the windows that cover it, an object's the mean of its four best
+# patches. The pictures of the microworld are smaller than one window, so here
+# it must give the whole image's score; on COCO it does not.
 
 # %% tags=["nbval-check-output"]
 some, window = parts["erase"][:32], judge.Window()
@@ -271,10 +288,12 @@ largest = (by_window - scores[:32]).abs().max()
 print(f"largest difference from the whole image's score: {largest:.2f}")
 
 # %% [markdown]
-# **EFUF's files.** The released `pos_neg.json` has one entry an object: the caption up to the *end* of its clause, and
-# the position where the clause starts. Several entries share a caption; `read_efuf` packs them back into one row a
-# caption, for one forward each (chapter 02). They carry scores, so the thresholds are ours to choose; the released
-# ones, put to the microworld's little CLIP, show what "absolute" means.
+# **EFUF's files.** The released `pos_neg.json` has one entry an object: the
+# caption up to the *end* of its clause, and the position where the clause
+# starts. Several entries share a caption; `read_efuf` packs them back into one
+# row a caption, for one forward each (chapter 02). They carry scores, so the
+# thresholds are ours to choose; the released ones, put to the microworld's
+# little CLIP, show what "absolute" means.
 
 # %%
 for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
@@ -291,26 +310,33 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # %% [markdown]
 # ## Erasure by LoRA
 #
-# At 7B nobody trains all weights to forget a few objects. An adapter of rank 16 on the language model is a fraction of
-# them, and leaves the checkpoint alone. Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
-# taken in the adapter's weights. (Their start is random; it comes from torch's global generator, so we seed that.)
-# Where a forward holds few rows, `devices.recompute` saves memory: the backward pass computes the activations anew instead of
-# keeping them all. The gradient is the same, to the bit.
+# At 7B nobody trains all weights to forget a few objects. An adapter of rank 16
+# on the language model is a fraction of them, and leaves the checkpoint alone.
+# Nothing else changes: `set_trainable(model, "lora")`, and the ascent step is
+# taken in the adapter's weights. (Their start is random; it comes from torch's
+# global generator, so we seed that.) Where a forward holds few rows,
+# `devices.recompute` saves memory: the backward pass computes the activations
+# anew instead of keeping them all. The gradient is the same, to the bit.
 #
-# Both methods stop at the same forget level, measured on captions of the attacker's part that he will not use;
-# annotations mark their wrong clauses. We stop at four nats, not at the eight of the other chapters. On trial seeds,
-# with a larger model of this world, an adapter that was pushed to seven had perfect CHAIR and recall, and answered
-# POPE's questions with "bottle bottle bottle bottle". Exercise 4 asks what happens here.
+# Both methods stop at the same forget level, measured on captions of the
+# attacker's part that he will not use; annotations mark their wrong clauses. We
+# stop at four nats, not at the eight of the other chapters. On trial seeds,
+# with a larger model of this world, an adapter that was pushed to seven had
+# perfect CHAIR and recall, and answered POPE's questions with "bottle bottle
+# bottle bottle". Exercise 4 asks what happens here.
 #
 # **More than one GPU.** The chapter is a script, too. From `chapters/`,
 #
 #     torchrun --standalone --nproc_per_node 2 05_real_thing.py
 #
-# starts it twice. Both draw the same batches, each takes every second *micro-batch*, and the gradients are summed: once
-# before the ascent step, so that eps comes from the whole batch, and once before the optimiser's. `ranks.shared` sees
-# to both, and in a notebook does nothing. (A test holds two processes to the steps of one, to six digits, for SARE,
-# EFUF, NPO and SAM. Only the erasure is divided: each process captions and answers by itself, and holds all weights.
-# Where they do not fit one device they would have to be *sharded*, which we did not build.)
+# starts it twice. Both draw the same batches, each takes every second
+# *micro-batch*, and the gradients are summed: once before the ascent step, so
+# that eps comes from the whole batch, and once before the optimiser's.
+# `ranks.shared` sees to both, and in a notebook does nothing. (A test holds two
+# processes to the steps of one, to six digits, for SARE, EFUF, NPO and SAM.
+# Only the erasure is divided: each process captions and answers by itself, and
+# holds all weights. Where they do not fit one device they would have to be
+# *sharded*, which we did not build.)
 
 # %%
 shown = [
@@ -351,8 +377,8 @@ def level(model) -> float:
 
 
 # %% [markdown]
-# Then both methods, from the same start. What each ends at is saved, and speaks for itself in files like the base
-# model's:
+# Then both methods, from the same start. What each ends at is saved, and speaks
+# for itself in files like the base model's:
 
 # %%
 for name in names:
@@ -381,9 +407,11 @@ for name in names:
 # %% [markdown]
 # ## Somebody else loads it
 #
-# An adapter is worth something if it works without us: in a new process, by stock `transformers` and `peft`, from the
-# two folders. That process captions and answers again. A model that was saved in a wrong dtype, without its scaling or
-# with a layer left out would still speak, a little differently; so we ask for *equal* CHAIR and POPE, on equal words.
+# An adapter is worth something if it works without us: in a new process, by
+# stock `transformers` and `peft`, from the two folders. That process captions
+# and answers again. A model that was saved in a wrong dtype, without its
+# scaling or with a layer left out would still speak, a little differently; so
+# we ask for *equal* CHAIR and POPE, on equal words.
 
 # %%
 loads = """
@@ -404,8 +432,8 @@ processor = AutoProcessor.from_pretrained(checkpoint)
 """
 
 # %% [markdown]
-# That much is the base model. The same script then reads the test images and the questions, and puts on one adapter
-# after the other:
+# That much is the base model. The same script then reads the test images and
+# the questions, and puts on one adapter after the other:
 
 # %%
 speaks = """
@@ -429,7 +457,8 @@ command = [sys.executable, "-c", loads + speaks, *map(str, given)]
 _ = subprocess.run(command, check=True)
 
 # %% [markdown]
-# Compare what was written in this process with what was written there, byte by byte and score by score:
+# Compare what was written in this process with what was written there, byte by
+# byte and score by score:
 
 
 # %% tags=["nbval-check-output"]
@@ -449,10 +478,11 @@ for name in names:
 # %% [markdown]
 # ## The attack
 #
-# The attacker takes what he would get: the checkpoint and the adapter from disk, merged. (Into weights of 4 bits the
-# merge is rounded; the curve's first point shows what that costs.) He trains an adapter of his
-# own on hallucinated captions of images that the erasure never saw. Left, CHAIR_s; right, recall, which says whether
-# the model still describes what *is* there.
+# The attacker takes what he would get: the checkpoint and the adapter from
+# disk, merged. (Into weights of 4 bits the merge is rounded; the curve's first
+# point shows what that costs.) He trains an adapter of his own on hallucinated
+# captions of images that the erasure never saw. Left, CHAIR_s; right, recall,
+# which says whether the model still describes what *is* there.
 
 # %%
 at = [n for n in setting.coarse if n <= len(attack_data)]
@@ -486,37 +516,46 @@ if rank == 0:
     figures.save(figure, "05_real_thing", curves, preset, [seed], caption)
 
 # %% [markdown]
-# One seed, two lines: this figure shows that the road goes through, not which method is better. Chapter 04 says how
-# many seeds such a sentence takes. The adapter's space is not the space of all weights: the same `rho` is another step
-# in it, and so is the attacker's learning rate.
+# One seed, two lines: this figure shows that the road goes through, not which
+# method is better. Chapter 04 says how many seeds such a sentence takes. The
+# adapter's space is not the space of all weights: the same `rho` is another
+# step in it, and so is the attacker's learning rate.
 #
 # ## What we learned
 #
-# * The microworld's erasure needs nothing that COCO's files and a LLaVA checkpoint do not give: images, annotations, a
-#   CLIP. Two strings change.
-# * CHAIR and recall can be perfect where the model has stopped answering questions; score what was *not* trained, too.
-# * Thresholds do not travel from CLIP to CLIP, shares do. The share must come from somewhere: here, from annotations of
-#   other images.
-# * An adapter that is saved, loaded by others and scored from files is the only result that somebody else can check.
+# * The microworld's erasure needs nothing that COCO's files and a LLaVA
+#   checkpoint do not give: images, annotations, a CLIP. Two strings change.
+# * CHAIR and recall can be perfect where the model has stopped answering
+#   questions; score what was *not* trained, too.
+# * Thresholds do not travel from CLIP to CLIP, shares do. The share must come
+#   from somewhere: here, from annotations of other images.
+# * An adapter that is saved, loaded by others and scored from files is the only
+#   result that somebody else can check.
 #
 # ## What we did not show
 #
-# **A 7B model.** Neither the weights of LLaVA-1.5 nor COCO's images were at hand: what was run at full size is nothing,
-# what was run from the same formats is the microworld. Learning rates, `rho` and the stop level of four nats are the
-# microworld's, and will need choosing again; rows a forward at 7B were estimated, not measured; the attacker's batch of
-# eight is one forward. The synonyms table is a compact one: give CHAIR's own list for published numbers (`lab.score
-# --synonyms`). Curation judges whether an object is there, never how many, what colour, or what it does.
+# **A 7B model.** Neither the weights of LLaVA-1.5 nor COCO's images were at
+# hand: what was run at full size is nothing, what was run from the same formats
+# is the microworld. Learning rates, `rho` and the stop level of four nats are
+# the microworld's, and will need choosing again; rows a forward at 7B were
+# estimated, not measured; the attacker's batch of eight is one forward. The
+# synonyms table is a compact one: give CHAIR's own list for published numbers
+# (`lab.score --synonyms`). Curation judges whether an object is there, never
+# how many, what colour, or what it does.
 #
 # ## Exercises
 #
-# 1. *(easy)* An entry of EFUF's file reads `{"sentence": "a kitchen with a cup, a fork", "position": 21, ...}`. Which
-#    text is to be forgotten if its score is low? Put it into the next cell, as EFUF cuts it.
-# 2. *(easy)* Score the erasure's images by `judge.Window(patch=16, side=2, top=1)`: a patch is a cell of the grid then.
-#    Does curation find more of the wrong mentions, or fewer? This CLIP has never seen a part of a picture.
-# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error of the judge costs more, measured by
-#    CHAIR and by recall?
-# 4. *(harder)* Set `stop_nll = 7.0` and erase again. Which of the printed numbers would a paper report, and which says
-#    what happened? Read `random.jsonl` in the method's folder.
+# 1. *(easy)* An entry of EFUF's file reads `{"sentence": "a kitchen with a cup,
+#    a fork", "position": 21, ...}`. Which text is to be forgotten if its score
+#    is low? Put it into the next cell, as EFUF cuts it.
+# 2. *(easy)* Score the erasure's images by `judge.Window(patch=16, side=2,
+#    top=1)`: a patch is a cell of the grid then. Does curation find more of the
+#    wrong mentions, or fewer? This CLIP has never seen a part of a picture.
+# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error
+#    of the judge costs more, measured by CHAIR and by recall?
+# 4. *(harder)* Set `stop_nll = 7.0` and erase again. Which of the printed
+#    numbers would a paper report, and which says what happened? Read
+#    `random.jsonl` in the method's folder.
 
 # %% tags=["exercise", "nbval-check-output"]
 my_target = None  # a string
@@ -531,8 +570,9 @@ print("right" if my_target == target else "not yet")
 # %% [markdown]
 # ## Sources
 #
-# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and the files of RUCAIBox/POPE. CHAIR:
-#   Rohrbach et al., arXiv 1809.02156.
-# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code of starreeze/efuf. LoRA: arXiv
-#   2106.09685.
-# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE: arXiv 2601.16527.
+# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and
+#   the files of RUCAIBox/POPE. CHAIR: Rohrbach et al., arXiv 1809.02156.
+# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code
+#   of starreeze/efuf. LoRA: arXiv 2106.09685.
+# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE:
+#   arXiv 2601.16527.
