@@ -76,7 +76,11 @@ class Captions:
 
 
 def base(model: nn.Module) -> LlavaForConditionalGeneration:
-    """The LLaVA itself, without peft's wrapper (LoRA layers stay in place)."""
+    """The LLaVA itself, without peft's wrapper (LoRA layers stay in place). ValueError for a prompt
+    adapter: it would be left out, because embeddings are put in here.
+    """
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise ValueError("the adapter is a prompt, not in the layers: train one by LoRA instead.")
     return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore
 
 
@@ -152,8 +156,9 @@ def encode(
     spans = [{"sentence": [(0, len(caption))]} for caption in captions] if spans is None else spans
     questions = [question] * n if isinstance(question, str) else question
     places = torch.arange(n) if image is None else torch.as_tensor(image)
-    has_features = not n or int(places.max()) < len(features)
-    if len({n, len(spans), len(questions), len(places)}) != 1 or not has_features:
+    is_each = len({n, len(spans), len(questions), len(places)}) == 1
+    is_each &= image is not None or n == len(features)
+    if not is_each or not all(place in range(len(features)) for place in places.tolist()):
         raise ValueError(
             f"encode: {n} captions, {len(spans)} spans, {len(questions)} questions, {len(features)}"
             " features: give one each."

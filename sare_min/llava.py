@@ -22,7 +22,7 @@ from .captions import base
 
 def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) -> nn.Module:
     """Freeze all but `part`, keep what trains in fp32 (bf16 would round the ascent step away),
-    return the model.
+    return the model, in eval mode: dropout would make two NLLs of it.
 
     part: "all" (everything but the vision tower), "projector" (as EFUF trains LLaVA) or "lora" (on
     all linear layers of the language model, by peft; the returned PeftModel shares the base model's
@@ -46,11 +46,11 @@ def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) 
     elif adapter:
         chosen = adapter
         ranks = {len(weight) for name, weight in adapter.items() if ".lora_A." in name}
-        if rank and ranks != {rank}:
+        if rank is not None and ranks != {rank}:
             raise ValueError(f"rank={rank}: the model carries an adapter of rank {sorted(ranks)}.")
     else:
         layers = linear_layers(base(model))
-        rank = rank or 16
+        rank = 16 if rank is None else rank
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=[*layers])
         config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in layers.values())
         model = get_peft_model(model, config)
@@ -63,7 +63,7 @@ def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) 
     for weight in chosen.values():
         weight.requires_grad_(True)
         weight.data = weight.data.float()
-    return model
+    return model.eval()
 
 
 def linear_layers(model: LlavaForConditionalGeneration) -> dict[str, nn.Module]:

@@ -75,8 +75,7 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
         raise ValueError(
-            f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold, or"
-            " drop such rows."
+            f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold."
         )
     kept = {"pos": batch.retain, "sent": batch.sentence}
     return {"neg": n_forget} | {name: max(1, int(mask.sum())) for name, mask in kept.items()}

@@ -64,8 +64,7 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
         raise ValueError(
-            f"none of the {len(has_forget)} captions has a forget token: raise the forget threshold"
-            " or check the masks."
+            f"none of the {len(has_forget)} captions has a forget token: raise the threshold."
         )
     # Neither pool is left out, however small.
     share = round(batch_size * len(pools[0]) / len(has_forget))
@@ -113,8 +112,7 @@ def gradient(
     log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
     if not all(map(math.isfinite, log.values())):
         raise ValueError(
-            f"a loss is not finite ({log}): check the image features and lower the learning rate;"
-            " no step was taken."
+            f"a loss is not finite ({log}), no step was taken: lower the learning rate."
         )
     return log | {"norm": norm}
 

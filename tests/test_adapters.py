@@ -1,11 +1,15 @@
 """Adapters and whole checkpoints: the model that trains on, or is attacked, is the one saved."""
 
+import json
 import random
+import shutil
 
 import pytest
 import torch
 import transformers
-from peft import PeftModel
+from conftest import tiny_llava
+from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 from transformers.pytorch_utils import Conv1D
 
@@ -242,3 +246,95 @@ def test_quantised_weights_do_not_train(model):
     with pytest.raises(ValueError, match="part='all': lm_head.weight is quantised.*'lora'"):
         set_trainable(model, "all")
     assert trainable(set_trainable(model, "lora"))
+
+
+def reloaded(saved, model, processor, folder):
+    """NLL-ready models of what `save` wrote, by load and by stock peft."""
+    save(model, processor, folder)
+    return load(folder)[0], PeftModel.from_pretrained(load(saved)[0], folder)
+
+
+STOCK = {
+    "few layers": {"target_modules": ["q_proj", "v_proj"], "r": 4},
+    "all biases": {"target_modules": ["q_proj"], "bias": "all"},
+    "its biases": {"target_modules": ["q_proj"], "bias": "lora_only"},
+    "DoRA": {"target_modules": ["q_proj", "v_proj"], "use_dora": True},
+    "rsLoRA": {"target_modules": ["q_proj"], "use_rslora": True},
+    "the projector, too": {"target_modules": ["q_proj"], "modules_to_save": ["linear_1"]},
+    "some tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6, 7]},
+    "dropout": {"target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.5},
+}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_adapters_of_stock_peft_come_back(saved, processor, data, kind, tmp_path):
+    """Fails if an adapter of another make trains, is saved or loaded as something else."""
+    names = "|".join(STOCK[kind]["target_modules"])  # the tower has layers of these names, too
+    made = LoraConfig(**STOCK[kind] | {"target_modules": rf".*language_model.*\.({names})"})
+    model = set_trainable(get_peft_model(load(saved)[0], made), "lora")
+    train(model, data)
+    assert same(nll(model, data), nll(model, data)), "two NLLs of one model"
+    for again in reloaded(saved, model, processor, tmp_path / "adapter"):
+        assert same(nll(set_trainable(again, "lora"), data), nll(model, data))
+
+
+def test_an_adapter_is_not_rounded_to_its_base(saved, processor, data, tmp_path):
+    """Fails if loading in bf16 rounds away what fp32 steps have trained."""
+    model = set_trainable(load(saved, dtype=torch.bfloat16)[0], "lora")
+    train(model, data)
+    save(model, processor, tmp_path / "adapter")
+    again = load(tmp_path / "adapter", dtype=torch.bfloat16)[0]
+    pairs = zip(trainable(model), trainable(set_trainable(again, "lora")), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_what_no_folder_would_give_back_is_refused(saved, erased, processor, data, tmp_path):
+    """Fails if saving passes where loading gives another model: a forgotten assignment, a base
+    that stands nowhere, another scale, a prompt.
+    """
+    model = load(saved)[0]
+    set_trainable(model, "lora")  # the PeftModel is dropped
+    with pytest.raises(ValueError, match="stands inside a PeftModel"):
+        save(model, processor, tmp_path / "x")
+    with pytest.raises(ValueError, match="base was never saved"):
+        save(set_trainable(tiny_llava(), "lora"), processor, tmp_path / "x")
+    model = by_stock_peft(saved, erased[0])
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.set_scale("default", 0.5)
+    with pytest.raises(ValueError, match="is scaled by 1.0, not 2.0"):
+        save(model, processor, tmp_path / "x")
+    prompt = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, token_dim=64)
+    prompt.num_transformer_submodules, prompt.num_attention_heads, prompt.num_layers = 1, 4, 2
+    with pytest.raises(ValueError, match="the adapter is a prompt"):
+        nll(get_peft_model(load(saved)[0], prompt), data)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["erased", "erased.old", "erased.part"])
+def test_saving_deletes_nothing_of_the_readers(saved, erased, processor, tmp_path, name):
+    """Fails if what stands where saving puts things aside is deleted, whatever it is."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.txt").write_text("months of work")
+    with pytest.raises(ValueError, match=f"{name}: holds something else"):
+        save(by_load(saved, erased[0]), processor, tmp_path / "erased")
+    assert (tmp_path / name / "thesis.txt").exists()
+
+
+def test_a_save_that_died_is_cleared(saved, erased, processor, tmp_path):
+    """Fails if the half-written folder of a save that died stands in the way of the next."""
+    (tmp_path / "erased.part").mkdir()
+    (tmp_path / "erased.part/.unfinished").touch()
+    save(by_load(saved, erased[0]), processor, tmp_path / "erased")
+    assert [path.name for path in tmp_path.iterdir()] == ["erased"]
+
+
+def test_weights_that_a_config_leaves_out_are_named(saved, tmp_path):
+    """Fails if a checkpoint loads with fewer layers than it holds."""
+    folder = shutil.copytree(saved, tmp_path / "llava")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    config["text_config"].pop("layer_types", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"layers\.1\..*not used by its config"):
+        load(folder)

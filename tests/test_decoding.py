@@ -207,3 +207,34 @@ def test_recomputing_changes_nothing(data, case, part):
     assert torch.equal(plain, found())
     assert len(calls) - n_plain > n_plain, "nothing was computed anew"
     assert not any(module.training for module in model.eval().modules())
+
+
+def test_generating_is_not_training(model, processor, features):
+    """Fails if a model that trains or recomputes speaks otherwise, or forgets that it trained."""
+    expected = generate(model.eval(), processor, features, max_new_tokens=N_NEW)
+    devices.recompute(model)
+    assert generate(model, processor, features, max_new_tokens=N_NEW) == expected
+    assert any(module.training for module in model.modules())
+    model.config.text_config.attention_dropout = 0.5
+    for layer in layers(model):
+        if hasattr(layer, "attention_dropout"):
+            layer.attention_dropout = 0.5
+    assert generate(model.train(), processor, features, max_new_tokens=N_NEW) == expected
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    "captions, how",
+    [
+        (["a cup."] * 6, {}),
+        ("a cup.", {}),
+        (["a cup."] * 2, {"image": [0, -1]}),
+        (["a cup."] * 2, {"image": [0, 8]}),
+        (["a cup."] * 2, {"image": [0.0, 0.7]}),
+        (["a cup."] * 8, {"question": ["Describe the image."] * 7}),
+    ],
+)
+def test_captions_that_do_not_pair_with_images_are_counted(processor, features, captions, how):
+    """Fails if a filtered list of captions slides along the images in silence."""
+    with pytest.raises(ValueError, match="encode: .* 8 features: give one each"):
+        encode(processor, features, captions, **how)

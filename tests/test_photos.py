@@ -845,3 +845,14 @@ def test_speaking_writes_what_the_scorers_read(data, model, processor, scenes, f
             max_new_tokens=photos.ANSWER_TOKENS,
         )
         assert rows == [{"question_id": i, "answer": text} for i, text in enumerate(expected)]
+
+
+def test_efuf_files_of_two_runs_are_named(tmp_path):
+    """Fails if one file's verdict erases a clause that the other trains on as a whole caption."""
+    text = "a cup, a fork"
+    entry = {"image": "a.jpg", "sentence": text, "position": 7, "score": 20.5}
+    whole = {"image": "a.jpg", "sentence": text, "mean": 28.0, "min": 30.0}
+    (tmp_path / "pos_neg.json").write_text(json.dumps([entry]))
+    (tmp_path / "sentences.json").write_text(json.dumps([whole]))
+    with pytest.raises(ValueError, match=r"sentences.json: 'a cup, a fork' of a.jpg .* 20.5"):
+        photos.read_efuf(tmp_path / "pos_neg.json", tmp_path / "sentences.json")

@@ -667,3 +667,25 @@ def test_the_command_scores_as_the_module_does(tmp_path, capsys):
     assert cli.main(given) == score.main(given) == 0
     assert cli.main(["scores"]) == 2 and cli.main(["--help"]) == 0
     assert "sare-min score pope" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["c", ".", "nowhere/out.jsonl"])
+def test_per_caption_overwrites_nothing(files, capsys, place):
+    """Fails if the file of captions is written over, or a bad place ends in a traceback."""
+    captions = write(files / "c", [{"image_id": 8, "caption": "a room"}])
+    before = (files / "c").read_text()
+    command = ["chair", "--captions", captions, "--instances", str(files / "instances.json")]
+    command += ["--human", str(files / "human.json"), "--convention", "efuf"]
+    assert score.main([*command, "--per-caption", str(files / place)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: --per-caption") and error.count("\n") == 1
+    assert (files / "c").read_text() == before
+
+
+def test_a_null_hides_no_contradiction(tmp_path):
+    """Fails if a null where a picture's name may stand switches the check of the others off."""
+    asked = QUESTION | {"image": None, "file_name": "a.jpg"}
+    said = {"question_id": 1, "answer": "no", "file_name": "b.jpg"}
+    questions, answers = write(tmp_path / "q", [asked]), write(tmp_path / "a", [said])
+    with pytest.raises(ValueError, match="a, row 1: file_name 'b.jpg' is not"):
+        score.score_pope(questions, answers)

@@ -493,7 +493,7 @@ def _other(name: str, found: dict, question: dict) -> object | None:
     if value is None:
         return None
     if name in IMAGES:
-        expected = next((question[key] for key in IMAGES if key in question), None)
+        expected = next((question[key] for key in IMAGES if question.get(key) is not None), None)
         return None if same_file(value, expected) else expected
     if name in QUESTIONS:
         is_answer = name == "text" and value == found.get("answer")

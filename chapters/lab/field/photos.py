@@ -315,6 +315,13 @@ def read_efuf(
         is_kept = row["min"] > thresholds.forget_below and row["mean"] > thresholds.sentence_above
         key = row["image"], row["sentence"]
         kept[key] = is_kept and kept.get(key, True)
+    for (image, text), is_kept in kept.items():
+        lowest = min(worst.get((image, text), {}).values(), default=math.inf)
+        if is_kept and lowest < thresholds.forget_below:
+            raise ValueError(
+                f"{sentences}: {text!r:.60} of {image} has nothing to forget, yet {pos_neg} scores"
+                f" one of its clauses {lowest}: the two files are not of one run; fetch both again."
+            )
     rows = dict.fromkeys([*worst, *((image, _home(text, texts[image])) for image, text in kept)])
     return [
         Curated(

@@ -83,7 +83,7 @@ def score_chair(
             }
             for found, names, truth in zip(rows, said, truths, strict=True)
         ]
-        Path(per_caption).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _write(per_caption, "".join(json.dumps(line) + "\n" for line in lines), captions)
     score = {key: None if value != value else value for key, value in chair(said, truths).items()}
     seen = sorted([found["image_id"], sorted(truth)] for found, truth in zip(rows, truths))
     return score | {
@@ -97,6 +97,16 @@ def score_chair(
             synonyms=_hash(read_text(synonyms)),
         )
     }
+
+
+def _write(path: str | Path, text: str, source: str | Path) -> None:
+    """Write --per-caption's file; raises ValueError if it cannot be, or would be on the source."""
+    if Path(path).resolve() == Path(source).resolve():
+        raise ValueError(f"--per-caption {path}: that is the file of captions: name another one.")
+    try:
+        Path(path).write_text(text)
+    except OSError as error:
+        raise ValueError(f"--per-caption {path}: cannot be written ({error}).") from error
 
 
 def score_pope(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from pathlib import Path
 
 import torch
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import load_peft_weights
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoProcessor, LlavaForConditionalGeneration
@@ -13,21 +18,31 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from sare_min.captions import base
 from sare_min.llava import adapter_weights, embed_images
 
+UNFINISHED = ".unfinished"  # marks a folder that a save did not end
+
 
 def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32, **how):
     """Load (model, processor) from a directory or hub name, on `device` ("auto": CUDA where there
-    is one), in eval mode.
+    is one), in eval mode. An adapter's folder gives a PeftModel on the base that it names.
 
     how: more for transformers' from_pretrained, e.g. quantization_config; tower and projector must
     stay unquantised.
 
-    Raises ValueError if the checkpoint is no LLaVA, lacks weights, or its processor and vision
-    tower disagree on the image tokens.
+    Raises ValueError if the checkpoint is no LLaVA, lacks weights or has some that it does not use,
+    or if its processor and vision tower disagree on the image tokens.
     """
+    is_adapter = (Path(path) / "adapter_config.json").exists()
     try:
+        whole = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter else path
         model, info = LlavaForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, **how
+            whole, dtype=dtype, output_loading_info=True, **how
         )
+        odd = [*info["missing_keys"], *info.get("mismatched_keys", ()), *info["unexpected_keys"]]
+        model.as_loaded = _sample(model)  # what changes later, no adapter holds: see save
+        if is_adapter and not odd:
+            # Not transformers' own loading, which rounds an adapter to the base's dtype.
+            model = PeftModel.from_pretrained(model, path)
+            odd = [*get_peft_model_state_dict(model).keys() ^ load_peft_weights(path).keys()]
         processor = AutoProcessor.from_pretrained(path)
         blank = Image.new("RGB", (model.config.vision_config.image_size,) * 2)
         ids = processor(text=processor.image_token, images=blank)["input_ids"][0]
@@ -36,15 +51,14 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
             f"{path}: no LLaVA checkpoint ({type(error).__name__}: {error}). Give a hub name, or"
             " what save wrote."
         ) from error
-    if lost := sorted(info["missing_keys"] or info.get("mismatched_keys", ())):
+    if odd:
         raise ValueError(
-            f"{path}: no whole LLaVA checkpoint: {lost[0]} and maybe more is missing or misshapen."
-            " Fetch or save it again."
+            f"{path}: no whole LLaVA checkpoint: {sorted(map(str, odd))[0]} and maybe more is"
+            " missing, misshapen or not used by its config. Fetch or save it again."
         )
     model.to(
         ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     ).eval().requires_grad_(False)
-    model.as_loaded = _sample(model)  # what changes later, no adapter holds: see save
     n_tokens, n_features = (
         list(ids).count(model.config.image_token_id),
         embed_images(model, processor, [blank]).shape[1],
@@ -62,32 +76,65 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
     it replaces one of its own kind.
 
     A crash leaves the old one or the new one whole (at worst as PATH.old). Raises ValueError if
-    PATH holds anything else, or if weights outside the adapter train or are not those of the base
-    checkpoint any more: the adapter's folder would lose them.
+    PATH, PATH.old or PATH.part holds anything else, or if the adapter's folder would lose what
+    makes the model: weights outside the adapter that train or are not those of the base checkpoint
+    any more, another scale, a base that was never saved.
     """
     path, part, old = Path(path), Path(f"{path}.part"), Path(f"{path}.old")
     adapter = adapter_weights(model)
     kind = "adapter_config.json" if adapter else "config.json"
+    if adapter:
+        _refuse_unsaved(model, path)
     if adapter and (lost := _outside(model, adapter)):
         raise ValueError(
             f"{path}: an adapter does not hold {lost[0]}, which trains or is no longer what was"
             f" loaded ({len(lost)} such weights): merge the adapter (merge_and_unload) and save"
             " the whole model."
         )
-    if path.exists() and any(path.iterdir()) and not (path / kind).exists():
-        raise ValueError(
-            f"{path}: holds something else than the checkpoint to be replaced (no {kind}): save to"
-            " a new directory."
-        )
+    for place, mark in ((path, kind), (old, kind), (part, UNFINISHED)):
+        is_other = place.exists() and (place.is_file() or any(place.iterdir()))
+        if is_other and not (place / mark).exists():
+            raise ValueError(
+                f"{place}: holds something else than the checkpoint to be replaced (no {mark}):"
+                " move it, or save to a new directory."
+            )
     for leftover in (part, old):
         shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    (part / UNFINISHED).touch()
     model.save_pretrained(part)
     processor.save_pretrained(part)
+    (part / UNFINISHED).unlink()
     if path.exists():
         path.replace(old)
     part.replace(path)
     shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def _refuse_unsaved(model: nn.Module, path: Path) -> None:
+    """Raise ValueError if an adapter's folder would not give this model back, whatever its base."""
+    llava = base(model)
+    if not isinstance(model, PeftModel) and not getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"{path}: this LLaVA stands inside a PeftModel: save what set_trainable returned."
+        )
+    if not hasattr(llava, "as_loaded") and not llava.name_or_path:
+        raise ValueError(
+            f"{path}: the adapter's base was never saved: save the whole model, load it, and train"
+            " the adapter on that."
+        )
+    config = llava.peft_config["default"]
+    for name, layer in model.named_modules():
+        scale = getattr(layer, "scaling", {}) if isinstance(layer, BaseTunerLayer) else {}
+        if "default" in scale and "default" in getattr(layer, "lora_alpha", {}):
+            rank = layer.r["default"]
+            want = layer.lora_alpha["default"] / (math.sqrt(rank) if config.use_rslora else rank)
+            if not math.isclose(scale["default"], want):
+                raise ValueError(
+                    f"{path}: {name} is scaled by {scale['default']}, not {want}, which no folder"
+                    " holds: set the scale back, or merge the adapter (merge_and_unload)."
+                )
 
 
 def _outside(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
@@ -100,7 +147,13 @@ def _outside(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
     if before is None and llava.name_or_path:
         stock = LlavaForConditionalGeneration.from_pretrained(llava.name_or_path, dtype=llava.dtype)
         before = _sample(stock)
-    return trains + [n for n, old in (before or {}).items() if not torch.equal(now[n], old)]
+    kept = {_plain(name) for name in adapter}
+    changed = [
+        name
+        for name, old in (before or {}).items()
+        if name not in kept and (name not in now or not torch.equal(now[name], old))
+    ]
+    return trains + changed
 
 
 def _sample(model: nn.Module) -> dict[str, Tensor]:
@@ -109,6 +162,12 @@ def _sample(model: nn.Module) -> dict[str, Tensor]:
     for name, weight in model.named_parameters():
         if name not in adapter:
             values = weight.detach().reshape(-1)[:: max(1, weight.numel() // 1024)]
-            name = name.replace(".base_layer.", ".").replace(".original_module.", ".")
-            found[name] = values.double().cpu()
+            found[_plain(name)] = values.double().cpu()
     return found
+
+
+def _plain(name: str) -> str:
+    """A weight's name as it is without peft's wrappers around its module."""
+    return re.sub(r"\.(base_layer|original_module|token_adapter)(?=\.)", "", name).removeprefix(
+        "base_model.model."
+    )

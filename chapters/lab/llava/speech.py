@@ -72,7 +72,11 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     settings = decoding(model, processor, max_new_tokens, temperature)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), only(model, settings):
+    with (
+        torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        only(model, settings),
+        in_eval(model),
+    ):
         torch.manual_seed(seed)
         for rows in tqdm(batches, desc="generate", disable=not progress):
             texts = [prompts[i] for i in rows]
@@ -109,6 +113,18 @@ def _ends(model: nn.Module) -> list[int]:
     """The ids at which the checkpoint's own settings end an answer."""
     ends = model.generation_config.eos_token_id
     return [ends] if isinstance(ends, int) else ends or []
+
+
+@contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """No dropout and no recomputing, which drops what generation keeps; then back as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

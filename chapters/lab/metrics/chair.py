@@ -75,9 +75,9 @@ class Convention:
 
     def _category(self, noun: str) -> str:
         """The official script passes a category through the synonyms; the others take it as it
-        is.
+        is. One that no caption can name would count every mention of it as wrong.
         """
-        if self.name == "official" and noun not in self.node:
+        if noun not in (self.node if self.name == "official" else self.node.values()):
             raise ValueError(
                 f"the category {noun!r} is not in the synonyms: add a line for it, or give the"
                 " official list by --synonyms."
@@ -186,6 +186,8 @@ def read_synonyms(path: str | Path = SYNONYMS) -> dict[str, str]:
                 " by ', '."
             )
         node |= dict.fromkeys(names, names[0])
+    if not node:
+        raise ValueError(f"{path}: holds no object. Each line holds one, then its synonyms.")
     return node
 
 

@@ -6,6 +6,7 @@ of its objects has S(o) < T1, and *retain* if all have S(o) > T0; a caption whos
 above T2 and that has nothing to forget is kept whole (*sentence*).
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,10 +86,11 @@ def curate(
                 f"caption {row} names no known object: {caption!r}. Drop it, or add its words to"
                 " the synonyms."
             )
-        if unscored := [noun for noun, _ in found if noun not in score]:
+        nouns = [noun for noun, _ in found]
+        if bad := [noun for noun in nouns if not math.isfinite(score.get(noun, math.nan))]:
             raise ValueError(
-                f"caption {row} names {unscored[0]!r}, which has no CLIP score: score every object"
-                " of the synonyms."
+                f"caption {row} names {bad[0]!r}, which has no CLIP score: score every object of"
+                " the synonyms."
             )
         spans: dict[str, list[Span]] = {"forget": [], "retain": [], "sentence": []}
         for start, end in sub_sentences(caption):
