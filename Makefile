@@ -53,7 +53,7 @@ build/floor.txt: requirements.txt
 execute: $(STAMP)  ## run every chapter by papermill and write figures/ (SEEDS= or PRESET=fast write build/figures/)
 	cd chapters && $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
 
-test: lint unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
+test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
 
 lint: $(STAMP)  ## layout (ruff format), lint (ruff check) and types (mypy over sare_min)
 	$(PY) -m ruff format --check sare_min chapters/lab tests
