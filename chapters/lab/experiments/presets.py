@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from sare_min.unlearn import METHODS
 
+from ..files import BOOK_SEEDS
 from .attacks import Attack
 from .cheaper import COST
 from .erasures import STOP_NLL, TRAINING, Run
@@ -92,7 +93,7 @@ UNITS = {
 
 PRESETS = {
     "fast": Preset(
-        seeds=(21, 22),
+        seeds=BOOK_SEEDS[:2],
         at=(0, 64, 128, 256, 512),
         coarse=(0, 128, 256, 512),
         noise=((0.0, 1), (0.7, 1)),
@@ -111,7 +112,7 @@ PRESETS = {
         cheaper=tuple(CHEAPER)[:1],
     ),
     "full": Preset(
-        seeds=(21, 22, 23, 24, 25, 26, 27, 28),
+        seeds=BOOK_SEEDS,
         at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640),
         coarse=(0, 64, 128, 256, 384, 640),
         noise=((0.0, 5), (0.7, 5)),
