@@ -338,3 +338,19 @@ def test_weights_that_a_config_leaves_out_are_named(saved, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"layers\.1\..*not used by its config"):
         load(folder)
+
+
+def test_an_adapter_knows_its_base(saved, processor, data, tmp_path):
+    """Fails if another checkpoint that was saved over the base is adapted in silence."""
+    base = shutil.copytree(saved, tmp_path / "base")
+    model = set_trainable(load(base)[0], "lora")
+    train(model, data)
+    save(model, processor, tmp_path / "adapter")
+    assert same(nll(load(tmp_path / "adapter")[0], data), nll(model, data))
+    load(tmp_path / "adapter", dtype=torch.bfloat16)  # other numbers of the same weights
+    save(model.merge_and_unload(), processor, base)
+    with pytest.raises(ValueError, match="base holds other weights than those that this adapter"):
+        load(tmp_path / "adapter")
+    (tmp_path / "adapter/base.json").write_text("[]")
+    with pytest.raises(ValueError, match="base.json: not what save wrote"):
+        load(tmp_path / "adapter")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
 import shutil
@@ -19,6 +21,7 @@ from sare_min.captions import base
 from sare_min.llava import adapter_weights, embed_images
 
 UNFINISHED = ".unfinished"  # marks a folder that a save did not end
+BASE = "base.json"  # in an adapter's folder: which weights it was trained on
 
 
 def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.float32, **how):
@@ -29,7 +32,8 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     stay unquantised.
 
     Raises ValueError if the checkpoint is no LLaVA, lacks weights or has some that it does not use,
-    or if its processor and vision tower disagree on the image tokens.
+    if an adapter's base is not the one that it was trained on, or if processor and vision tower
+    disagree on the image tokens.
     """
     is_adapter = (Path(path) / "adapter_config.json").exists()
     try:
@@ -55,6 +59,11 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
         raise ValueError(
             f"{path}: no whole LLaVA checkpoint: {sorted(map(str, odd))[0]} and maybe more is"
             " missing, misshapen or not used by its config. Fetch or save it again."
+        )
+    if is_adapter and not _is_its_base(base(model), Path(path)):
+        raise ValueError(
+            f"{path}: {whole} holds other weights than those that this adapter was trained on: put"
+            " its base back there, or train the adapter anew."
         )
     model.to(
         ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -104,6 +113,8 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
     (part / UNFINISHED).touch()
     model.save_pretrained(part)
     processor.save_pretrained(part)
+    if adapter:
+        (part / BASE).write_text(json.dumps(_weights(base(model))) + "\n")
     (part / UNFINISHED).unlink()
     if path.exists():
         path.replace(old)
@@ -154,6 +165,29 @@ def _outside(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
         if name not in kept and (name not in now or not torch.equal(now[name], old))
     ]
     return trains + changed
+
+
+def _weights(model: LlavaForConditionalGeneration) -> dict[str, str]:
+    """What a base is known by: a hash of its sample, good for this dtype and no other."""
+    digest = hashlib.sha256()
+    for name, values in sorted(_sample(model).items()):
+        digest.update(name.encode() + values.numpy().tobytes())
+    kind = f"{model.dtype}{', quantised' * getattr(model, 'is_quantized', False)}"
+    return {"kind": kind, "sha256": digest.hexdigest()}
+
+
+def _is_its_base(model: LlavaForConditionalGeneration, folder: Path) -> bool:
+    """False if the adapter's folder names other weights; another dtype, or no name, cannot tell."""
+    if not (folder / BASE).exists():  # made by stock peft
+        return True
+    found = _weights(model)
+    try:
+        known = json.loads((folder / BASE).read_text())
+        return known["kind"] != found["kind"] or known["sha256"] == found["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / BASE}: not what save wrote ({error}): save the adapter again."
+        ) from error
 
 
 def _sample(model: nn.Module) -> dict[str, Tensor]:
