@@ -321,10 +321,11 @@ def test_saving_deletes_nothing_of_the_readers(saved, erased, processor, tmp_pat
     assert (tmp_path / name / "thesis.txt").exists()
 
 
-def test_a_save_that_died_is_cleared(saved, erased, processor, tmp_path):
-    """Fails if the half-written folder of a save that died stands in the way of the next."""
+@pytest.mark.parametrize("mark", [".unfinished", "adapter_config.json"])
+def test_a_save_that_died_is_cleared(saved, erased, processor, tmp_path, mark):
+    """Fails if what a save that died has left, half or whole, stands in the way of the next."""
     (tmp_path / "erased.part").mkdir()
-    (tmp_path / "erased.part/.unfinished").touch()
+    (tmp_path / "erased.part" / mark).touch()
     save(by_load(saved, erased[0]), processor, tmp_path / "erased")
     assert [path.name for path in tmp_path.iterdir()] == ["erased"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -122,7 +122,11 @@ def spell(values: Sequence[float], digits: int = 1) -> str:
 
 def spell_paired(one: Sequence[float], other: Sequence[float], digits: int = 2) -> str:
     """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds": the paired difference one - other."""
-    found = paired(one, other)
+    return spell_difference(paired(one, other), digits)
+
+
+def spell_difference(found: Mapping, digits: int = 2) -> str:
+    """The words of spell_paired for what `paired` returned, or for a row of the ledger."""
     low, high = found["ci95"]
     if found["n_seeds"] == 1:
         return f"{found['diff']:+.{digits}f} (one seed)"

@@ -38,14 +38,9 @@ def ask(claim: str, letters: Sequence[str], chapter: str, questions: Mapping) ->
 
 def answer(row: dict, digits: int = 2) -> str:
     """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds -> supported": difference and verdict of a row of
-    the ledger, the difference spelled as stats.spell_paired does.
+    the ledger.
     """
-    difference = f"{row['diff']:+.{digits}f}"
-    if row["n_seeds"] == 1:
-        return f"{difference} (one seed) -> {row['verdict']}"
-    low, high = (f"{bound:.{digits}f}" for bound in row["ci95"])
-    sign = f"sign in {row['seeds_agreeing']} of {row['n_seeds']} seeds"
-    return f"{difference} [{low}, {high}], {sign} -> {row['verdict']}"
+    return f"{stats.spell_difference(row, digits)} -> {row['verdict']}"
 
 
 def lines(x: Sequence[float], rows: Mapping[str, Sequence]) -> dict:

@@ -93,18 +93,12 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
     adapter = adapter_weights(model)
     kind = "adapter_config.json" if adapter else "config.json"
     if adapter:
-        _refuse_unsaved(model, path)
-    if adapter and (lost := _outside(model, adapter)):
-        raise ValueError(
-            f"{path}: an adapter does not hold {lost[0]}, which trains or is no longer what was"
-            f" loaded ({len(lost)} such weights): merge the adapter (merge_and_unload) and save"
-            " the whole model."
-        )
-    for place, mark in ((path, kind), (old, kind), (part, UNFINISHED)):
+        _refuse_unsaved(model, adapter, path)
+    for place in (path, old, part):
         is_other = place.exists() and (place.is_file() or any(place.iterdir()))
-        if is_other and not (place / mark).exists():
+        if is_other and not any((place / mark).exists() for mark in (kind, UNFINISHED)):
             raise ValueError(
-                f"{place}: holds something else than the checkpoint to be replaced (no {mark}):"
+                f"{place}: holds something else than the checkpoint to be replaced (no {kind}):"
                 " move it, or save to a new directory."
             )
     for leftover in (part, old):
@@ -123,7 +117,7 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
     return path
 
 
-def _refuse_unsaved(model: nn.Module, path: Path) -> None:
+def _refuse_unsaved(model: nn.Module, adapter: dict[str, nn.Parameter], path: Path) -> None:
     """Raise ValueError if an adapter's folder would not give this model back, whatever its base."""
     llava = base(model)
     if not isinstance(model, PeftModel) and not getattr(model, "_hf_peft_config_loaded", False):
@@ -146,6 +140,12 @@ def _refuse_unsaved(model: nn.Module, path: Path) -> None:
                     f"{path}: {name} is scaled by {scale['default']}, not {want}, which no folder"
                     " holds: set the scale back, or merge the adapter (merge_and_unload)."
                 )
+    if lost := _outside(model, adapter):
+        raise ValueError(
+            f"{path}: an adapter does not hold {lost[0]}, which trains or is no longer what was"
+            f" loaded ({len(lost)} such weights): merge the adapter (merge_and_unload) and save"
+            " the whole model."
+        )
 
 
 def _outside(model: nn.Module, adapter: dict[str, nn.Parameter]) -> list[str]:
