@@ -24,7 +24,8 @@ from tqdm.auto import tqdm
 
 from .files import CHAPTERS, ROOT
 
-CACHE = CHAPTERS / ".cache"
+# LAB_CACHE, LAB_THREADS: for the study of other kernels alone (experiments/variance.py)
+CACHE = Path(os.environ.get("LAB_CACHE", CHAPTERS / ".cache"))
 # The second on Windows
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -122,7 +123,7 @@ def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
 
 def one_thread() -> None:
     """Small matrices gain nothing from two threads, and with one a repeat is equal to the bit."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("LAB_THREADS", "1")))
 
 
 @lru_cache

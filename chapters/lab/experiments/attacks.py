@@ -18,7 +18,7 @@ from torch import nn
 from sare_min.attack import relearn
 from sare_min.captions import DESCRIBE, Captions, encode
 from sare_min.llava import set_trainable, trainable
-from sare_min.unlearn import METHODS, get_method
+from sare_min.unlearn import METHODS
 
 from .. import files, jobs
 from ..world import encoded, measured
@@ -26,8 +26,7 @@ from ..world.bases import prepare
 from ..world.kit import Kit, get_kit
 from ..world.measured import NLL, SAID
 from ..world.scenes import OBJECTS, PLACES, absent, caption, question
-from .cheaper import COST
-from .erasures import RUN_SOURCES, Run, answers, erased, run
+from .erasures import ORDERS_APART, RUN_SOURCES, Run, answers, cost, erased, run
 
 ATTACK_SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/experiments/attacks")
 jobs.remember(ATTACK_SOURCES)
@@ -46,14 +45,15 @@ class Attack:
         ""  # fine-tune on captions of this place only; then "elsewhere" measures the others
     )
     nll: bool = False  # measure the NLL of spans, too
+    order: int = 0  # another shuffle of the attacker's captions
 
 
 def tune(
     world: Kit, model, spec: Attack, data: Captions, part: str = "all"
 ) -> Iterator[tuple[float, dict[str, float]]]:
     """Fine-tune on the data; measure at each sample count."""
-    model = set_trainable(model, part)
-    for n in relearn(model, data, spec.at, spec.lr, spec.batch, spec.run.seed, progress=False):
+    model, seed = set_trainable(model, part), spec.run.seed + ORDERS_APART * spec.order
+    for n in relearn(model, data, spec.at, spec.lr, spec.batch, seed, progress=False):
         yield n, measured.held_out(world, model, spec.place, spec.nll)
 
 
@@ -197,15 +197,16 @@ KINDS: dict[str, Callable[[Kit, nn.Module, Attack], Iterator[tuple[float, dict[s
 
 
 def attack(spec: Attack) -> dict:
-    """Attack one erasure, or read it from the cache: the run's result plus {"curve": [{"at",
-    **Kit.measure}]}.
+    """Attack one erasure, or read it from the cache: the run's result plus {"shuffle": the attack's
+    order, "curve": [{"at", **measured.held_out}]}.
 
     Raises ValueError on an unknown kind of attack, naming those there are.
     """
     if spec.kind not in KINDS:
         raise ValueError(f"unknown attack {spec.kind!r}: there are {', '.join(KINDS)}.")
     path = jobs.folder("attack", spec, ATTACK_SOURCES, lambda path: _do_attack(path, spec))
-    return run(spec.run) | {"curve": json.loads((path / "curve.json").read_text())}
+    curve = json.loads((path / "curve.json").read_text())
+    return run(spec.run) | {"shuffle": spec.order, "curve": curve}
 
 
 def _do_attack(path: Path, spec: Attack) -> None:
@@ -240,8 +241,8 @@ def longest_first(spec: Run) -> tuple[float, int, str]:
     """An order of erasures, by the most that their steps may cost: a core that is done waits for a
     short last job, not for a long one.
     """
-    ascends = spec.method in METHODS and get_method(spec.method, **dict(spec.changes)).rho > 0
-    return (-spec.training.steps * COST["SARE" if ascends else "EFUF"](1.0), *by_seed(spec))
+    dearest = spec.training.steps * cost(spec, 1.0) if spec.method in METHODS else 0.0
+    return (-dearest, *by_seed(spec))
 
 
 def answer_all(

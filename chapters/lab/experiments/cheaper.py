@@ -1,10 +1,8 @@
 """Cheaper ascent steps, each said to be approximate: they take the place of
 `sare_min.sam.targeted_sam` in a Method (`step`).
 
-In units of one forward pass (a backward counts as two), with a share f of the rows holding forget
-tokens, EFUF's step costs 3 and exact Targeted-SAM's 3 + 5 f: these rows take part in the gradient
-of L_neg at theta (2), and go forward and backward once more at theta + eps (3). What can be saved
-are the 2 f: eps* only says where to look, and a rough direction may do.
+What can be saved is the first pass's gradient of L_neg: eps* only says where to look, and a rough
+direction may do. `passes` counts what a step costs.
 """
 
 from __future__ import annotations
@@ -14,17 +12,27 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sare_min.losses import Method
 from sare_min.sam import perturbed, targeted_sam
 
 # (params, batches, again, losses, rho) -> ||the ascent direction||, with g left in .grad
 Step = Callable[..., float]
-COST: dict[str, Callable[[float], float]] = {  # share of forget rows -> forward passes a step
-    "EFUF": lambda f: 3.0,
-    "SARE": lambda f: 3 + 5 * f,
-    "SARE, eps kept 4 steps": lambda f: 3 + (3 + 2 / 4) * f,
-    "SARE, eps from a quarter": lambda f: 3 + (3 + 3 / 4) * f,
-    "SARE, eps of the projector": lambda f: 3 + (3 + 1) * f,
-}
+# A step of STEPS -> what a row with forget tokens costs beyond 3 passes; 5 if it is not here
+FORGET_ROWS = {"kept": 3 + 2 / 4, "sampled": 3 + 3 / 4, "projector": 3 + 1}
+
+
+def passes(method: Method, share: float, step: str = "") -> float:
+    """Forward passes over a batch that one step costs; a backward counts as two.
+
+    share: of rows with forget tokens. The plain step costs 3. Targeted-SAM adds 5 for those rows:
+    they take part in the gradient of L_neg at theta (2), and go forward and backward once more at
+    theta + eps (3). Untargeted SAM does that with all rows, and has no second loss at theta.
+    """
+    if not method.rho:
+        return 3.0
+    if method.perturb == ("neg",):
+        return 3 + FORGET_ROWS.get(step, 5.0) * share
+    return 6.0 if len(method.perturb) == 3 else 8.0
 
 
 def _ascent(

@@ -31,7 +31,8 @@ from ..world.kit import SOURCES as KIT_SOURCES
 from ..world.kit import Kit, get_kit
 from ..world.models import World
 from . import cheaper
-from .cheaper import Step
+from .cheaper import Step, passes
+from .levels import Watch, at_speed, from_both_sides
 
 RUN_SOURCES = (
     *KIT_SOURCES,
@@ -42,6 +43,7 @@ RUN_SOURCES = (
     "chapters/lab/world/encoded",
     "chapters/lab/world/measured",
     "chapters/lab/experiments/cheaper",
+    "chapters/lab/experiments/levels",
     "chapters/lab/experiments/erasures",
 )
 jobs.remember(RUN_SOURCES)
@@ -50,8 +52,10 @@ jobs.remember(RUN_SOURCES)
 STOP_NLL = 8.0
 
 
+ORDERS_APART = 100_000  # between the seeds of two shuffles of one seed's captions
+
 # Steps: the limit; a run ends before, at STOP_NLL
-TRAINING = Training(steps=240, batch_size=24, lr=6e-4, cooldown=10)
+TRAINING = Training(steps=400, batch_size=24, lr=6e-4, cooldown=10)
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class Run:
     without: str = ""  # a place whose captions the erasure never sees
     step: str = ""  # a key of STEPS: another ascent step than the method's
     hold: bool = False  # train for training.steps, and forget only while below stop_nll
-    peak: float | None = (
-        None  # forget up to this NLL first, then only retain until stop_nll is reached from above
-    )
+    # forget up to this NLL first, then only retain until stop_nll is reached from above
+    peak: float | None = None
+    order: int = 0  # another shuffle of the same captions
 
 
 def _turned(turn: Callable[[Tensor], Tensor]) -> Step:
@@ -118,10 +122,19 @@ def missed(
 def run(spec: Run) -> dict:
     """Do one erasure, or read it from the cache: {"spec", "log": a row per step, "erased": {...}}.
 
-    erased: Kit.measure, "stop_level" (NLL, after the cool-down, of the captions that said when to
-    stop), "distance" (L2 from the base model) and "forget_share" (of the erasure's captions).
+    erased: measured.held_out, "stop_level" (NLL of the captions that said when to stop), "reached"
+    (does it stand at the level asked?), "landing" (of levels.Watch.land, with what it was before),
+    "distance" (L2 from the base model), "forget_share" (of the erasure's captions) and "passes"
+    (forward passes over a batch, all steps together).
     """
     return json.loads((_run_folder(spec) / "run.json").read_text())
+
+
+def cost(spec: Run, share: float) -> float:
+    """Forward passes over a batch that one step of the run costs, `share` of the rows holding
+    forget tokens.
+    """
+    return passes(get_method(spec.method, **dict(spec.changes)), share, spec.step)
 
 
 def answers(spec: Run) -> dict[str, float]:
@@ -156,15 +169,20 @@ def _do_run(path: Path, spec: Run) -> None:
     ):  # its vision tower is the base model's: CLIP never sees the captions
         model = set_trainable(base_model(spec.seed, World(noise=0.0))[0], spec.part)
     data = erasure_data(world, spec)
-    log = [] if spec.method in ("base", "honest") else _erase(model, world, spec, data)
+    is_erased = spec.method not in ("base", "honest")
+    log, landing = _erase(model, world, spec, data) if is_erased else ([], {})
     torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
     moved = torch.cat(
         [(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)]
     )
+    share = float(data.forget.any(1).float().mean())
     found = measured.held_out(world, model) | {
         "stop_level": _level(model, world),
+        "reached": bool(landing.get("reached", False)),
+        "landing": landing,
         "distance": float(moved.norm()),
-        "forget_share": float(data.forget.any(1).float().mean()),
+        "forget_share": share,
+        "passes": len(log) * cost(spec, share) if log else 0.0,
     }
     files.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": found})
 
@@ -189,45 +207,31 @@ def _erasure_data(world: Kit, masks: str, share: float, without: str) -> Caption
     )
 
 
-def _erase(model, world: Kit, spec: Run, data: Captions) -> list[dict[str, float]]:
-    """Run the method until the held-out forget level says stop; `hold` and `peak` are the controls'
-    other ways to end there.
+def _erase(model, world: Kit, spec: Run, data: Captions) -> tuple[list[dict[str, float]], dict]:
+    """Run the method until the held-out forget level says stop, and land on it; returns (the log,
+    where it ended: of levels.Watch.land, and before it "level before" and so on).
     """
-    method, level, has_peaked = get_method(spec.method, **dict(spec.changes)), 0.0, False
-    look_again = 0  # the next step after which to look at the level
-    seen: tuple = ()  # the last look: its step and its level
-    cooled = -1  # the step at which a cool-down ends
+    method = get_method(spec.method, **dict(spec.changes))
     if method.forget_loss is npo:
         data = with_reference(world.model, data)
     if spec.step:
-        method = replace(method, step=STEPS[spec.step](model, spec.seed))
+        method = replace(method, step=STEPS[spec.step](model, shuffle(spec)))
+    stop, watch = None, None
+    if spec.stop_nll is not None:
+        watch = Watch(trainable(model), lambda: _level(model, world), spec.stop_nll)
+        stop = at_speed(watch, spec.training.cooldown)
+        if spec.hold or spec.peak is not None:
+            stop, forgets = from_both_sides(watch, spec.hold, spec.peak)
+            on = method.lambda_neg
+            method = replace(method, schedule=lambda done: {"lambda_neg": on * forgets()})
+    log = unlearn(model, data, method, spec.training, shuffle(spec), stop=stop, progress=False)
+    if watch is None:
+        return log, {}
+    before = measured.held_out(world, model) | {"level": _level(model, world)}
+    kept = {f"{key} before": before[key] for key in ("level", "recall", "nll_retain")}
+    return log, watch.land() | kept
 
-    def reached(step: int) -> bool:
-        nonlocal look_again, seen, cooled
-        if spec.stop_nll is None or step < look_again:
-            return False
-        now = _level(model, world)
-        pace = max(0.1, (now - seen[1]) / (step - seen[0])) if seen else 0.4  # nats a step
-        # A cool-down goes on as far as half of its steps at full speed. Where it has ended, a
-        # quarter of a nat is near enough.
-        missing = (
-            spec.stop_nll - now - (0.25 if step == cooled else pace * spec.training.cooldown / 2)
-        )
-        look_again, seen = step + max(1, int(0.4 * missing / pace)), (step, now)
-        cooled = -1 if missing > 0 else step + spec.training.cooldown
-        return missing <= 0
 
-    def weights(done: float) -> dict[str, float]:
-        is_off = has_peaked or (spec.hold and level >= spec.stop_nll)
-        return {"lambda_neg": 0.0 if is_off else method.lambda_neg}
-
-    # Asked after every step, so that `weights` knows the level before the next
-    def back_again(step: int) -> bool:
-        nonlocal level, has_peaked
-        level = _level(model, world)
-        has_peaked = has_peaked or (spec.peak is not None and level >= spec.peak)
-        return has_peaked and level <= spec.stop_nll
-
-    if spec.hold or spec.peak is not None:
-        method, reached = replace(method, schedule=weights), back_again
-    return unlearn(model, data, method, spec.training, spec.seed, stop=reached, progress=False)
+def shuffle(spec: Run) -> int:
+    """The seed of an erasure's order, which its base model's captions are drawn in."""
+    return spec.seed + ORDERS_APART * spec.order

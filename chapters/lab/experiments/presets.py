@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from sare_min.unlearn import METHODS
 
 from ..files import BOOK_SEEDS
-from .attacks import Attack
-from .cheaper import COST
-from .erasures import STOP_NLL, TRAINING, Run
+from .attacks import Attack, run_all
+from .erasures import STOP_NLL, TRAINING, Run, cost, run
 
 
 @dataclass(frozen=True)
@@ -20,55 +19,54 @@ class Preset:
     """How much of the same code runs."""
 
     seeds: tuple[int, ...]
+    orders: int  # erasures a seed where a primary claim is asked, each with its own shuffle
+    shuffles: int  # attacks an erasure, the same
     at: tuple[int, ...]  # relearning samples after which the attacked model is measured
-    coarse: tuple[int, ...]  # the same where many attacks are compared
     # control models (chapter 00): caption noise, number of seeds
     noise: tuple[tuple[float, int], ...]
     lambdas: tuple[float, ...]  # the front's lambda_neg
     rhos: tuple[float, ...]  # and rho
-    n_side_seeds: int  # seeds of comparisons that are no headline
+    n_side_seeds: int  # seeds of comparisons that are exploratory
     rivals: tuple[str, ...]  # baselines beside EFUF (chapter 02)
-    controls: tuple[str, ...]  # of CONTROLS (chapter 04)
-    # relearning: learning rate, batch size, last sample count
-    attackers: tuple[tuple[float, int, int], ...]
+    controls: tuple[str, ...]  # exploratory ones (chapter 04): of CONTROLS and PARTNERS
+    lrs: tuple[float, ...]  # learning rates of the attacker's sweep
     kinds: tuple[str, ...]  # other attacks: of STRENGTHS
-    attacked: tuple[str, ...]  # the methods that meet all of these
     compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
-    map_points: int  # a side of the map of chapter 01; odd
+    map_points: int  # a side of the map of chapter 02; odd
     # shares of the hallucinated pieces that a lenient judge misses (chapter 02)
     missed: tuple[float, ...]
     levels: tuple[float, ...]  # unequal forget levels (chapter 04)
     cheaper: tuple[str, ...]  # approximate ascent steps: of CHEAPER
-    # Drawn in chapter 03
-    gauges: tuple[str, ...] = (
-        "gradient_norm",
-        "top_eigenvalue",
-        "trace",
-        "worst_ball_0.5",
-        "relapse_radius_worst",
-        "random_loss",
-        "distance",
-        "steps",
-    )
 
     def few(self) -> Preset:
-        """The first seeds, for comparisons that are no headline."""
+        """The first seeds, for comparisons that are exploratory."""
         return replace(self, seeds=self.seeds[: self.n_side_seeds])
 
 
-CONTROLS = (
-    "EFUF, SARE's level",
-    "EFUF, SARE's level and compute",
-    "EFUF, from above",
-    "SARE, random step",
-    "SARE, wrong sign",
-    "SARE, step on retain",
-)
-CHEAPER = {
-    "SARE, eps kept 4 steps": "kept",
-    "SARE, eps from a quarter": "sampled",
-    "SARE, eps of the projector": "projector",
+# What else could make SARE robust? A rival cause each, and how it differs from a row of METHODS
+CONTROLS: dict[str, tuple[str, dict]] = {
+    "SARE, random step": ("SARE", {"step": "random"}),
+    "SARE, wrong sign": ("SARE", {"step": "wrong sign"}),
+    "SARE, step on retain": ("SARE", {"changes": (("perturb", ("pos", "sent")),)}),
+    "EFUF, from above": (
+        "EFUF",
+        # Without a cool-down, or it would fall on past the level
+        {"peak": STOP_NLL + 1.5, "training": replace(TRAINING, cooldown=0)},
+    ),
+    "SARE, eps kept 4 steps": ("SARE", {"step": "kept"}),
+    "SARE, eps from a quarter": ("SARE", {"step": "sampled"}),
+    "SARE, eps of the projector": ("SARE", {"step": "projector"}),
 }
+# These take their level or their work from other runs of the same seed and order: (a row of
+# METHODS, the others)
+PARTNERS = {
+    "EFUF, SARE's work": ("EFUF", ("SARE",)),
+    "EFUF+SAM, equal work": ("EFUF+SAM", ("SARE", "EFUF+SAM")),
+    "SARE, equal work": ("SARE", ("SARE", "EFUF+SAM")),
+    "EFUF, honest level": ("EFUF", ("honest",)),
+    "SARE, honest level": ("SARE", ("honest",)),
+}
+CHEAPER = tuple(name for name in CONTROLS if "eps" in name)
 STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's fields
     "LoRA": {"kind": "LoRA", "at": (0, 64, 128, 256), "lr": 1e-3},
     "projector": {"kind": "projector", "at": (0, 64, 128, 256), "lr": 1e-3},
@@ -94,56 +92,58 @@ UNITS = {
 PRESETS = {
     "fast": Preset(
         seeds=BOOK_SEEDS[:2],
+        orders=1,
+        shuffles=1,
         at=(0, 64, 128, 256, 512),
-        coarse=(0, 128, 256, 512),
         noise=((0.0, 1), (0.7, 1)),
         lambdas=(0.1,),
         rhos=(0.0, 0.2),
         n_side_seeds=1,
         rivals=("NPO",),
-        controls=CONTROLS[3:4],
-        attackers=((6e-4, 8, 256),),
+        controls=("EFUF, SARE's work",),
+        lrs=(1e-4, 4e-4),
         kinds=("noise", "prefilled"),
-        attacked=("EFUF", "SARE"),
         compared=("EFUF", "SARE"),
         map_points=9,
         missed=(0.0, 0.4),
         levels=(4.0, STOP_NLL),
-        cheaper=tuple(CHEAPER)[:1],
+        cheaper=CHEAPER[:1],
     ),
     "full": Preset(
         seeds=BOOK_SEEDS,
-        at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640),
-        coarse=(0, 64, 128, 256, 384, 640),
-        noise=((0.0, 5), (0.7, 5)),
+        orders=2,
+        shuffles=2,
+        at=(*range(0, 128, 32), *range(128, 385, 64), 512, 640, 768),
+        noise=((0.0, 6), (0.7, 6)),
         lambdas=(0.1, 0.2, 0.3),
         rhos=(0.0, 0.05, 0.1, 0.2, 0.3),
-        n_side_seeds=5,
+        n_side_seeds=6,
         rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
-        controls=CONTROLS,
-        attackers=((1e-4, 8, 640), (6e-4, 8, 384), (2e-4, 32, 640), (6e-4, 32, 640)),
+        controls=(
+            "EFUF, SARE's work",
+            "EFUF, from above",
+            "SARE, step on retain",
+            "SARE, wrong sign",
+        ),
+        lrs=(3e-5, 5e-5, 1e-4, 1.5e-4, 3e-4, 4.5e-4, 6e-4, 1e-3),
         kinds=tuple(STRENGTHS),
-        attacked=tuple(METHODS),
-        compared=("GradDiff", "EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
+        compared=("EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
         map_points=17,
         missed=(0.0, 0.2, 0.4),
         levels=(4.0, STOP_NLL, 12.0),
-        cheaper=tuple(CHEAPER),
+        cheaper=CHEAPER,
     ),
 }
-# The full preset's headline and its attackers alone, at a third of the time: do the claims C1 to C6
-# hold on other seeds?
+# What the primary claims need, at half the time: do they hold on other seeds?
 PRESETS["headline"] = replace(
     PRESETS["full"],
-    lambdas=(0.1,),
-    rhos=(0.0, 0.2),
+    lambdas=(),
     rivals=(),
     controls=(),
-    kinds=("noise",),
-    attacked=("EFUF", "SARE"),
+    lrs=(),
     compared=("EFUF", "SARE"),
-    missed=(0.0, 0.4),
-    levels=(STOP_NLL,),
+    missed=(),
+    levels=(),
     cheaper=(),
 )
 
@@ -165,32 +165,63 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
     )
 
 
-def book_run(name: str, seed: int, **changes) -> Run:
-    """One erasure of the book: "base", or a row of METHODS with CLIP's masks or, followed by "
-    oracle", with those of the truth.
+def book_run(name: str, seed: int, order: int = 0, **changes) -> Run:
+    """One erasure of the book: "base", "honest", a row of METHODS or of CONTROLS with CLIP's masks
+    or, followed by " oracle", with those of the truth, or a row of PARTNERS.
 
-    All stop at the same forget level, STOP_NLL, on the same data in the same order. The released
-    schedule of EFUF, two passes over the captions long, ends by itself, where it ends.
+    All land on one forget level, STOP_NLL, with the same data; "honest level" is that of the model
+    that never hallucinated. At another's or at equal "work" (the most of those named in PARTNERS)
+    a run goes on for as many passes, and forgets only while below the level. The released schedule of EFUF, two passes over the captions
+    long, ends by itself, where it ends.
     """
-    method = name.removesuffix(" oracle")
+    if name in PARTNERS:
+        method, others = PARTNERS[name]
+        found = [run(book_run(n, seed, order if n in METHODS else 0))["erased"] for n in others]
+        if others == ("honest",):
+            changes = {"stop_nll": found[0]["stop_level"]} | changes
+        else:
+            per_step = cost(Run(seed, method), found[0]["forget_share"])
+            steps = round(max(result["passes"] for result in found) / per_step)
+            changes = {"hold": True, "training": replace(TRAINING, steps=steps)} | changes
+    else:
+        method, wanted = CONTROLS.get(name, (name.removesuffix(" oracle"), {}))
+        changes = wanted | changes
     if method in METHODS and METHODS[method].schedule:
         changes = {"training": replace(TRAINING, steps=128), "stop_nll": None} | changes
-    return Run(seed, method, masks="oracle" if name.endswith(" oracle") else "clip", **changes)
+    masks = "oracle" if name.endswith(" oracle") else "clip"
+    return Run(seed, method, masks=masks, order=order, **changes)
 
 
-def book_runs(preset: Preset, *names: str, **changes) -> dict[str, list[Run]]:
-    """The named rows of the book's comparison, one book_run a seed; changes: Run's fields."""
-    return {name: [book_run(name, seed, **changes) for seed in preset.seeds] for name in names}
+def book_runs(preset: Preset, *names: str, orders: int = 1, **changes) -> dict[str, list[Run]]:
+    """The named rows of the book's comparison, `orders` book_runs a seed; changes: Run's fields.
 
-
-def book_attacks(preset: Preset, *names: str, **changes) -> dict[str, list[Attack]]:
-    """The named rows of the book's comparison (book_run), one attack a seed; changes: Attack's
-    fields.
-
-    At the preset's own sample counts, the headline's, the NLL of the spans is measured too.
+    What others take their level or work from is erased first.
     """
-    how = changes if "at" in changes else {"at": preset.at, "nll": True} | changes
-    return {name: [Attack(book_run(name, seed), **how) for seed in preset.seeds] for name in names}
+    orders_of = {name: orders if name not in ("base", "honest") else 1 for name in names}
+    wanted = [other for name in names if name in PARTNERS for other in PARTNERS[name][1]]
+    if wanted:
+        run_all(book_runs(preset, *dict.fromkeys(wanted), orders=orders))
+    return {
+        name: [
+            book_run(name, seed, order, **changes)
+            for seed in preset.seeds
+            for order in range(orders_of[name])
+        ]
+        for name in names
+    }
+
+
+def book_attacks(
+    preset: Preset, *names: str, orders: int = 1, shuffles: int = 1, **changes
+) -> dict[str, list[Attack]]:
+    """The named rows of the book's comparison (book_runs), `shuffles` attacks an erasure; changes:
+    Attack's fields.
+    """
+    how = {"at": preset.at, "nll": True} | changes
+    return {
+        name: [Attack(spec, order=shuffle, **how) for spec in row for shuffle in range(shuffles)]
+        for name, row in book_runs(preset, *names, orders=orders).items()
+    }
 
 
 def attacks_on(
@@ -211,14 +242,6 @@ def other_attacks(preset: Preset) -> dict[tuple[str, str], list[Attack]]:
         (kind, name): row
         for kind in preset.kinds
         for name, row in book_attacks(preset, *preset.attacked, **STRENGTHS[kind]).items()
-    }
-
-
-def rough_steps(preset: Preset) -> dict[str, list[Run]]:
-    """SARE with the preset's approximate ascent steps, a run a seed: {a key of CHEAPER: row}."""
-    return {
-        name: [book_run("SARE", seed, step=CHEAPER[name]) for seed in preset.seeds]
-        for name in preset.cheaper
     }
 
 
@@ -251,33 +274,3 @@ def front(preset: Preset) -> dict[tuple[float, float], list[Run]]:
         for x in preset.lambdas
         for y in preset.rhos
     }
-
-
-def controls(preset: Preset, sare: Sequence[dict]) -> dict[str, list[Run]]:
-    """What else could make SARE robust? One row a rival cause. sare: SARE's results, one a seed,
-    whose level and compute they get.
-
-    Work is counted in passes (cheaper.COST): EFUF gets more steps by as much as a step of SARE
-    costs more.
-    """
-    rows: dict[str, list[Run]] = {name: [] for name in CONTROLS}
-    for seed, result in zip(preset.seeds, sare, strict=True):
-        level, share = result["erased"]["stop_level"], result["erased"]["forget_share"]
-        steps = round(len(result["log"]) * COST["SARE"](share) / COST["EFUF"](share))
-        matched = (
-            Run(seed, "EFUF", stop_nll=level),
-            Run(seed, "EFUF", stop_nll=level, hold=True, training=replace(TRAINING, steps=steps)),
-            Run(
-                seed,
-                "EFUF",
-                stop_nll=level,
-                peak=level + 1.5,
-                training=replace(TRAINING, cooldown=0),
-            ),  # or it would fall on past it
-            Run(seed, "SARE", step="random"),
-            Run(seed, "SARE", step="wrong sign"),
-            Run(seed, "SARE", changes=(("perturb", ("pos", "sent")),)),
-        )
-        for row, spec in zip(rows.values(), matched, strict=True):
-            row.append(spec)
-    return rows

@@ -9,7 +9,6 @@ time and memory do not depend on what the weights have learnt. All but the visio
 
 from __future__ import annotations
 
-import copy
 import gc
 import json
 import platform
@@ -36,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm.auto import tqdm
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
-from sare_min.captions import DESCRIBE, Captions, encode, render, sentence_nll
+from sare_min.captions import DESCRIBE, Captions, encode, render
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
@@ -48,7 +47,6 @@ from ..llava.speech import generate
 from ..metrics.chair import Span, exact, read_synonyms
 from ..world import models
 from ..world.curate import Thresholds, curate
-from ..world.last_layer import skip_unread
 from ..world.models import World
 from ..world.scenes import OBJECTS, Scene, a, absent, caption, draw, split_scenes
 
@@ -75,7 +73,6 @@ RATIOS = {  # name -> (case above, case below)
     "projector_over_sare": ("SARE, eps of the projector", "SARE"),
     "features_over_efuf": ("image features", "EFUF"),
     "one_by_one_over_batched": ("generate, one by one", "generate, batched"),
-    "where_read_over_everywhere": ("last layer where read", "last layer everywhere"),
 }
 AIMS = {
     "rows_over_packed": ("at least", 5.0),
@@ -350,28 +347,6 @@ def generation_cases(bench: Bench) -> dict[str, Step]:
     }
 
 
-def last_layer_cases(bench: Bench) -> dict[str, Step]:
-    """Plain fine-tuning's gradient on the book's own LLaVA of two layers, whose last one skips what
-    no loss reads (last_layer.py), or not.
-    """
-    scenes = split_scenes(0, some=bench.size.captions)["some"]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        stock = set_trainable(models.build_llava().eval().to(bench.model.device), "all")
-    processor = models.build_processor()
-    features = embed_images(stock, processor, [draw(scene) for scene in scenes])
-    batch = encode(processor, features, [caption(scene) for scene in scenes])[:].to(stock.device)
-
-    def step(model: nn.Module) -> None:
-        model.zero_grad()
-        sentence_nll(model, batch).backward()
-
-    return {
-        "last layer where read": partial(step, skip_unread(copy.deepcopy(stock))),
-        "last layer everywhere": partial(step, stock),
-    }
-
-
 def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
     """`python -m lab.score` on n POPE answers, and on n captions by CHAIR, from start to end.
 
@@ -539,7 +514,7 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
 
     bench, cases, ratio, spread = build(size, device), {}, {}, {}
     for make in tqdm(
-        (packing_cases, method_cases, generation_cases, last_layer_cases),
+        (packing_cases, method_cases, generation_cases),
         desc=f"bench on {device}",
         disable=not progress,
     ):

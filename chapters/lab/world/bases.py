@@ -16,7 +16,6 @@ from sare_min.llava import embed_images
 from .. import files, jobs
 from ..llava.checkpoints import load, save
 from ..llava.speech import generate
-from .last_layer import skip_unread
 from .models import World, train_clip, train_llava
 from .scenes import clip_scenes, draw, split_scenes
 
@@ -27,7 +26,6 @@ BASE_SOURCES = (
     "sare_min/llava",
     "chapters/lab/llava/checkpoints",
     "chapters/lab/llava/speech",
-    "chapters/lab/world/last_layer",
     "chapters/lab/world/scenes",
     "chapters/lab/world/models",
     "chapters/lab/world/bases",
@@ -70,9 +68,8 @@ def _build_base(path: Path, seed: int, world: World) -> None:
 
 
 def base_model(seed: int, world: World = World()):
-    """(model, processor) of a cached base model, ready for many short forwards."""
-    model, processor = load(base_folder(seed, world), device="cpu")
-    return skip_unread(model), processor
+    """(model, processor) of a cached base model."""
+    return load(base_folder(seed, world), device="cpu")
 
 
 def said_folder(seed: int) -> Path:

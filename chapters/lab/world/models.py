@@ -29,7 +29,6 @@ from transformers import (
 from sare_min.captions import DESCRIBE, encode, sentence_nll
 from sare_min.llava import embed_images, set_trainable, trainable
 
-from .last_layer import skip_unread
 from .scenes import (
     OBJECTS,
     PATCH,
@@ -255,7 +254,7 @@ def train_llava(
     rng, processor = random.Random(seed), build_processor()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = skip_unread(build_llava(world)).train()
+        model = build_llava(world).train()
     model.model.vision_tower.load_state_dict(clip.vision_model.state_dict())
     set_trainable(model, "all")
     features = embed_images(model, processor, [draw(scene) for scene in scenes])

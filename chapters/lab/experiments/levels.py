@@ -1,0 +1,101 @@
+"""Where an erasure ends: told when to stop, then landed on the forget level that was asked.
+
+Steps are too coarse for a comparison: at its end an erasure moves by a few tenths of a nat a step,
+and a method that stops half a nat higher looks the more robust for it. So the weights between the
+last look below the level and the last one above it are bisected until the level is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+NEAR = 0.01  # nats a token; a comparison allows 0.05
+
+
+@dataclass
+class Watch:
+    """Looks at the forget level now and then, and keeps the weights last seen on each side."""
+
+    params: Sequence[Tensor]
+    level: Callable[[], float]  # nats a token, of the weights as they are
+    asked: float
+    seen: dict[bool, list[Tensor]] = field(default_factory=dict)  # is it at the level or above?
+
+    def look(self) -> float:
+        """The level now."""
+        now = self.level()
+        self.seen[now >= self.asked] = [p.detach().clone() for p in self.params]
+        return now
+
+    def land(self) -> dict[str, float | bool]:
+        """Put the weights at the asked level, on the straight line from where they are to the last
+        ones on its other side; they stay as they are if there are none.
+
+        Returns {"level": nats a token, "reached": is it within NEAR, "share": how much of that line
+        was gone, "distance": its length in L2}.
+        """
+        now, end = self.look(), [p.detach().clone() for p in self.params]
+        start = self.seen.get(now < self.asked)
+        step = [other - here for here, other in zip(end, start or end, strict=True)]
+        is_above, share, near, far = now >= self.asked, 0.0, 0.0, 1.0
+        while start and abs(now - self.asked) > NEAR and far - near > 1e-6:
+            share = (near + far) / 2
+            self._move(end, step, share)
+            now = self.level()
+            near, far = (share, far) if (now >= self.asked) == is_above else (near, share)
+        length = torch.linalg.vector_norm(torch.cat([share * s.flatten() for s in step]))
+        reached = abs(now - self.asked) <= NEAR
+        return {"level": now, "reached": reached, "share": share, "distance": float(length)}
+
+    def _move(self, home: list[Tensor], step: list[Tensor], share: float) -> None:
+        with torch.no_grad():
+            for parameter, here, way in zip(self.params, home, step, strict=True):
+                parameter.copy_(here + share * way)
+
+
+def at_speed(watch: Watch, cooldown: int) -> Callable[[int], bool]:
+    """unlearn's `stop`: begin the cool-down when it will end at the asked level or just above.
+
+    A cool-down goes as far as half of its steps at full speed. Looks are spaced by the pace so far.
+    """
+    look_again, cooled = 0, -1  # the next step to look after; that at which a cool-down ends
+    last: tuple = ()  # the last look: its step and its level
+
+    def stop(step: int) -> bool:
+        nonlocal look_again, last, cooled
+        if step < look_again:
+            return False
+        now = watch.look()
+        pace = max(0.1, (now - last[1]) / (step - last[0])) if last else 0.4  # nats a step
+        missing = watch.asked - now - (0.0 if step == cooled else pace * cooldown / 2)
+        look_again, last = step + max(1, int(0.4 * missing / pace)), (step, now)
+        cooled = -1 if missing > 0 else step + cooldown
+        return missing <= 0
+
+    return stop
+
+
+def from_both_sides(
+    watch: Watch, hold: bool, peak: float | None
+) -> tuple[Callable[[int], bool], Callable[[], bool]]:
+    """(unlearn's `stop`, is the forget loss on?) of two controls, which look after every step.
+
+    hold: forget only while below the asked level, to the end of the steps. peak: forget up to this
+    level first, then only retain until the asked one is reached from above.
+    """
+    level, has_peaked = 0.0, False
+
+    def stop(step: int) -> bool:
+        nonlocal level, has_peaked
+        level = watch.look()
+        has_peaked = has_peaked or (peak is not None and level >= peak)
+        return has_peaked and level <= watch.asked
+
+    def forgets() -> bool:
+        return not (has_peaked or (hold and level >= watch.asked))
+
+    return stop, forgets
