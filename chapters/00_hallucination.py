@@ -175,12 +175,13 @@ said = measured.describe(kit, kit.model)
 
 rows = readings.first_of_each(scenes.PLACES, kit.test_scenes)
 shown = [measured.marked(kit, i, said[i]) for i in rows]
-figure = figures.fig_scenes(shown)
 caption = (
     "Greedy captions of four held-out scenes by the base model of seed "
     f"{seed}; [brackets]: not in the picture."
 )
-_ = figures.save(figure, "00_scenes", shown, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_scenes", "00_scenes", shown, preset, setting.seeds, caption
+)
 
 # %% [markdown]
 # ## Counting: CHAIR
@@ -223,12 +224,14 @@ labels = {
     "usual": "“yes” to a usual but absent object",
     "foreign": "“yes” to a foreign object",
 }
-figure = figures.fig_dots(results, "%", labels, factor=100, bounds=(0, 100))
 caption = (
     f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
     "seeds, greedy decoding."
 )
-_ = figures.save(figure, "00_base", results, preset, setting.seeds, caption)
+how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
+_ = figures.publish(
+    "fig_dots", "00_base", results, preset, setting.seeds, caption, **how
+)
 
 # %% [markdown]
 # Read it from the top. The model sees well: recall is almost complete. And yet
@@ -262,13 +265,15 @@ metrics = {
 by_noise, labels = readings.by_noise(controls, trained, metrics)
 
 # %%
-figure = figures.fig_dots(by_noise, "%", labels, factor=100, bounds=(0, 100))
 caption = (
     "Base models trained on captions with other shares of noise (seeds: "
     f"{readings.seeds_at(controls)}); 200 held-out scenes a seed."
 )
 used = sorted({s for s, _ in controls})
-_ = figures.save(figure, "00_noise", by_noise, preset, used, caption)
+how |= {"labels": labels}
+_ = figures.publish(
+    "fig_dots", "00_noise", by_noise, preset, used, caption, **how
+)
 
 # %% [markdown]
 # Look at the first row: honest captions, honest captioner. And a warning about

@@ -109,11 +109,12 @@ toy = {
     "worst": [toy_worst(w) for w in x],
     "rho": rho,
 }
-figure = figures.fig_two_minima(toy)
 caption = (
     "A loss over one weight and its worst value within reach of each point."
 )
-_ = figures.save(figure, "01_two_minima", toy, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_two_minima", "01_two_minima", toy, preset, setting.seeds, caption
+)
 
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
@@ -185,13 +186,14 @@ slices = jobs.side_by_side(landscape.slices, wanted, "slices")
 drawn = readings.slices_drawn(
     slices, landscape.DISTANCES, ("random", "relapse", "attack")
 )
-figure = figures.fig_slices(drawn)
 caption = (
     "NLL of the forgotten spans on held-out scenes, from the weights that "
     "EFUF ends at, in three directions. "
     f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
 )
-_ = figures.save(figure, "01_slices", drawn, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_slices", "01_slices", drawn, preset, setting.seeds, caption
+)
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated
@@ -241,13 +243,12 @@ wanted = [gauges.Plane(run, n_points=side) for run in runs[:2]]
 maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
 axes = ["steepest way back", "rest of the attacker's way"]
 planes = readings.planes(setting.seeds[:2], maps, axes)
-figure = figures.fig_plane(planes)
 caption = (
     "NLL of the forgotten spans of 64 held-out captions in a plane through "
     "the weights that EFUF ends at."
 )
-_ = figures.save(
-    figure, "01_planes", planes, preset, setting.seeds[:2], caption
+_ = figures.publish(
+    "fig_plane", "01_planes", planes, preset, setting.seeds[:2], caption
 )
 
 # %% [markdown]

@@ -112,12 +112,13 @@ print({kind: [text[a:b] for a, b in pieces] for kind, pieces in spans.items()})
 
 # %%
 judged = [measured.judge_curation(get_kit(s)) for s in setting.seeds]
-figure = figures.fig_scores(judged[0])
 caption = (
     "Scores of the objects mentioned in sampled captions, seed "
     f"{setting.seeds[0]}. Dashed: the two thresholds."
 )
-_ = figures.save(figure, "02_scores", judged[0], preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_scores", "02_scores", judged[0], preset, setting.seeds, caption
+)
 
 # %%
 labels = {
@@ -127,11 +128,13 @@ labels = {
     "retain_recall": "retain: shown mentions that are marked",
 }
 rates = {key: [j[key] for j in judged] for key in labels}
-figure = figures.fig_dots(rates, "%", labels, factor=100, bounds=(0, 100))
 caption = (
     f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds."
 )
-_ = figures.save(figure, "02_curation", rates, preset, setting.seeds, caption)
+how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
+_ = figures.publish(
+    "fig_dots", "02_curation", rates, preset, setting.seeds, caption, **how
+)
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters,
@@ -204,14 +207,13 @@ print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
 
 # %%
 training = readings.training(results, "EFUF")
-figure = figures.fig_training(training)
 caption = (
     "EFUF, training batches of 24 captions, "
     f"{len(setting.seeds)} seeds (faint), mean, 95 % interval, "
     "up to the shortest run."
 )
-_ = figures.save(
-    figure, "02_training", training, preset, setting.seeds, caption
+_ = figures.publish(
+    "fig_training", "02_training", training, preset, setting.seeds, caption
 )
 
 # %% [markdown]
@@ -258,12 +260,13 @@ print(f"nll_retain  before {before}   after {after} nats a token")
 
 # %%
 curves = readings.curves(results, "base", "EFUF")
-figure = figures.fig_relapse(curves)
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one "
     f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval."
 )
-_ = figures.save(figure, "02_relapse", curves, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_relapse", "02_relapse", curves, preset, setting.seeds, caption
+)
 
 # %%
 relapse = stats.spell(readings.relapses(curves)["EFUF"])
@@ -301,12 +304,13 @@ print(f"{row['diff']:+.1f} points, 95 % interval {ci95}: {row['verdict']}")
 few = setting.few()
 found = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
 both = readings.curves(found, "honest", "EFUF")
-figure = figures.fig_relapse(both)
 caption = (
     "The same attack on a model that never saw a hallucinated caption, and "
     f"on EFUF's; {len(few.seeds)} seeds (faint), mean, 95 % interval."
 )
-_ = figures.save(figure, "02_honest", both, preset, few.seeds, caption)
+_ = figures.publish(
+    "fig_relapse", "02_honest", both, preset, few.seeds, caption
+)
 
 # %%
 sooner = readings.relapses(both)
@@ -368,13 +372,15 @@ facts = {"relapse": late} | {
     key: {name: readings.after(others, name, key) for name in names}
     for key in ("stop_level", "recall")
 }
-figure = figures.fig_late(late, few.coarse[-1])
 caption = (
     f"Baselines under the same attack, {len(few.seeds)} seeds; "
     f"{few.coarse[-1]} means: not within the attack. Forget levels differ: "
     "see the print."
 )
-_ = figures.save(figure, "02_methods", facts, preset, few.seeds, caption)
+how = {"last": few.coarse[-1]}
+_ = figures.publish(
+    "fig_late", "02_methods", facts, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # A method that never brought CHAIR_s under one half "relapses" at zero samples;
@@ -390,12 +396,14 @@ _ = figures.save(figure, "02_methods", facts, preset, few.seeds, caption)
 pair = ("EFUF", "EFUF oracle")
 paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
 both = readings.curves(paired, *pair)
-figure = figures.fig_relapse(both, keys=("chair_s", "recall"))
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
     "seeds, mean and 95 % interval."
 )
-_ = figures.save(figure, "02_oracle", both, preset, few.seeds, caption)
+how = {"keys": ("chair_s", "recall")}
+_ = figures.publish(
+    "fig_relapse", "02_oracle", both, preset, few.seeds, caption, **how
+)
 
 # %%
 for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
@@ -427,13 +435,15 @@ found = attacks.run_all({str(share): row for share, row in runs.items()})
 lenient = readings.lenient(found, shares)
 
 # %%
-xlabel = "hallucinated pieces that the judge misses, %"
-figure = figures.fig_slices(lenient, "chair_s", xlabel=xlabel)
 caption = (
     f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds "
     "(faint), mean, 95 % interval."
 )
-_ = figures.save(figure, "02_lenient", lenient, preset, few.seeds, caption)
+xlabel = "hallucinated pieces that the judge misses, %"
+how = {"key": "chair_s", "xlabel": xlabel}
+_ = figures.publish(
+    "fig_slices", "02_lenient", lenient, preset, few.seeds, caption, **how
+)
 for share in shares:
     chair = stats.spell(readings.after(found, str(share), "chair_s", 100))
     print(f"{100 * share:.0f} % missed: CHAIR_s {chair} %")

@@ -150,12 +150,14 @@ cosines = {
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
 }
 taken, only = tables.lines(rhos, cosines), setting.seeds[:1]
-figure = figures.fig_slices(taken, "cosine", xlabel="rho, L2")
 caption = (
     "Cosine of the step taken and the step intended, base model of seed"
     f" {kit.seed}, fp32 and bf16 weights."
 )
-_ = figures.save(figure, "03_bf16", taken, preset, only, caption)
+how = {"key": "cosine", "xlabel": "rho, L2"}
+_ = figures.publish(
+    "fig_slices", "03_bf16", taken, preset, only, caption, **how
+)
 
 # %% tags=["nbval-check-output"]
 print("fp32 takes the step as intended:", min(cosines["fp32"][0]) > 0.999)
@@ -211,12 +213,13 @@ toy = {
         "Targeted-SAM step": (there / there.norm() * 0.6).tolist(),
     },
 }
-figure = figures.fig_geometry(toy)
 caption = (
     "Directions of one erasure step on two weights;"
     " both arrows drawn at the same length."
 )
-_ = figures.save(figure, "03_geometry", toy, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_geometry", "03_geometry", toy, preset, setting.seeds, caption
+)
 
 # %% tags=["nbval-check-output"]
 print("length of eps:", round(eps.norm().item(), 4))
@@ -335,12 +338,14 @@ for label, row in rows.items():
     diff, interval = f"{row['diff']:+.2f}", np.round(row["ci95"], 2)
     print(f"{label:32s} SARE - EFUF: {diff}, 95 % interval {interval}")
 explained = "(dot: a seed; diamond: mean; bar: 95 % interval)"
-figure = figures.fig_paired(rows, f"SARE - EFUF after erasure {explained}")
+how = {"xlabel": f"SARE - EFUF after erasure {explained}"}
 caption = (
     f"Both told to stop at a held-out forget NLL of {erasures.STOP_NLL} nats;"
     f" {len(setting.seeds)} seeds."
 )
-_ = figures.save(figure, "03_erasure", rows, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_paired", "03_erasure", rows, preset, setting.seeds, caption, **how
+)
 
 # %% [markdown]
 # Claim C4 says that SARE *erases better*; we ask it against EFUF. C5 says that
@@ -452,19 +457,18 @@ wanted = {  # EFUF's are chapter 01's
 slices = jobs.rows_side_by_side(landscape.slices, wanted, "slices")
 
 # %%
-how = {"figsize": (10, 3.9), "sharey": True, "gridspec_kw": {"wspace": 0.25}}
-axes, drawn = figures.plt.subplots(1, 2, **how)[1], {}
-for ax, way in zip(axes, ("relapse", "attack"), strict=True):
+drawn = {}
+for way in ("relapse", "attack"):
     rows = {k: readings.slice_lines(row, way) for k, row in slices.items()}
     drawn[way] = tables.lines(landscape.DISTANCES, rows)
-    figure = figures.fig_slices(drawn[way], ax=ax)
-    ax.set_title(f"along the {way} direction")
 caption = (
     "NLL of the forgotten spans on held-out scenes, "
     f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
     " Higher for longer is flatter."
 )
-_ = figures.save(figure, "03_slices", drawn, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_slices_panels", "03_slices", drawn, preset, setting.seeds, caption
+)
 
 # %%
 where = [("relapse", distance) for distance in (0.1, 0.2, 0.5)]
@@ -502,8 +506,7 @@ caption = (
     "lambda_neg x rho: robustness against utility and forget level after"
     f" erasure; {len(few.seeds)} seeds, 95 % intervals."
 )
-figure = figures.fig_front(front)
-_ = figures.save(figure, "03_front", front, preset, few.seeds, caption)
+_ = figures.publish("fig_front", "03_front", front, preset, few.seeds, caption)
 
 # %%
 print(tables.points(front))
@@ -559,12 +562,13 @@ print(tables.ranking(ranks))
 keys = [key for key, _ in runs]
 rhos = [rho for _, rho in keys]
 drawn = tables.dots(columns, ranks, outcome, rhos, setting.gauges)
-figure = figures.fig_gauges(drawn)
 caption = (
     "Gauges of the erased weights against robustness, a dot a run of the front"
     f" ({len(runs)} runs, {len(few.seeds)} seeds)."
 )
-_ = figures.save(figure, "03_gauges", drawn, preset, few.seeds, caption)
+_ = figures.publish(
+    "fig_gauges", "03_gauges", drawn, preset, few.seeds, caption
+)
 
 # %%
 is_flatter = {"gradient_norm": -1, "top_eigenvalue": -1}

@@ -113,15 +113,14 @@ for name in ("EFUF", "SARE"):
     print(f"{name}: forget NLL where it stopped, one number a seed: {levels}")
 
 # %%
-figure = figures.fig_relapse(curves)
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass)"
     f" after erasure to a held-out forget NLL of {erasures.STOP_NLL} nats;"
     f" masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds"
     " (faint), mean, 95 % interval of the mean."
 )
-_ = figures.save(
-    figure, "04_relearning", curves, preset, setting.seeds, caption
+_ = figures.publish(
+    "fig_relapse", "04_relearning", curves, preset, setting.seeds, caption
 )
 
 # %% [markdown]
@@ -146,13 +145,17 @@ print("mean CHAIR_s over the whole attack, points, SARE - EFUF:", gain)
 
 # %%
 rows = {"samples until relapse": stats.paired(relapse["SARE"], relapse["EFUF"])}
-xlabel = "SARE - EFUF, relearning samples, higher is better"
-figure = figures.fig_paired(rows, f"{xlabel} (dot: a seed; bar: 95 % interval)")
+how = {
+    "xlabel": "SARE - EFUF, relearning samples, higher is better"
+    " (dot: a seed; bar: 95 % interval)"
+}
 caption = (
     "Samples until CHAIR_s passes 50 %, paired by seed,"
     f" {len(setting.seeds)} seeds; no relapse counts as the last sample count."
 )
-_ = figures.save(figure, "04_paired", rows, preset, setting.seeds, caption)
+_ = figures.publish(
+    "fig_paired", "04_paired", rows, preset, setting.seeds, caption, **how
+)
 
 # %% [markdown]
 # Claim C6 says that suppression *persists* under relearning. We ask two
@@ -210,12 +213,15 @@ few = setting.few()
 names = setting.attacked
 everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
 late = readings.relapses(readings.curves(everyone, *names))
-figure = figures.fig_late(late, few.coarse[-1])
 caption = (
     f"All methods under the same attack, {len(few.seeds)} seeds;"
     " 0 means that CHAIR_s was above 50 % before it."
 )
-_ = figures.save(figure, "04_methods", late, preset, few.seeds, caption)
+how = {"last": few.coarse[-1]}
+facts = {"relapse": late}
+_ = figures.publish(
+    "fig_late", "04_methods", facts, preset, few.seeds, caption, **how
+)
 
 # %%
 pairs = [("SARE", "EFUF"), ("SARE", "EFUF+SAM")]
@@ -262,9 +268,11 @@ print(tables.trained(rivals))
 
 # %%
 facts = tables.facts(late, rivals)
-figure = figures.fig_late(late, few.coarse[-1])
 caption = f"Controls under the same attack, {len(few.seeds)} seeds."
-_ = figures.save(figure, "04_controls", facts, preset, few.seeds, caption)
+how = {"last": few.coarse[-1]}
+_ = figures.publish(
+    "fig_late", "04_controls", facts, preset, few.seeds, caption, **how
+)
 rows = tables.ask("C8", "abcdef", "ch. 04", tables.rivals(late, chosen))
 for name, row in zip(chosen, rows, strict=True):
     print(f"SARE - “{name}”: {tables.answer(row, 0)}")
@@ -299,12 +307,11 @@ found = attacks.attack_all(
 )
 late = readings.relapses(readings.curves(found, *found))
 bill = tables.bill(found, late, cheaper.COST)
-figure = figures.fig_cost(bill)
 caption = (
     "What an erasure costs and how long it lasts, exact and approximate ascent"
     f" steps, {len(few.seeds)} seeds."
 )
-_ = figures.save(figure, "04_cost", bill, preset, few.seeds, caption)
+_ = figures.publish("fig_cost", "04_cost", bill, preset, few.seeds, caption)
 
 # %%
 print(tables.costs(bill, found))
@@ -327,12 +334,14 @@ for lr, batch, last in setting.attackers:
     met = presets.book_attacks(few, *names, lr=lr, batch=batch, at=at)
     found = attacks.attack_all(met)
     grid[f"lr {lr:g}, batch {batch}"] = readings.curves(found, *names)
-figure = figures.fig_attacks(grid, dict.fromkeys(grid, "chair_s"), {})
 caption = (
     "CHAIR_s against relearning samples under attackers of other learning rates"
     f" and batch sizes, mean of {len(few.seeds)} seeds, 95 % interval."
 )
-_ = figures.save(figure, "04_attackers", grid, preset, few.seeds, caption)
+how = {"keys": dict.fromkeys(grid, "chair_s"), "units": {}}
+_ = figures.publish(
+    "fig_attacks", "04_attackers", grid, preset, few.seeds, caption, **how
+)
 
 # %%
 sooner = {name: readings.relapses(drawn) for name, drawn in grid.items()}
@@ -341,16 +350,17 @@ print(tables.attackers(sooner))
 # %%
 others = {name: sooner[name] for name in list(grid)[1:]}
 pairs = {k: stats.paired(row["SARE"], row["EFUF"]) for k, row in others.items()}
-xlabel = "SARE - EFUF, relearning samples until CHAIR_s passes 50 %"
-figure = figures.fig_paired(
-    pairs, f"{xlabel} (dot: a seed; bar: 95 % interval)"
-)
+how = {
+    "xlabel": "SARE - EFUF, relearning samples until CHAIR_s passes 50 %"
+    " (dot: a seed; bar: 95 % interval)"
+}
 caption = (
     "Attackers with other learning rates and batch sizes,"
     f" {len(few.seeds)} seeds; no relapse counts as the last count."
 )
-_ = figures.save(
-    figure, "04_attackers_paired", pairs, preset, few.seeds, caption
+name = "04_attackers_paired"
+_ = figures.publish(
+    "fig_paired", name, pairs, preset, few.seeds, caption, **how
 )
 rows = tables.ask("C6", "cdefgh", "ch. 04", tables.under(others))
 for name, row in zip(others, rows, strict=True):
@@ -385,13 +395,15 @@ if "one place" in key:
     key["one place"] = "chair_s elsewhere"
 
 # %%
-figure = figures.fig_attacks(drawn, key, presets.UNITS)
 caption = (
     "CHAIR_s against the strength of other updates and prompts, mean of"
     f" {len(few.seeds)} seeds, 95 % interval. “one place” is measured in the"
     " places that were not attacked."
 )
-_ = figures.save(figure, "04_attacks", drawn, preset, few.seeds, caption)
+how = {"keys": key, "units": presets.UNITS}
+_ = figures.publish(
+    "fig_attacks", "04_attacks", drawn, preset, few.seeds, caption, **how
+)
 
 # %%
 asked = tables.attacked(drawn, key)
@@ -418,12 +430,15 @@ _ = ledger.record(claims + rows, preset, setting.seeds)
 levels = presets.attacks_on(presets.unequal_levels(few), few)
 found = attacks.attack_all(levels)
 itself = readings.relapses(readings.curves(found, *levels))
-figure = figures.fig_late(itself, few.coarse[-1])
 caption = (
     "One method, unequal forget levels, the same attack,"
     f" {len(few.seeds)} seeds."
 )
-_ = figures.save(figure, "04_levels", itself, preset, few.seeds, caption)
+how = {"last": few.coarse[-1]}
+facts = {"relapse": itself}
+_ = figures.publish(
+    "fig_late", "04_levels", facts, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # ## What we learned

@@ -505,7 +505,6 @@ for name in names:
 
 # %%
 curves = readings.curves(results, *names)
-figure = figures.fig_relapse(curves, keys=("chair_s", "recall"))
 caption = (
     "From files: LoRA erasure (rank 16, AdamW 1e-3, to "
     f"{stop_nll} nats), adapter loaded by peft and merged, LoRA relearning "
@@ -513,7 +512,10 @@ caption = (
     f"{len(val)} test images; one seed."
 )
 if rank == 0:
-    figures.save(figure, "05_real_thing", curves, preset, [seed], caption)
+    how = {"keys": ("chair_s", "recall")}
+    figures.publish(
+        "fig_relapse", "05_real_thing", curves, preset, [seed], caption, **how
+    )
 
 # %% [markdown]
 # One seed, two lines: this figure shows that the road goes through, not which

@@ -2,7 +2,10 @@
 place.
 """
 
+import inspect
 import json
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
 import pytest
@@ -26,7 +29,10 @@ RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"meth
 FIXTURES = {
     "fig_scenes": [SCENE, SCENE],
     "fig_dots": ({"chair_s": [0.9, 1.0, 0.95]}, "%", {"chair_s": "captions"}, 100, (0, 100)),
-    "fig_late": ({"EFUF": [10.0, 200.0, 30.0], "SARE": [640.0, 300.0, 640.0]}, 640),
+    "fig_late": (
+        {"relapse": {"EFUF": [10.0, 200.0, 30.0], "SARE": [640.0, 300.0, 640.0]}, "recall": {}},
+        640,
+    ),
     "fig_front": [
         {
             "lambda_neg": x,
@@ -72,6 +78,10 @@ FIXTURES = {
     "fig_slices": {
         "distances": [0, 1, 2],
         "lines": {"relapse": {"method": "EFUF", "curves": [[6, 3, 1], [6, 2, 1], [5, 4, 3]]}},
+    },
+    "fig_slices_panels": {
+        way: {"distances": [0, 1], "lines": {"SARE": {"method": "SARE", "curves": [[6, 3]] * 2}}}
+        for way in ("relapse", "attack")
     },
     "fig_training": {
         "step": [1, 2],
@@ -153,20 +163,103 @@ def test_two_seeds_get_no_band_three_do():
     assert figures.fig_relapse(three, keys=("chair_s",)).axes[0].collections
 
 
-def test_saved_twice_is_equal_bytes(tmp_path, monkeypatch):
-    """Fails if a date, a version of matplotlib's own or float noise gets into a file."""
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where `publish` writes to."""
     monkeypatch.setattr(files, "figures_folder", lambda preset, seeds: tmp_path)
+    return tmp_path
+
+
+def publish(name, as_name=None):
+    """The fixture of a function, published as a chapter does it: settings by keyword."""
+    fixture = FIXTURES[name]
+    results, *values = fixture if isinstance(fixture, tuple) else (fixture,)
+    keys = list(inspect.signature(getattr(figures, name)).parameters)[1 : 1 + len(values)]
+    how = dict(zip(keys, values, strict=True))
+    caption = "A caption."
+    return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
+
+
+def test_published_twice_is_equal_bytes(folder):
+    """Fails if a date, a version of matplotlib's own or float noise gets into a file."""
     contents = []
     for _ in range(2):
-        path = figures.save(draw("fig_relapse"), "trial", RELAPSE, "fast", (1, 2), "A caption.")
+        path = publish("fig_relapse", "trial")
         contents.append((path.read_bytes(), path.with_suffix(".json").read_bytes()))
     assert contents[0] == contents[1]
     facts = json.loads(contents[0][1])
-    assert (
-        facts["results"]["at"] == [0, 64, 128]
-        and facts["seeds"] == [1, 2]
-        and facts["versions"]["torch"]
+    assert facts["results"]["at"] == [0, 64, 128] and facts["seeds"] == [1, 2]
+    assert facts["versions"]["torch"] and facts["caption"] == "A caption."
+    assert facts["drawn_by"] == {"function": "fig_relapse", "how": {}}
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_redrawn_is_equal_bytes(name, folder):
+    """Fails if a figure shows what its JSON does not hold, or its caption gets a second stamp."""
+    path = publish(name)
+    before = path.read_bytes()
+    path.unlink()
+    assert figures.redraw(folder) == [name]
+    assert path.read_bytes() == before
+
+
+def test_what_is_drawn_is_what_is_stored(folder):
+    """Fails if a figure is drawn from digits that its JSON does not keep."""
+    rough = {"a": [0.1234567891, 0.7, 0.9]}
+    path = figures.publish("fig_dots", "trial", rough, "full", (1, 2, 3), "", xlabel="%")
+    drawn = plt.gcf().axes[0].lines[0].get_xdata()
+    assert drawn[0] == json.loads(path.with_suffix(".json").read_text())["results"]["a"][0]
+
+
+def test_redrawing_needs_no_torch(folder):
+    """Fails if a figure can no longer be drawn where only numpy, scipy and matplotlib are."""
+    for name in FIXTURES:
+        publish(name)
+    code = (
+        "import sys, pathlib; from lab.evidence import figures;"
+        "names = figures.redraw(pathlib.Path(sys.argv[1]));"
+        f"sys.exit(len(names) != {len(FIXTURES)} or bool({{'torch', 'transformers'}} & "
+        "sys.modules.keys()))"
     )
+    command = [sys.executable, "-c", code, str(folder)]
+    assert subprocess.run(command, cwd=files.CHAPTERS).returncode == 0
+
+
+def test_a_broken_figure_file_is_named(folder):
+    """Fails if a torn or foreign JSON passes, or ends in an error that does not say which it is."""
+    (folder / "claims.json").write_text("[1, 2]")  # no figure: left alone
+    assert figures.redraw(folder) == []
+    path = publish("fig_late").with_suffix(".json")
+    whole = path.read_text()
+    path.write_text(whole[:-20])
+    with pytest.raises(ValueError, match="fig_late.json: the file is no JSON.*chapter again"):
+        figures.redraw(folder)
+    path.write_text(whole.replace('"function": "fig_late"', '"function": "fig_lost"'))
+    with pytest.raises(ValueError, match="fig_late.json.*unknown function 'fig_lost': there are"):
+        figures.redraw(folder)
+    path.write_text(whole.replace('"results"', '"lost"'))
+    with pytest.raises(ValueError, match="fig_late.json.*KeyError: 'results'.*chapter again"):
+        figures.redraw(folder)
+
+
+def test_what_cannot_be_redrawn_is_not_published(folder):
+    """Fails if a figure is written that its JSON cannot draw again."""
+
+    def offer(function, results, **how):
+        figures.publish(function, "trial", results, "full", (1, 2), "A caption.", **how)
+
+    dots = {"a": [1.0, 2.0]}
+    with pytest.raises(ValueError, match="unknown function 'fig_dot': there are .*fig_dots"):
+        offer("fig_dot", dots)
+    with pytest.raises(ValueError, match="trial: ax: JSON cannot hold it"):
+        offer("fig_dots", dots, xlabel="%", ax=plt.subplots()[1])
+    with pytest.raises(ValueError, match="trial: bounds: JSON cannot hold it"):
+        offer("fig_dots", dots, xlabel="%", bounds=(0, float("inf")))
+    with pytest.raises(ValueError, match="trial: results: JSON cannot hold it"):
+        offer("fig_dots", {"a": {1.0, 2.0}}, xlabel="%")
+    with pytest.raises(ValueError, match="fig_dots takes no 'xlable': there are xlabel, labels"):
+        offer("fig_dots", dots, xlable="%")
+    assert not list(folder.iterdir())
 
 
 def test_only_the_book_writes_figures():

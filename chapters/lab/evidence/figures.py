@@ -1,5 +1,5 @@
-"""One function a figure: it draws what it is given and computes nothing but bands. `save` writes
-NAME.png and NAME.json.
+"""One function a figure: it draws what it is given and computes nothing but bands. `publish` writes
+NAME.png and NAME.json, `redraw` draws the PNG from the JSON again.
 
 Colours are seaborn's "colorblind"; marker and dash repeat what the colour says. Faint lines are
 seeds, the strong line is their mean, the band a 95 % t interval of the mean over seeds.
@@ -7,9 +7,11 @@ seeds, the strong line is their mean, the band a 95 % t interval of the mean ove
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -63,31 +65,108 @@ METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
 }
 
 
-def save(
-    figure: Figure, name: str, results: object, preset: str, seeds: Sequence[int], caption: str
+def publish(
+    function: str,
+    name: str,
+    results: object,
+    preset: str,
+    seeds: Sequence[int],
+    caption: str,
+    **how: object,
 ) -> Path:
-    """Write NAME.png and NAME.json (results, caption, preset, seeds, versions; no dates: equal
-    results are equal bytes).
+    """Draw `results` with the function of that name here ("fig_relapse", ...), called with `how`,
+    and write NAME.png and NAME.json; returns the PNG's path. The figure stays open: a notebook
+    shows it.
+
+    The JSON holds all that `redraw` needs: results, caption without its stamp, preset, seeds,
+    versions, function and how. No dates: equal results are equal bytes. Raises ValueError on an
+    unknown function, and on results or a setting in `how` that JSON cannot hold.
     """
-    where = files.figures_folder(preset, seeds)
-    where.mkdir(parents=True, exist_ok=True)
-    stamp = "" if preset == "full" else f"{preset} preset, {len(seeds)} seeds. "
-    text = "\n".join(textwrap.wrap(stamp + caption, int(figure.get_figwidth() * 15)))
-    figure.canvas.draw()
-    below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02
-    figure.text(0.01, below, text, fontsize=8, color="#374151", va="top", ha="left")
-    figure.savefig(where / f"{name}.png", metadata={"Software": None})
-    versions = {package: version(package) for package in ("torch", "transformers", "peft")}
     facts = {
         "figure": name,
         "caption": caption,
         "preset": preset,
         "seeds": list(seeds),
-        "versions": versions,
-        "results": results,
+        "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
+        "drawn_by": {
+            "function": function,
+            "how": {key: _plain(f"{name}: {key}", value) for key, value in how.items()},
+        },
+        "results": _plain(f"{name}: results", results, allow_nan=True),
     }
+    figure = _draw(facts)
+    where = files.figures_folder(preset, seeds)
+    where.mkdir(parents=True, exist_ok=True)
+    _save_png(figure, where / f"{name}.png", facts)
     files.write_json(where / f"{name}.json", facts)
     return where / f"{name}.png"
+
+
+def redraw(folder: Path) -> list[str]:
+    """Draw every figure of the folder again from its JSON, as `publish` drew it, to the byte with
+    the same versions; returns their names. Other JSON files are left alone.
+
+    Raises ValueError naming the file if one is broken or its function is not here.
+    """
+    names = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            facts = json.loads(files.read_text(path))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}: the file is no JSON ({error}). Run the figure's chapter again."
+            ) from error
+        if not isinstance(facts, dict) or "drawn_by" not in facts:
+            continue  # claims, benchmarks, figures older than `publish`
+        try:
+            figure = _draw(facts)
+            _save_png(figure, path.with_suffix(".png"), facts)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: the figure cannot be drawn from it ({type(error).__name__}: {error})."
+                " Run the figure's chapter again."
+            ) from error
+        plt.close(figure)
+        names.append(path.stem)
+    return names
+
+
+def _plain(what: str, value: object, allow_nan: bool = False) -> object:
+    """The value as JSON gives it back: rounded, tuples as lists, keys as text. What is drawn is
+    then what is stored. Raises ValueError naming `what` if JSON cannot hold it.
+    """
+    try:
+        return json.loads(json.dumps(files.rounded(value), allow_nan=allow_nan))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{what}: JSON cannot hold it ({error}). Give texts, finite numbers, lists and dicts."
+        ) from error
+
+
+def _draw(facts: Mapping) -> Figure:
+    """The figure that `facts` describe, as they stand in the JSON."""
+    function, how = facts["drawn_by"]["function"], facts["drawn_by"]["how"]
+    known = {name: value for name, value in globals().items() if name.startswith("fig_")}
+    if function not in known:
+        raise ValueError(f"unknown function {function!r}: there are {', '.join(sorted(known))}.")
+    takes = list(signature(known[function]).parameters)[1:]
+    if unknown := [key for key in how if key not in takes]:
+        raise ValueError(
+            f"{function} takes no {unknown[0]!r}: there are {', '.join(takes) or 'no settings'}."
+        )
+    return known[function](facts["results"], **how)
+
+
+def _save_png(figure: Figure, path: Path, facts: Mapping) -> None:
+    """Write the figure with its caption below. Any preset but the full one is named there."""
+    preset, seeds = facts["preset"], facts["seeds"]
+    stamp = "" if preset == "full" else f"{preset} preset, {len(seeds)} seeds. "
+    width = int(figure.get_figwidth() * 15)
+    text = "\n".join(textwrap.wrap(stamp + facts["caption"], width))
+    figure.canvas.draw()
+    below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02
+    figure.text(0.01, below, text, fontsize=8, color="#374151", va="top", ha="left")
+    figure.savefig(path, metadata={"Software": None})
 
 
 def _end_labels(ax: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -> None:
@@ -213,11 +292,12 @@ def fig_dots(
     return ax.figure
 
 
-def fig_late(results: Mapping[str, Sequence[float]], last: float) -> Figure:
-    """fig_dots of readings.relapses; last: the attack's last sample count, which stands for
-    "never".
+def fig_late(results: Mapping[str, Mapping[str, Sequence[float]]], last: float) -> Figure:
+    """fig_dots of readings.relapses. results: {"relapse": {name: [samples, a value a seed]}}, other
+    facts beside it are not drawn; last: the attack's last sample count, which stands for "never".
     """
-    return fig_dots(results, "relearning samples until CHAIR_s passes 50 %", bounds=(0, last))
+    xlabel = "relearning samples until CHAIR_s passes 50 %"
+    return fig_dots(results["relapse"], xlabel, bounds=(0, last))
 
 
 def fig_cost(
@@ -338,6 +418,17 @@ def fig_slices(
     }
     _curves(ax, results["distances"], lines, bounds)
     return ax.figure
+
+
+def fig_slices_panels(results: Mapping[str, Mapping], key: str = "nll_forget") -> Figure:
+    """One panel a direction. results: {direction: what fig_slices takes}."""
+    n = len(results)
+    size = {"figsize": (5 * n, 3.9), "sharey": True, "gridspec_kw": {"wspace": 0.25}}
+    figure, axes = plt.subplots(1, n, squeeze=False, **size)
+    for ax, (way, drawn) in zip(axes[0], results.items(), strict=True):
+        fig_slices(drawn, key, ax=ax)
+        ax.set_title(f"along the {way} direction")
+    return figure
 
 
 def fig_training(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
