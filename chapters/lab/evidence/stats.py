@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import chi2, nct, norm, spearmanr
 from scipy.stats import t as student
 
 
@@ -145,3 +145,190 @@ def verdict(one: Sequence[float], other: Sequence[float], want: int, margin: flo
     bounds = [want * bound + margin for bound in paired(one, other)["ci95"]]
     low, high = min(bounds), max(bounds)
     return "supported" if low > 0 else "not supported" if high < 0 else "undecided"
+
+
+# What the plan's verdicts are made of.
+
+
+def above(values: Sequence[float], at: float = 0.0) -> float:
+    """The p of "their mean is not above `at`": one-sided Student t test, one value a seed.
+
+    1 for a single value, which decides nothing. Raises ValueError as `interval` does.
+    """
+    mean = interval(values)[0]
+    if len(values) == 1:
+        return 1.0
+    se = standard_error(values)
+    if se == 0:  # no spread: the mean is what it is
+        return 0.0 if mean > at else 1.0
+    return float(student.sf((mean - at) / se, len(values) - 1))
+
+
+def two_sided(values: Sequence[float], at: float = 0.0) -> float:
+    """The p of "their mean is `at`": two-sided Student t test, one value a seed."""
+    below = above([-value for value in values], -at)
+    return min(1.0, 2 * min(above(values, at), below))
+
+
+def tost(values: Sequence[float], margin: float) -> float:
+    """The p of "their mean lies outside +-margin": the larger of two one-sided t tests (Schuirmann
+    1987), one value a seed.
+    """
+    return max(above(values, -margin), above([-value for value in values], -margin))
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of independent values, one a seed; infinite for a single one."""
+    if len(values) == 1:
+        return math.inf
+    values = np.asarray(values, dtype=float)
+    if np.ptp(values) == 0:  # the rounding of equal values is no spread
+        return 0.0
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def holm(ps: Sequence[float], n: int) -> list[float]:
+    """Holm's adjusted ps, in the order given; n: the tests planned, of which missing ones count as
+    p = 1 (Holm 1979). Raises ValueError if more are given.
+    """
+    if len(ps) > n:
+        raise ValueError(f"holm: {len(ps)} ps of {n} tests: count all tests.")
+    found, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        highest = max(highest, min(1.0, (n - rank) * ps[i]))
+        found[i] = highest
+    return found
+
+
+def half_life(samples: Sequence[float], nll: Sequence[float]) -> tuple[float, bool]:
+    """(relearning samples until the NLL has fallen to half of its first value, by linear
+    interpolation; whether the attack ended before, and its last sample stands instead).
+
+    Raises ValueError on curves of unequal length or a first NLL that is not positive.
+    """
+    _check_curve("half_life", samples, nll)
+    if not nll[0] > 0:
+        raise ValueError(f"half_life: the first NLL is {nll[0]}: give nats above 0.")
+    falling = [-value for value in nll]
+    return _crossing(samples, falling, -nll[0] / 2)
+
+
+def relapse(
+    samples: Sequence[float], chair_s: Sequence[float], level: float = 0.5
+) -> tuple[float, bool]:
+    """(relapse_samples; whether CHAIR_s never passed the level, so that the last sample count
+    stands instead).
+    """
+    _check_curve("relapse", samples, chair_s)
+    return relapse_samples(samples, chair_s, level), not any(value > level for value in chair_s)
+
+
+def at_sample(samples: Sequence[float], values: Sequence[float], n: float) -> float:
+    """The curve's value after n samples, by linear interpolation; ValueError outside the curve."""
+    _check_curve("at_sample", samples, values)
+    if not samples[0] <= n <= samples[-1]:
+        raise ValueError(
+            f"at_sample: {n} samples, the curve has {samples[0]} to {samples[-1]}: ask within."
+        )
+    return float(np.interp(n, samples, values))
+
+
+def _check_curve(who: str, samples: Sequence[float], values: Sequence[float]) -> None:
+    if not len(samples) or len(samples) != len(values):
+        raise ValueError(f"{who}: {len(samples)} samples, {len(values)} values: give one of each.")
+
+
+def _crossing(
+    samples: Sequence[float], values: Sequence[float], level: float
+) -> tuple[float, bool]:
+    """Where values first reach the level from below, and False; the last sample and True if they
+    never do.
+    """
+    for i, value in enumerate(values):
+        if value >= level:
+            if i == 0:
+                return float(samples[0]), False
+            share = (level - values[i - 1]) / (value - values[i - 1])
+            return float(samples[i - 1] + share * (samples[i] - samples[i - 1])), False
+    return float(samples[-1]), True
+
+
+def components(values: Mapping[tuple[int, int, int], float]) -> dict[str, float]:
+    """Variance components {"seed", "erasure", "attack"} of {(seed, order, attack): value}, by the
+    method of moments; in the value's unit, squared.
+
+    Orders are nested in seeds, attacks in orders. A factor of a single level gets 0: its spread is
+    in the factor above. Negative estimates become 0. Raises ValueError unless every seed has as
+    many orders, and every order as many attacks.
+    """
+    tree: dict[int, dict[int, list[float]]] = {}
+    for (seed, order, _), value in values.items():
+        tree.setdefault(seed, {}).setdefault(order, []).append(float(value))
+    shapes = {tuple(len(attacks) for attacks in orders.values()) for orders in tree.values()}
+    if len(shapes) != 1 or len(set(next(iter(shapes)))) != 1:
+        raise ValueError(
+            "components: the design is not balanced: give each seed as many orders, and each order"
+            " as many attacks."
+        )
+    cube = np.array([list(orders.values()) for orders in tree.values()])
+    n_seeds, n_orders, n_attacks = cube.shape
+    by_order, by_seed = cube.mean(axis=2), cube.mean(axis=(1, 2))
+    within = cube - by_order[:, :, None]
+    attack = (within**2).sum() / max(1, n_seeds * n_orders * (n_attacks - 1))
+    across = by_order - by_seed[:, None]
+    order = (across**2).sum() / max(1, n_seeds * (n_orders - 1))  # of means of attacks
+    seed = by_seed.var(ddof=1) if n_seeds > 1 else 0.0  # of means of orders
+    return {
+        "seed": max(0.0, float(seed - (order if n_orders > 1 else attack / n_attacks) / n_orders)),
+        "erasure": max(0.0, float(order - attack / n_attacks)) if n_orders > 1 else 0.0,
+        "attack": float(attack),
+    }
+
+
+def pooled(
+    means: Sequence[float], ses: Sequence[float]
+) -> tuple[float, float, float, float, float]:
+    """(mean, low, high, tau2, q_p): estimates with standard errors, pooled by a random effect
+    (DerSimonian and Laird 1986) with a normal 95 % interval.
+
+    tau2: the variance between the estimates. q_p: the p of "they estimate one number". Raises
+    ValueError unless each estimate has a positive, finite standard error.
+    """
+    means, ses = np.asarray(means, dtype=float), np.asarray(ses, dtype=float)
+    if not len(means) or means.shape != ses.shape or not (np.isfinite(ses) & (ses > 0)).all():
+        raise ValueError(
+            f"pooled: {means.tolist()} with errors {ses.tolist()}: give each a positive error."
+        )
+    weights = ses**-2.0
+    fixed = (weights * means).sum() / weights.sum()
+    q, df = float((weights * (means - fixed) ** 2).sum()), len(means) - 1
+    spare = weights.sum() - (weights**2).sum() / weights.sum()
+    tau2 = max(0.0, (q - df) / spare) if df else 0.0
+    weights = 1 / (ses**2 + tau2)
+    mean = float((weights * means).sum() / weights.sum())
+    half = float(norm.ppf(0.975) / math.sqrt(weights.sum()))
+    return mean, mean - half, mean + half, float(tau2), float(chi2.sf(q, df)) if df else 1.0
+
+
+def n_for_power(sd: float, effect: float, power: float = 0.9, alpha: float = 0.05) -> int:
+    """How many seeds a paired two-sided t test needs to find `effect` with this power.
+
+    sd: of the differences, one a seed, in the effect's unit. Raises ValueError unless sd and effect
+    are positive.
+    """
+    if not (sd > 0 and effect > 0):
+        raise ValueError(f"n_for_power: sd {sd}, effect {effect}: give positive numbers.")
+
+    def reached(n: int) -> bool:
+        limit, shift = student.ppf(1 - alpha / 2, n - 1), effect / sd * math.sqrt(n)
+        tails = (float(nct.sf(limit, n - 1, side)) for side in (shift, -shift))
+        return sum(0.0 if math.isnan(tail) else tail for tail in tails) >= power
+
+    high = 2
+    while not reached(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:  # low is too few, high is enough
+        middle = (low + high) // 2
+        low, high = (low, middle) if middle > 1 and reached(middle) else (middle, high)
+    return high
