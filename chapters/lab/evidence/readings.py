@@ -3,24 +3,110 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from .stats import area, relapse_samples, spell
+from .observations import Observation
+from .stats import area, at_sample, half_life, relapse, relapse_samples, spell
+
+Result = Mapping  # of one erasure, or of one attack on it: experiments.erasures.run, attacks.attack
+
+
+def along(result: Result, metric: str) -> tuple[list[float], list[float]]:
+    """(strengths, the metric at each) of an attack's curve."""
+    return [p["at"] for p in result["curve"]], [p[metric] for p in result["curve"]]
+
+
+def mean_chair_s(result: Result, metric: str = "chair_s") -> float:
+    """Mean CHAIR_s over the attack, %."""
+    return 100 * area(*along(result, metric))
+
+
+def chair_at(n: float) -> Callable[[Result], float]:
+    """result -> CHAIR_s after n relearning samples, %."""
+    return lambda result: 100 * at_sample(*along(result, "chair_s"), n)
+
+
+def last_chair_s(result: Result) -> float:
+    """CHAIR_s where the attack ends, %."""
+    return 100 * result["curve"][-1]["chair_s"]
+
+
+def is_censored(result: Result) -> bool:
+    """Did CHAIR_s never pass 50 % within the attack?"""
+    return relapse(*along(result, "chair_s"))[1]
+
+
+# What is read off one result: an endpoint of the plan -> value
+READ: dict[str, Callable[[Result], float]] = {
+    "chair_s": lambda result: 100 * result["erased"]["chair_s"],
+    "recall": lambda result: 100 * result["erased"]["recall"],
+    "nll_retain": lambda result: result["erased"]["nll_retain"],
+    "mean_chair_s": mean_chair_s,
+    "relapse": lambda result: relapse(*along(result, "chair_s"))[0],
+    "half_life": lambda result: half_life(*along(result, "nll_forget"))[0],
+    "chair_128": chair_at(128),
+}
+
+
+def observe(row: Sequence[Result], read: Callable[[Result], float]) -> list[Observation]:
+    """What one arm's runs gave: read(result), with its seed, its orders and where it stands.
+
+    A model that was not erased stands where it stands; nothing was asked of it.
+    """
+    return [observed(result, read(result)) for result in row]
+
+
+def observed(result: Result, value: float) -> Observation:
+    """One run's value, with its seed, its orders and where it stands."""
+    spec, erased = result["spec"], result["erased"]
+    is_erased = spec["method"] not in ("base", "honest")
+    return Observation(
+        seed=spec["seed"],
+        order=spec["order"],
+        attack=result.get("shuffle", 0),
+        value=float(value),
+        level=None if spec["method"] == "base" else erased["stop_level"],
+        reached=erased["reached"] or not is_erased,
+    )
+
+
+def zipped(row: Sequence[Result], values: Sequence[float]) -> list[Observation]:
+    """Observations of values that were measured beside the results, one each."""
+    return [observed(result, value) for result, value in zip(row, values, strict=True)]
+
+
+def first_of(row: Sequence[Result]) -> list[Result]:
+    """One result an erasure: the first of its attacks."""
+    return [result for result in row if not result.get("shuffle", 0)]
+
+
+def by_seed(row: Sequence[Result], read: Callable[[Result], float]) -> list[float]:
+    """read(result), mean over the runs of a seed: one value a seed, in the seeds' order."""
+    values: dict[int, list[float]] = {}
+    for result in row:
+        values.setdefault(result["spec"]["seed"], []).append(read(result))
+    return [sum(found) / len(found) for found in values.values()]
 
 
 def curves(results: dict[str, list[dict]], *names: str) -> dict:
     """The named rows as figures.fig_relapse draws them: {"at", "lines": {name: {"method", metric:
-    [a curve per seed]}}}.
+    [a curve per seed, the mean over its runs]}}}.
     """
-    points = {name: [r["curve"] for r in results[name]] for name in names}
-    metrics = [key for key in next(iter(points.values()))[0][0] if key not in ("at", "n")]
-    lines = {
-        name: (
-            {"method": name} | {key: [[p[key] for p in curve] for curve in row] for key in metrics}
-        )
-        for name, row in points.items()
-    }
-    return {"at": [p["at"] for p in next(iter(points.values()))[0]], "lines": lines}
+    first = results[names[0]][0]["curve"]
+    metrics = [key for key in first[0] if key not in ("at", "n")]
+    lines: dict[str, dict] = {}
+    for name in names:
+        of_seed: dict[int, list] = {}
+        for r in results[name]:
+            of_seed.setdefault(r["spec"]["seed"], []).append(r["curve"])
+        lines[name] = {"method": name} | {
+            key: [
+                [sum(p[key] for p in points) / len(points) for points in zip(*found, strict=True)]
+                for found in of_seed.values()
+            ]
+            for key in metrics
+        }
+    return {"at": [p["at"] for p in first], "lines": lines}
 
 
 def relapses(drawn: dict) -> dict[str, list[float]]:

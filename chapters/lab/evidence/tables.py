@@ -1,8 +1,8 @@
-"""What chapters 03 and 04 print, ask and draw, laid out from results.
+"""What the chapters print, ask and draw, laid out from results.
 
-Three kinds of functions: some return text for a chapter to print; some return questions, {metric:
-what ledger.row takes after it}, for `ask`; the others return what a figure of `figures` takes. All
-take plain dicts and lists, and need no torch.
+Three kinds of functions: some return text for a chapter to print; some return questions, {id of the
+plan: (observations of the baseline, of SARE)}, for ledger.record; the others return what a figure
+of `figures` takes. All take plain dicts and lists, and need no torch.
 """
 
 from __future__ import annotations
@@ -11,36 +11,154 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from . import ledger, stats
-from .readings import after, areas, curves, nll_lost, relapses
+from . import stats
+from .observations import Pair
+from .readings import (
+    READ,
+    Result,
+    after,
+    areas,
+    by_seed,
+    curves,
+    first_of,
+    is_censored,
+    observe,
+    relapses,
+    zipped,
+)
 
-Row = list[dict]  # results of one name, one a seed
+Row = list[dict]  # results of one name, one a run
 
 
-def steps(row: Row) -> list[int]:
-    """How many steps each erasure of the row took, one number a seed."""
-    return [len(result["log"]) for result in row]
+# What stands beside every comparison: level, recall and work
 
 
-def ask(claim: str, letters: Sequence[str], chapter: str, questions: Mapping) -> list[dict]:
-    """The ledger's rows for the questions, in their order; their ids are the claim and a letter.
+def beside(results: Mapping[str, Row], *names: str) -> str:
+    """A line a name: forget level (and the farthest run from it), recall, passes."""
+    return "\n".join(f"{name:22s} {_beside(first_of(results[name]))}" for name in names)
 
-    questions: {metric: (baseline, sare, want[, margin[, note]])}, as ledger.row takes them. A
-    preset may ask fewer than there are letters. Raises ValueError if one would get none.
+
+def _beside(row: Row) -> str:
+    levels, passes = ([r["erased"][key] for r in row] for key in ("stop_level", "passes"))
+    recall = 100 * np.mean([r["erased"]["recall"] for r in row])
+    asked = row[0]["spec"]["stop_nll"]
+    missed = sum(not r["erased"]["reached"] for r in row)
+    worst = max(abs(level - r["spec"]["stop_nll"]) for level, r in zip(levels, row)) if asked else 0
+    far = f"{missed} of {len(row)} runs do not reach it" if missed else f"within {worst:.2f}"
+    level = f"level {np.mean(levels):.2f} nats ({far})"
+    return f"{level}, recall {recall:.1f} %, {np.mean(passes):.0f} passes"
+
+
+def caption(results: Mapping[str, Row], *names: str) -> str:
+    """The same as a sentence for a figure's caption."""
+    return " ".join(f"{name}: {_beside(first_of(results[name]))}." for name in names)
+
+
+def arms(
+    results: Mapping[str, Row],
+    names: Sequence[str],
+    endpoint: str,
+    read: Callable[[Result], float],
+    bounds: Sequence[float] | None = None,
+) -> dict:
+    """What figures.fig_arms takes: read(result), a mean a seed, with level, recall and passes."""
+    found = {}
+    for name in names:
+        row = first_of(results[name])
+        facts = {k: [r["erased"][k] for r in row] for k in ("stop_level", "recall", "passes")}
+        found[name] = {
+            "values": by_seed(results[name], read),
+            "level": facts["stop_level"],
+            "recall": facts["recall"],
+            "passes": facts["passes"],
+        }
+        missed = sum(not r["erased"]["reached"] for r in row)
+        if missed and row[0]["spec"]["method"] not in ("base", "honest"):
+            found[name]["note"] = f"does not reach the level in {missed} of {len(row)} runs"
+    return {"endpoint": endpoint, "bounds": bounds, "arms": found}
+
+
+def survival(results: Mapping[str, Row], *names: str) -> dict:
+    """What figures.fig_survival takes: samples until CHAIR_s passes 50 %, a value a run."""
+    found = {}
+    for name in names:
+        row = results[name]
+        found[name] = {
+            "samples": [READ["relapse"](r) for r in row],
+            "censored": [is_censored(r) for r in row],
+            "n_seeds": len({r["spec"]["seed"] for r in row}),
+        }
+    return {"end": results[names[0]][0]["curve"][-1]["at"], "arms": found}
+
+
+def never(results: Mapping[str, Row], *names: str) -> str:
+    """A line a name: in what share of the attacks CHAIR_s never passed 50 %."""
+    shares = {name: np.mean([is_censored(r) for r in results[name]]) for name in names}
+    return "\n".join(f"{name:22s} {100 * share:.0f} %" for name, share in shares.items())
+
+
+def landed(results: Mapping[str, Row], *names: str) -> str:
+    """A line a name: what the landing on the forget level changed, mean over runs."""
+    lines = [f"{'landing: before -> after':22s}      level   recall, %   NLL of grounded text"]
+    for name in names:
+        row = [r["erased"] for r in first_of(results[name]) if r["erased"]["landing"]]
+        pairs = []
+        for key, now, factor in (
+            ("level", "stop_level", 1),
+            ("recall", "recall", 100),
+            ("nll_retain", "nll_retain", 1),
+        ):
+            before = factor * np.mean([e["landing"][f"{key} before"] for e in row])
+            pairs.append(f"{before:.2f} -> {factor * np.mean([e[now] for e in row]):.2f}")
+        lines.append(f"{name:22s} " + "   ".join(pairs))
+    return "\n".join(lines)
+
+
+# Questions
+
+
+def ask(results: Mapping[str, Row], asked: Mapping[str, tuple]) -> dict[str, Pair]:
+    """Questions of attacked or erased rows; asked: {id: (baseline's name, SARE's, a key of READ or
+    a function of one result)}.
     """
-    if len(questions) > len(letters):
-        raise ValueError(f"{claim}: {len(questions)} questions, letters {letters!r}: give more.")
-    return [
-        ledger.row(claim + letter, chapter, metric, *rest)
-        for letter, (metric, rest) in zip(letters, questions.items(), strict=False)
-    ]
+    questions = {}
+    for id, (baseline, sare, how) in asked.items():
+        read = READ[how] if isinstance(how, str) else how
+        questions[id] = (observe(results[baseline], read), observe(results[sare], read))
+    return questions
 
 
-def answer(row: dict, digits: int = 2) -> str:
-    """ "+1.23 [0.20, 2.26], sign in 7 of 8 seeds -> supported": difference and verdict of a row of
-    the ledger.
+def rises(row: Row, n: int) -> Pair:
+    """A question of one row: CHAIR_s right after erasure, and after n relearning samples, %."""
+    at_n = [100 * stats.at_sample(*_chair(r), n) for r in row]
+    return zipped(row, [100 * r["curve"][0]["chair_s"] for r in row]), zipped(row, at_n)
+
+
+def _chair(result: Result) -> tuple[list, list]:
+    curve = result["curve"]
+    return [point["at"] for point in curve], [point["chair_s"] for point in curve]
+
+
+def measured(
+    rows: tuple[Row, Row], values: tuple[Sequence[Mapping], Sequence[Mapping]], keys: Mapping
+) -> dict[str, Pair]:
+    """Questions of what was measured beside two rows: {id: (key, factor)}; values: of the
+    baseline's row and of SARE's, one mapping a run.
     """
-    return f"{stats.spell_difference(row, digits)} -> {row['verdict']}"
+    return {
+        id: tuple(
+            zipped(row, [factor * found[key] for found in measures])
+            for row, measures in zip(rows, values, strict=True)
+        )
+        for id, (key, factor) in keys.items()
+    }
+
+
+def spell(row: Mapping, digits: int = 2) -> str:
+    """ "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds -> supported": a row of the ledger."""
+    words = stats.spell_difference(row, digits)
+    reading = row["verdict"] if row["primary"] else f"{row['verdict']}: {row['reading']}"
+    return f"{row['id']} {words} -> {reading}"
 
 
 def lines(x: Sequence[float], rows: Mapping[str, Sequence]) -> dict:
@@ -59,34 +177,6 @@ def erasures(results: Mapping[str, Row], metrics: Mapping[str, float], *names: s
         spelled = {n: stats.spell(after(results, n, metric, factor), 2) for n in names}
         found.append(f"{metric:10s} " + "   ".join(f"{n} {text}" for n, text in spelled.items()))
     return "\n".join(found)
-
-
-def erased(results: Mapping[str, Row], answers: Mapping[str, dict], name: str) -> dict:
-    """What claims C4 and C5 compare, of the named row after erasure: {metric: [a value a seed]}.
-
-    answers: of attacks.answer_all; "yes shown" is the share of "yes" about objects that are there.
-    """
-    metrics = {metric: after(results, name, metric) for metric in ("chair_s", "recall")}
-    metrics["nll_retain"] = after(results, name, "nll_retain")
-    return metrics | {"yes shown": answers[name]["shown"]}
-
-
-def kept(before: Mapping, later: Mapping, may_lose: Mapping[str, tuple[int, float]]) -> dict:
-    """Questions of C5: is the metric kept, from the base model to SARE?
-
-    before, later: {metric: [a value a seed]}. may_lose: {metric: (the sign that is better, what may
-    be lost)}.
-    """
-    return {
-        f"{metric}, base against SARE": (
-            before[metric],
-            later[metric],
-            want,
-            margin,
-            f"(kept: within {margin})",
-        )
-        for metric, (want, margin) in may_lose.items()
-    }
 
 
 def yes(answers: Mapping[str, Mapping[str, Sequence[float]]], *names: str) -> str:
@@ -144,22 +234,6 @@ def places(measured: Mapping[str, Row], *where: str) -> str:
 # Chapter 03: flatness
 
 
-def lost(
-    slices: Mapping[str, Row], distances: Sequence[float], where: Sequence[tuple[str, float]]
-) -> dict:
-    """Questions of C3: does SARE lose less NLL than EFUF, at each (direction, distance) of `where`?
-
-    slices: landscape.slices' results. Raises ValueError if a distance was not measured.
-    """
-    questions = {}
-    for way, distance in where:
-        index = list(distances).index(distance)
-        place = f"at distance {distance} along the {way} direction"
-        efuf, sare = (nll_lost(slices[name], way, index) for name in ("EFUF", "SARE"))
-        questions[f"NLL lost {place}, nats, EFUF against SARE"] = (efuf, sare, -1)
-    return questions
-
-
 def front(results: Mapping[tuple, Row]) -> list[dict]:
     """What figures.fig_front takes; results: {(lambda_neg, rho): attacks' results, one a seed}."""
     drawn = curves(results, *results)
@@ -192,7 +266,7 @@ def gauges(measured: Sequence[dict], results: Row) -> dict[str, list[float]]:
     names = [name for name in measured[0] if name not in ("ce", "trace_se")]
     found = {name: [m[name] for m in measured] for name in names}
     found |= {key: [r["erased"][key] for r in results] for key in ("stop_level", "distance")}
-    return found | {"steps": steps(results)}
+    return found | {"steps": [len(r["log"]) for r in results]}
 
 
 def ranking(ranks: Mapping[str, dict]) -> str:
@@ -226,151 +300,3 @@ def dots(
         "ranks": ranks,
         "columns": columns,
     }
-
-
-def flatter(
-    columns: Mapping[str, Sequence[float]], keys: Sequence[tuple], want: Mapping[str, int]
-) -> dict:
-    """More questions of C3: is SARE flatter than EFUF by each gauge, at the book's own settings?
-
-    columns: what `gauges` returns. keys: (lambda_neg, rho) of each run. want: {gauge: the sign that
-    is flatter}.
-    """
-    return {
-        f"{name}, EFUF against SARE": (
-            *(
-                [value for value, key in zip(columns[name], keys, strict=True) if key == (0.1, rho)]
-                for rho in (0.0, 0.2)
-            ),
-            sign,
-        )
-        for name, sign in want.items()
-    }
-
-
-# Chapter 04
-
-
-def at_the_end(results: Mapping[str, Row], *names: str) -> dict[str, list[float]]:
-    """CHAIR_s in % where the attack ends, of the named rows: {name: [a value a seed]}."""
-    return {name: [100 * r["curve"][-1]["chair_s"] for r in results[name]] for name in names}
-
-
-def later(
-    late: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]], digits: int = 0
-) -> str:
-    """A line a pair (one, other) of which both were attacked: how many samples later `one`
-    relapses; late: of readings.relapses.
-    """
-    return "\n".join(
-        f"samples until relapse, {one} - {other}:"
-        f" {stats.spell_paired(late[one], late[other], digits)}"
-        for one, other in pairs
-        if {one, other} <= set(late)
-    )
-
-
-def trained(results: Mapping[str, Row]) -> str:
-    """A line a name: forget level, distance from the base model and steps of its erasures."""
-    found = []
-    for name, row in results.items():
-        level, distance = (after(results, name, key) for key in ("stop_level", "distance"))
-        spelled = [stats.spell(values) for values in (level, distance, steps(row))]
-        texts = zip(("level", "from the base model", "steps"), spelled, strict=True)
-        found.append(f"{name:30s} " + "   ".join(" ".join(text) for text in texts))
-    return "\n".join(found)
-
-
-def facts(late: Mapping[str, Sequence[float]], results: Mapping[str, Row]) -> dict:
-    """What stands beside the controls' figure: samples until relapse, forget level and distance
-    from the base model, {metric: {name: [a value a seed]}}.
-    """
-    return {"relapse": late} | {
-        key: {name: after(results, name, key) for name in results}
-        for key in ("stop_level", "distance")
-    }
-
-
-def rivals(late: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict:
-    """Questions of C8: does SARE relapse later than each named control?"""
-    metric = "relearning samples until CHAIR_s passes 50 %"
-    return {f"{metric}, “{name}” against SARE": (late[name], late["SARE"], 1) for name in names}
-
-
-def bill(
-    results: Mapping[str, Row],
-    late: Mapping[str, Sequence[float]],
-    cost: Mapping[str, Callable[[float], float]],
-) -> dict:
-    """What figures.fig_cost takes; cost: {name: forward passes a step, by the share of rows with
-    forget tokens}.
-    """
-    return {
-        name: {
-            "cost": [
-                n * cost[name](r["erased"]["forget_share"])
-                for n, r in zip(steps(row), row, strict=True)
-            ],
-            "relapse": late[name],
-        }
-        for name, row in results.items()
-    }
-
-
-def costs(found: Mapping[str, dict], results: Mapping[str, Row]) -> str:
-    """A line a name of `bill`: its work, samples until relapse, CHAIR_s after erasure."""
-    return "\n".join(
-        f"{name:28s} work {stats.spell(row['cost'], 0)} forward passes  "
-        f" relapse {stats.spell(row['relapse'], 0)} samples  "
-        f" CHAIR_s right after {stats.spell(after(results, name, 'chair_s', 100))} %"
-        for name, row in found.items()
-    )
-
-
-def attackers(sooner: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """A table of mean samples until relapse, a line a method, a column an attacker; sooner:
-    {attacker: what readings.relapses returns}.
-    """
-    found = ["   ".join(["samples until CHAIR_s passes 50 %, mean over seeds:", *sooner])]
-    for name in next(iter(sooner.values())):
-        means = (f"{stats.interval(row[name])[0]:6.0f}" for row in sooner.values())
-        found.append(" ".join([f"{name:17s}", *means]))
-    return "\n".join(found)
-
-
-def under(sooner: Mapping[str, Mapping[str, Sequence[float]]]) -> dict:
-    """Questions of C6: does SARE relapse later than EFUF under each attacker? sooner: as for
-    `attackers`.
-    """
-    metric = "relearning samples until CHAIR_s passes 50 %, attack at"
-    return {f"{metric} {name}": (row["EFUF"], row["SARE"], 1) for name, row in sooner.items()}
-
-
-def attacked(drawn: Mapping[str, dict], keys: Mapping[str, str]) -> dict:
-    """Questions of C7: does SARE hallucinate less than EFUF over the whole of each attack?
-
-    drawn: {attack: what readings.curves returns}; keys: {attack: the share that counts}.
-    """
-    questions = {}
-    for kind, found in drawn.items():
-        area = areas(found, keys[kind])
-        metric = f"mean CHAIR_s over the attack “{kind}”, %, EFUF against SARE"
-        questions[metric] = (area["EFUF"], area["SARE"], -1)
-    return questions
-
-
-def verdicts(rows: Sequence[dict], drawn: Mapping[str, dict], keys: Mapping[str, str]) -> str:
-    """A line an attack: both means, the verdict, and SARE's recall where the attack is strongest.
-
-    rows: the ledger's, of `attacked`'s questions; drawn, keys: as there.
-    """
-    found = []
-    for row, (kind, line) in zip(rows, drawn.items(), strict=True):
-        area, recall = areas(line, keys[kind]), line["lines"]["SARE"]["recall"]
-        efuf, sare = (stats.spell(area[name]) for name in ("EFUF", "SARE"))
-        strongest = 100 * sum(curve[-1] for curve in recall) / len(recall)
-        found.append(
-            f"{row['id']} {kind:15s} EFUF {efuf}   SARE {sare}   -> {row['verdict']}  "
-            f" (SARE's recall at the strongest: {strongest:.0f} %)"
-        )
-    return "\n".join(found)

@@ -4,7 +4,7 @@ compares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sare_min.unlearn import METHODS
@@ -31,7 +31,8 @@ class Preset:
     controls: tuple[str, ...]  # exploratory ones (chapter 04): of CONTROLS and PARTNERS
     lrs: tuple[float, ...]  # learning rates of the attacker's sweep
     kinds: tuple[str, ...]  # other attacks: of STRENGTHS
-    compared: tuple[str, ...]  # the methods whose text quality is measured (chapter 03)
+    methods: tuple[str, ...]  # rows of METHODS that meet the attack (chapter 04)
+    compared: tuple[str, ...]  # those whose text quality is measured (chapter 03)
     map_points: int  # a side of the map of chapter 02; odd
     # shares of the hallucinated pieces that a lenient judge misses (chapter 02)
     missed: tuple[float, ...]
@@ -94,7 +95,7 @@ PRESETS = {
         seeds=BOOK_SEEDS[:2],
         orders=1,
         shuffles=1,
-        at=(0, 64, 128, 256, 512),
+        at=(0, 64, 128, 256, 640),
         noise=((0.0, 1), (0.7, 1)),
         lambdas=(0.1,),
         rhos=(0.0, 0.2),
@@ -103,6 +104,7 @@ PRESETS = {
         controls=("EFUF, SARE's work",),
         lrs=(1e-4, 4e-4),
         kinds=("noise", "prefilled"),
+        methods=("EFUF", "SARE"),
         compared=("EFUF", "SARE"),
         map_points=9,
         missed=(0.0, 0.4),
@@ -127,6 +129,7 @@ PRESETS = {
         ),
         lrs=(3e-5, 5e-5, 1e-4, 1.5e-4, 3e-4, 4.5e-4, 6e-4, 1e-3),
         kinds=tuple(STRENGTHS),
+        methods=tuple(METHODS),
         compared=("EFUF", "EFUF+SAM", "NPO", "NPO+Targeted-SAM", "SARE"),
         map_points=17,
         missed=(0.0, 0.2, 0.4),
@@ -170,9 +173,9 @@ def book_run(name: str, seed: int, order: int = 0, **changes) -> Run:
     or, followed by " oracle", with those of the truth, or a row of PARTNERS.
 
     All land on one forget level, STOP_NLL, with the same data; "honest level" is that of the model
-    that never hallucinated. At another's or at equal "work" (the most of those named in PARTNERS)
-    a run goes on for as many passes, and forgets only while below the level. The released schedule of EFUF, two passes over the captions
-    long, ends by itself, where it ends.
+    that never hallucinated. At another's "work" a run goes on for as many passes, and forgets only
+    while below the level; at "equal work" only the one that had less does. The released schedule of
+    EFUF, two passes over the captions long, ends by itself, where it ends.
     """
     if name in PARTNERS:
         method, others = PARTNERS[name]
@@ -180,8 +183,10 @@ def book_run(name: str, seed: int, order: int = 0, **changes) -> Run:
         if others == ("honest",):
             changes = {"stop_nll": found[0]["stop_level"]} | changes
         else:
-            per_step = cost(Run(seed, method), found[0]["forget_share"])
-            steps = round(max(result["passes"] for result in found) / per_step)
+            work = dict(zip(others, (result["passes"] for result in found), strict=True))
+            if max(work, key=lambda n: work[n]) == method:  # the other one gets its work
+                return book_run(method, seed, order, **changes)
+            steps = round(max(work.values()) / cost(Run(seed, method), found[0]["forget_share"]))
             changes = {"hold": True, "training": replace(TRAINING, steps=steps)} | changes
     else:
         method, wanted = CONTROLS.get(name, (name.removesuffix(" oracle"), {}))
@@ -225,28 +230,32 @@ def book_attacks(
 
 
 def attacks_on(
-    runs: dict[str, Sequence[Run]], preset: Preset, **changes
-) -> dict[str, list[Attack]]:
+    runs: Mapping[object, Sequence[Run]], preset: Preset, **changes
+) -> dict[object, list[Attack]]:
     """Attacks on the given runs; changes: Attack's fields."""
-    return {
-        name: [Attack(run, **{"at": preset.coarse} | changes) for run in row]
-        for name, row in runs.items()
-    }
+    how = {"at": preset.at, "nll": True} | changes
+    return {name: [Attack(spec, **how) for spec in row] for name, row in runs.items()}
 
 
-def other_attacks(preset: Preset) -> dict[tuple[str, str], list[Attack]]:
-    """The preset's other updates and prompts on the methods that meet them all: {(kind of attack,
-    method): [an attack a seed]}.
+def other_attacks(preset: Preset, *names: str) -> dict[tuple[str, str], list[Attack]]:
+    """The preset's other updates and prompts on the named methods: {(kind of attack, method): [an
+    attack a seed]}.
     """
     return {
         (kind, name): row
         for kind in preset.kinds
-        for name, row in book_attacks(preset, *preset.attacked, **STRENGTHS[kind]).items()
+        for name, row in book_attacks(preset, *names, nll=False, **STRENGTHS[kind]).items()
     }
 
 
+def sweep(preset: Preset, *names: str) -> dict[float, dict[str, list[Attack]]]:
+    """The relearning attack at each learning rate, the fixed one among them, a run a seed."""
+    rates = sorted({*preset.lrs, Attack.lr})
+    return {lr: book_attacks(preset, *names, nll=False, lr=lr) for lr in rates}
+
+
 def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
-    """EFUF, told to stop at each of the preset's forget levels, a run a seed."""
+    """EFUF, landed on each of the preset's forget levels, a run a seed."""
     return {
         f"EFUF, stopped at {level:g} nats": [
             book_run("EFUF", seed, stop_nll=level) for seed in preset.seeds
