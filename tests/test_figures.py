@@ -101,6 +101,57 @@ FIXTURES = {
         "eps": [0.3, 0.4],
         "gradients": {"plain step": [0.1, 0.1], "Targeted-SAM step": [0.1, 0.2]},
     },
+    "fig_arms": {
+        "endpoint": "relearning samples",
+        "bounds": [0, 640],
+        "arms": {
+            "EFUF": {
+                "values": [200.0, 250.0, 225.0],
+                "level": [8.0, 8.01, 7.99],
+                "recall": [0.99, 1.0, 0.98],
+                "passes": [900.0, 1100.0, 1000.0],
+            },
+            "SARE, random step": {
+                "values": [600.0, 630.0, 640.0],
+                "level": [8.0, 8.0, 8.4],
+                "recall": [0.97, 0.97, 0.97],
+                "passes": [2000.0, 2100.0, 2200.0],
+            },
+            "EFUF+SAM, SARE's work": {
+                "values": [20.0, 0.0, 100.0],
+                "note": "does not reach 8 nats in 3 of 6 seeds",
+            },
+        },
+    },
+    "fig_survival": {
+        "end": 640,
+        "arms": {
+            name: {
+                "samples": [200.0, 100.0, 300.0, 640.0],
+                "censored": [False, False, True, True],
+                "n_seeds": 2,
+            }
+            for name in ("EFUF", "SARE", "EFUF, SARE's work")
+        },
+    },
+    "fig_sweep": {
+        "lr": [1e-4, 2e-4, 6e-4, 2e-3],
+        "recall_bound": 0.95,
+        "arms": {
+            name: {
+                "chair": [[5, 60, 50, 90], [5, 70, 40, 99]],
+                "recall": [[1, 0.96, 0.96, 0.8]] * 2,
+            }
+            for name in ("EFUF", "SARE")
+        },
+    },
+    "fig_variance": {
+        "components": {
+            "samples until relapse": {"seed": 1, "erasure": 2, "attack": 1, "kernels": -0.1},
+            "CHAIR_s": {"seed": 0, "erasure": 0, "attack": 0, "kernels": 0},
+        },
+        "cost": {"more seeds": {"seconds": [10, 100, 1000], "half_width": [2, 0.9, 0.4]}},
+    },
     "fig_paired": (
         {"recall": {"differences": [1.0, 2.0, 0.5], "diff": 1.2, "ci95": [0.1, 2.3]}},
         "SARE - EFUF",
@@ -135,7 +186,9 @@ def test_figure_draws(name):
     figure.canvas.draw()
 
 
-@pytest.mark.parametrize("name", ["fig_slices", "fig_relapse", "fig_training"])
+@pytest.mark.parametrize(
+    "name", ["fig_slices", "fig_relapse", "fig_training", "fig_survival", "fig_sweep"]
+)
 def test_axes_name_their_unit(name):
     for ax in draw(name).axes:
         assert ax.get_xlabel() and any(unit in ax.get_ylabel() for unit in ("%", "nats"))
@@ -147,6 +200,92 @@ def test_an_interval_of_samples_stays_within_what_was_sampled():
         line.get_xdata() for line in draw("fig_late").axes[0].lines if line.get_linewidth() == 4
     ]
     assert len(bars) == 2 and min(map(min, bars)) == 0 and max(map(max, bars)) == 640
+
+
+def texts(ax):
+    """{text: its box in pixels} of what is written in or beside the axes."""
+    ax.figure.canvas.draw()
+    written = [text for text in ax.texts if text.get_text()]
+    return {text.get_text(): text.get_window_extent() for text in written}
+
+
+@pytest.mark.parametrize("name", ["fig_arms", "fig_survival", "fig_sweep", "fig_relapse"])
+def test_no_text_covers_another(name):
+    """Fails if names at lines that end together, or columns beside rows, run into each other."""
+    for ax in draw(name).axes:
+        boxes = list(texts(ax).values())
+        assert len(boxes) > 1
+        for i, box in enumerate(boxes):
+            assert not any(box.overlaps(other) for other in boxes[:i])
+
+
+def test_names_of_lines_stay_below_the_top():
+    """Fails if the names of lines that all end at the top pile up above the axes."""
+    line = {"method": "EFUF", "chair_s": [[0.0, 1.0]]}
+    many = {"at": [0, 64], "lines": {f"row {i}": line for i in range(4)}}
+    ax = figures.fig_relapse(many, keys=("chair_s",)).axes[0]
+    boxes = texts(ax)
+    middle = [(box.y0 + box.y1) / 2 for box in boxes.values()]
+    assert len(boxes) == 4 and max(middle) <= ax.get_window_extent().y1 + 1
+
+
+def test_a_name_without_a_style_is_neutral():
+    """Fails if a control that nobody gave a colour to cannot be drawn."""
+    line = CURVES | {"method": "a control of yours"}
+    ax = figures.fig_relapse(RELAPSE | {"lines": {"mine": line}}).axes[0]
+    assert ax.lines[-1].get_color() == figures.NEUTRAL[0]
+
+
+def test_arms_say_what_they_cost_and_which_are_off():
+    """Fails if a column shows another arm's number, an arm off the common level does not say so, or
+    an arm with a note looks like the others.
+    """
+    ax = draw("fig_arms").axes[0]
+    written = texts(ax)
+    for text in ("225", "8.00", "99.0", "1,000", "8.13 (off 0.40)", "97.0", "2,100"):
+        assert text in written, (text, list(written))
+    same_row = [written[text].y0 for text in ("EFUF", "225", "8.00", "99.0", "1,000")]
+    assert max(same_row) - min(same_row) < 3
+    diamonds = [line.get_color() for line in ax.lines if line.get_marker() == "D"]
+    assert diamonds[0] == diamonds[1] != diamonds[2]
+
+
+def test_a_column_that_no_arm_fills_is_left_out():
+    bare = {"endpoint": "%", "bounds": None, "arms": {"EFUF": {"values": [1.0, 2.0]}}}
+    assert set(texts(figures.fig_arms(bare).axes[0])) == {"EFUF", "mean", "1.5"}
+
+
+def test_survival_is_kaplan_meier():
+    """Fails if a censored run counts as a relapse, or leaves the runs at risk too early."""
+    ax = draw("fig_survival").axes[0]
+    line, ticks = ax.lines[1], ax.lines[2]  # the first marks 128 samples
+    assert line.get_drawstyle() == "steps-post"
+    steps = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert steps == {0: 100, 100: 75, 200: 50, 300: 50, 640: 50}
+    assert list(ticks.get_xdata()) == [300, 640] and list(ticks.get_ydata()) == [50, 50]
+    # a run that is censored before a relapse: two are left, and one of them relapses
+    arm = {"samples": [100.0, 50.0, 640.0], "censored": [False, True, True], "n_seeds": 3}
+    ax = figures.fig_survival({"end": 640, "arms": {"SARE": arm}}).axes[0]
+    assert list(ax.lines[1].get_ydata()) == [100, 100, 50, 50, 50]
+
+
+def test_a_rate_that_ruins_recall_is_hollow_and_never_the_worst():
+    """Fails if an attack that leaves no captions counts as the strongest."""
+    by_look = {}
+    for line in draw("fig_sweep").axes[0].lines:
+        key = "ring" if line.get_markersize() == 14 else line.get_markerfacecolor()
+        by_look.setdefault(key, []).append(list(line.get_xdata()))
+    assert by_look["white"] == [[2e-3]] * 2  # the highest CHAIR_s, but not allowed
+    assert by_look["ring"] == [[2e-4]] * 2
+
+
+def test_shares_of_variance_fill_a_bar_or_none():
+    """Fails if an estimate below zero shifts the others, or a row of zeros divides by zero."""
+    left, right = draw("fig_variance").axes
+    widths = [bar.get_width() for bar in left.patches]
+    assert widths == [25, 50, 25, 0, 0, 0, 0, 0]
+    assert [bar.get_x() for bar in left.patches][:4] == [0, 25, 75, 100]
+    assert right.get_xscale() == right.get_yscale() == "log"
 
 
 def test_two_seeds_get_no_band_three_do():
@@ -227,7 +366,8 @@ def test_redrawing_needs_no_torch(folder):
 
 def test_a_broken_figure_file_is_named(folder):
     """Fails if a torn or foreign JSON passes, or ends in an error that does not say which it is."""
-    (folder / "claims.json").write_text("[1, 2]")  # no figure: left alone
+    for name, other in (("claims", "[1, 2]"), ("bench", '{"rows": 1}')):  # no figure: left alone
+        (folder / f"{name}.json").write_text(other)
     assert figures.redraw(folder) == []
     path = publish("fig_late").with_suffix(".json")
     whole = path.read_text()

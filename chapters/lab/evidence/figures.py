@@ -12,12 +12,15 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from inspect import signature
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from scipy.stats import CensoredData, ecdf
 
 from .. import files
 from ..world.scenes import Scene, draw
@@ -42,16 +45,18 @@ STYLE = {  # method, control or direction -> (colour, marker, dash)
     "SARE, eps kept 4 steps": ("#cc78bc", "v", (2, 2)),
     "SARE, eps from a quarter": ("#029e73", "^", (6, 2, 1, 2)),
     "SARE, eps of the projector": ("#ca9161", ">", (1, 2)),
-    "relapse": (
-        "#de8f05",
-        "s",
-        (4, 2),
-    ),  # directions in weight space, from the same seaborn palette
+    "SARE, random step": ("#56b4e9", "X", (2, 1)),
+    "EFUF+SAM, SARE's work": ("#029e73", "v", (2, 2)),
+    "EFUF, SARE's work": ("#ca9161", "s", (1, 2)),
+    "EFUF, honest level": ("#949494", "s", (6, 2)),
+    # directions in weight space, from the same seaborn palette
+    "relapse": ("#de8f05", "s", (4, 2)),
     "attack": ("#ca9161", "P", (6, 2, 1, 2)),
     "random": ("#949494", "o", (1, 1)),
     "fp32": ("#0173b2", "D", ()),
     "bf16": ("#de8f05", "s", (4, 2)),
 }
+NEUTRAL = ("#4b5563", ".", (3, 2))  # of a name that has no style of its own
 METRICS = {  # key -> (axis label, factor, bounds of the metric itself)
     "chair_s": ("CHAIR_s, %, lower is better", 100, (0, 100)),
     "recall": ("recall, %, higher is better", 100, (0, 100)),
@@ -169,15 +174,28 @@ def _save_png(figure: Figure, path: Path, facts: Mapping) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
+def _style(name: str) -> tuple[str, str, tuple[float, ...]]:
+    """(colour, marker, dash) of a method, control or direction; neutral if it has none."""
+    return STYLE.get(name, NEUTRAL)
+
+
 def _end_labels(ax: Axes, x: float, labels: Sequence[tuple[float, str, str]]) -> None:
-    """Write (y, text, colour) at the right end of lines, spread so that none covers another."""
-    low, high = ax.get_ylim()
-    place = -float("inf")
-    for y, text, colour in sorted(labels):
-        place = max(y, place + 0.065 * (high - low))
+    """Write (y, text, colour) at the right end of lines, spread so that none covers another and
+    none leaves the axes' top; on linear and logarithmic axes alike. Set the limits first.
+    """
+    ax.get_xlim(), ax.get_ylim()  # the limits settle only when they are asked for
+    to_axes, labels = ax.transData - ax.transAxes, sorted(labels)
+    ends, gap = to_axes.transform([(x, y) for y, _, _ in labels]), 0.065
+    places = [ends[0, 1]]
+    for up in ends[1:, 1]:
+        places.append(max(up, places[-1] + gap))
+    ceiling = max(1, ends[-1, 1])
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling)
+        ceiling = places[i] - gap
+    for (across, _), place, (_, text, colour) in zip(ends, places, labels, strict=True):
         ax.text(
-            x + 0.015 * (ax.get_xlim()[1] - ax.get_xlim()[0]),
-            place,
+            *to_axes.inverted().transform((across + 0.015, place)),
             text,
             color=colour,
             va="center",
@@ -197,7 +215,7 @@ def _curves(
     """
     ends = []
     for label, (method, curves) in lines.items():
-        colour, marker, dash = STYLE[method]
+        colour, marker, dash = _style(method)
         for curve in curves:
             ax.plot(x, curve, color=colour, alpha=0.3, linewidth=0.8)
         mean, low, high = band(curves, bounds)
@@ -241,6 +259,29 @@ def fig_scenes(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -
     return axes[0].figure
 
 
+def _dots(
+    ax: Axes,
+    row: int,
+    values: Sequence[float],
+    bounds: tuple[float, float],
+    colour: str = "#0173b2",
+) -> float:
+    """A row of dots and their mean, which it returns; its 95 % interval from three values on."""
+    mean, low, high = interval(values)
+    ax.plot(
+        values,
+        np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)),
+        "o",
+        color="#949494",
+        alpha=0.6,
+        markersize=4,
+    )
+    if len(values) > 2:
+        ax.plot(np.clip([low, high], *bounds), [row, row], color=colour, linewidth=4, alpha=0.35)
+    ax.plot(mean, row, "D", color=colour)
+    return mean
+
+
 def fig_dots(
     results: Mapping[str, Sequence[float]],
     xlabel: str,
@@ -256,21 +297,7 @@ def fig_dots(
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 0.45 * len(labels) + 1.2))
     for row, name in enumerate(labels):
-        values = factor * np.asarray(results[name])
-        mean, low, high = interval(values)
-        ax.plot(
-            values,
-            np.full(len(values), row) + np.linspace(-0.18, 0.18, len(values)),
-            "o",
-            color="#949494",
-            alpha=0.6,
-            markersize=4,
-        )
-        if len(values) > 2:
-            ax.plot(
-                np.clip([low, high], *bounds), [row, row], color="#0173b2", linewidth=4, alpha=0.35
-            )
-        ax.plot(mean, row, "D", color="#0173b2")
+        mean = _dots(ax, row, factor * np.asarray(results[name]), bounds)
         ax.text(
             1.02,
             row,
@@ -309,7 +336,7 @@ def fig_cost(
     if ax is None:
         _, ax = plt.subplots(figsize=(7.2, 4.2))
     for name, row in results.items():
-        colour, marker, _ = STYLE[name]
+        colour, marker, _ = _style(name)
         ax.plot(row["cost"], row["relapse"], marker, color=colour, alpha=0.35, markersize=4)
         (x, *x_ends), (y, *y_ends) = interval(row["cost"]), interval(row["relapse"])
         if len(row["cost"]) > 2:
@@ -702,7 +729,7 @@ def fig_attacks(
         axes = list(grid.flat)
     for ax, (name, drawn) in zip(axes, results.items(), strict=False):
         for label, line in drawn["lines"].items():
-            colour, marker, dash = STYLE[line["method"]]
+            colour, marker, dash = _style(line["method"])
             curves = 100 * np.asarray(line[keys[name]])
             mean, low, high = band(curves, (0, 100))
             ax.plot(
@@ -730,3 +757,215 @@ def fig_attacks(
     else:
         axes[0].legend(fontsize=7)
     return axes[0].figure
+
+
+def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Compare arms (methods): a row each, a dot a seed, mean and 95 % interval, and beside it what
+    the arm costs. An arm with a note is grey.
+
+    results: {"endpoint": axis label, "bounds": [low, high] or None, "arms": {name: {"values": [one
+    a seed], "level": [nats, one a run], "recall": [shares], "passes": [forward passes], "note":
+    text}}}; only "values" must be there.
+    """
+    arms, bounds = results["arms"], results["bounds"] or (-np.inf, np.inf)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 0.5 * len(arms) + 1.2))
+    for row, (name, arm) in enumerate(arms.items()):
+        grey, note = "#7f7f7f", arm.get("note", "")
+        _dots(ax, row, arm["values"], bounds, grey if note else "#0173b2")
+        ink = {"color": grey if note else "#111827", "right": False}
+        _beside(ax, row, -8, 5 if note else 0, name, **ink)
+        _beside(ax, row, -8, -2, note, va="top", fontsize=7.5, **ink)
+    place = 0
+    for header, width, cells in _arm_columns(arms):
+        place += width
+        ax.annotate(
+            header, (1, 1), (place, 4), "axes fraction", "offset points", ha="right", fontsize=9
+        )
+        for row, (arm, cell) in enumerate(zip(arms.values(), cells, strict=True)):
+            _beside(ax, row, place, 0, cell, color="#7f7f7f" if arm.get("note") else "#111827")
+    ax.set(
+        yticks=range(len(arms)),
+        yticklabels=[],
+        ylim=(len(arms) - 0.5, -0.5),
+        xlabel=f"{results['endpoint']}\n(dot: a seed; diamond: mean; bar: 95 % interval)",
+    )
+    if np.isfinite(bounds).all():
+        margin = 0.02 * (bounds[1] - bounds[0])
+        ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
+    return ax.figure
+
+
+def _beside(
+    ax: Axes, row: int, right_by: float, up_by: float, text: str, right: bool = True, **how: object
+) -> None:
+    """Text beside a row, ending so many points right of the axes' right or left edge."""
+    where = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+    how = {"ha": "right", "va": "center"} | where | how
+    ax.annotate(text, (1 if right else 0, row), (right_by, up_by), annotation_clip=False, **how)
+
+
+def _arm_columns(arms: Mapping[str, Mapping]) -> list[tuple[str, float, list[str]]]:
+    """(header, width in points, a text an arm) of each column that some arm has a value for.
+
+    The arms' common level is the median over all runs. An arm that is further off than 0.05 nats
+    says so in brackets.
+    """
+    runs = [level for arm in arms.values() for level in arm.get("level", ())]
+    common = np.median(runs) if runs else 0
+
+    def level(values: Sequence[float]) -> str:
+        off = max(abs(value - common) for value in values)
+        return f"{np.mean(values):.2f}" + (f" (off {off:.2f})" if off > 0.05 else "")
+
+    columns = {
+        "values": ("mean", 48, lambda values: f"{np.mean(values):.3g}"),
+        "level": ("level, nats", 94, level),
+        "recall": ("recall, %", 62, lambda values: f"{100 * np.mean(values):.1f}"),
+        "passes": ("passes", 56, lambda values: f"{np.mean(values):,.0f}"),
+    }
+    return [
+        (header, width, [spell(arm[key]) if arm.get(key) else "" for arm in arms.values()])
+        for key, (header, width, spell) in columns.items()
+        if any(arm.get(key) for arm in arms.values())
+    ]
+
+
+def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Kaplan-Meier curves of relapse: the share of runs whose CHAIR_s has not passed 50 % yet.
+    Ticks are runs that never relapsed within their attack (censored).
+
+    results: {"end": last sample count, "arms": {name: {"samples": [one a run], "censored": [bool a
+    run], "n_seeds": int}}}. There is no band: runs of one seed are not independent.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 4.2))
+    end, labels = results["end"], []
+    ax.set(
+        xlabel="relearning samples (tick: a run that has not relapsed when its attack ends)",
+        ylabel="runs not yet relapsed\n(CHAIR_s at most 50 %), %",
+        xlim=(0, end),
+        ylim=(-3, 103),
+    )
+    ax.axvline(128, color="#111827", linewidth=1, linestyle=":")
+    ax.text(128, 104, "128", ha="center", va="bottom", fontsize=8)
+    for name, arm in results["arms"].items():
+        colour, _, dash = _style(name)
+        samples, censored = np.asarray(arm["samples"], float), np.asarray(arm["censored"], bool)
+        kept = ecdf(CensoredData.right_censored(samples, censored)).sf
+        share = 100 * kept.probabilities
+        ax.plot(
+            [0, *kept.quantiles, end],
+            [100, *share, share[-1]],
+            drawstyle="steps-post",
+            color=colour,
+            dashes=dash or (None, None),
+        )
+        ticks = samples[censored]
+        ax.plot(ticks, 100 * kept.evaluate(ticks), "|", color=colour, markersize=9, clip_on=False)
+        text = f"{name} ({len(samples)} runs, {arm['n_seeds']} seeds)"
+        labels.append((share[-1], text, colour))
+    _end_labels(ax, end, labels)
+    return ax.figure
+
+
+def fig_sweep(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Mean CHAIR_s over an attack against the attack's learning rate. An attack that ruins recall
+    is not allowed: its point is hollow. The worst allowed rate of each arm is ringed.
+
+    results: {"lr": [...], "recall_bound": share, "arms": {name: {"chair": [[%, one a rate] a seed],
+    "recall": [[share at the attack's end, one a rate] a seed]}}}.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 4.2))
+    x, ends = np.asarray(results["lr"], float), []
+    ax.set(
+        xscale="log",
+        ylim=(-3, 103),
+        xlabel=(
+            "learning rate of the attack\n(hollow: recall under"
+            f" {100 * results['recall_bound']:g} % at the end; ring: worst rate that is allowed)"
+        ),
+        ylabel="mean CHAIR_s over the attack, %,\nlower is better",
+    )
+    for name, arm in results["arms"].items():
+        colour, marker, dash = _style(name)
+        for curve in arm["chair"]:
+            ax.plot(x, curve, color=colour, alpha=0.3, linewidth=0.8)
+        mean, low, high = (np.asarray(line) for line in band(arm["chair"], (0, 100)))
+        ax.plot(x, mean, color=colour, dashes=dash or (None, None))
+        if len(arm["chair"]) > 2:
+            ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        allowed = np.mean(arm["recall"], axis=0) >= results["recall_bound"]
+        ax.plot(x[allowed], mean[allowed], marker, color=colour, markersize=6)
+        ax.plot(x[~allowed], mean[~allowed], marker, color=colour, markersize=6, mfc="white")
+        if allowed.any():
+            worst = np.flatnonzero(allowed)[mean[allowed].argmax()]
+            ax.plot(x[worst], mean[worst], "o", color=colour, markersize=14, mfc="none", mew=1.5)
+        ends.append((mean[-1], name, colour))
+    _end_labels(ax, x[-1], ends)
+    return ax.figure
+
+
+PARTS = {  # of the variance of a paired difference -> (label, colour, colour of the text on it)
+    "seed": ("base seed", "#0173b2", "white"),
+    "erasure": ("order of erasure", "#de8f05", "#111827"),
+    "attack": ("order of attack", "#ece133", "#111827"),
+    "kernels": ("kernel path", "#949494", "#111827"),
+}
+
+
+def fig_variance(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
+    """Where the variance of a paired difference comes from, and what a narrow interval costs.
+
+    results: {"components": {endpoint: {"seed": variance, "erasure", "attack", "kernels"}}, "cost":
+    {label: {"seconds": [core-seconds], "half_width": [of the 95 % interval, in units of the mean
+    difference]}}}. A variance that was estimated below zero is drawn as zero.
+    """
+    if axes is None:
+        height = max(3.2, 0.5 * len(results["components"]) + 1.4)
+        size = {"figsize": (11, height), "gridspec_kw": {"wspace": 0.45}}
+        _, axes = plt.subplots(1, 2, **size)
+    _stacked(axes[0], results["components"])
+    ax = axes[1]
+    ax.axhline(1, color="#111827", linewidth=1, linestyle=":")
+    # none of the left panel's, which mean something else
+    colours = cycle(("#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#111827"))
+    for (label, line), colour, marker in zip(results["cost"].items(), colours, cycle("osD^v<>Ph")):
+        ax.plot(line["seconds"], line["half_width"], marker + "-", color=colour, label=label)
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="core-seconds\n(under the dotted line the interval leaves out zero)",
+        ylabel="half-width of the 95 % interval,\nin units of the mean difference",
+    )
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    return ax.figure
+
+
+def _stacked(ax: Axes, components: Mapping[str, Mapping[str, float]]) -> None:
+    """Stacked bars of shares in %, a row an endpoint; a share of 8 % and more is written."""
+    for row, parts in enumerate(components.values()):
+        sizes = {key: max(0.0, parts[key]) for key in PARTS}
+        total, left = sum(sizes.values()) or 1, 0.0
+        for key, (label, colour, ink) in PARTS.items():
+            share = 100 * sizes[key] / total
+            bar = {"color": colour, "edgecolor": "white", "label": label if row == 0 else None}
+            ax.barh(row, share, left=left, height=0.6, **bar)
+            if share >= 8:
+                middle = (left + share / 2, row)
+                ax.annotate(f"{share:.0f}", middle, ha="center", va="center", color=ink, fontsize=8)
+            left += share
+    ax.set(
+        yticks=range(len(components)),
+        yticklabels=list(components),
+        ylim=(len(components) - 0.5, -0.5),
+        xlim=(0, 100),
+        xlabel="share of the variance of a paired difference, %",
+    )
+    ax.grid(axis="y", visible=False)
+    tight = {"columnspacing": 1, "handlelength": 1.2, "handletextpad": 0.5}
+    ax.legend(fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(-0.03, 1), **tight)
