@@ -117,7 +117,8 @@ class Line:
 
     @property
     def row(self) -> dict:
-        return self.committed or self.new
+        """The side that names the claim: the committed one, unless only the new one was run."""
+        return self.committed if _tested(self.committed) or not self.new else self.new
 
 
 def processor() -> str:
