@@ -1,11 +1,13 @@
 # Two commands matter: `make execute` (every chapter and figure) and `make test`. Both set up .venv by themselves.
 # VENV=   (empty) uses the Python that is active, as on Colab.
+# KEEP=1  writes the full preset's results over the committed figures/; without it they go to build/figures/full.
 # FLOOR=1  uses a second environment, .venv-floor, with the lowest versions that requirements.txt allows: about what a Colab has.
 FLOOR ?=
 VENV ?= $(if $(filter 1,$(FLOOR)),.venv-floor,.venv)
 PYTHON ?= python3
 PRESET ?= full
 SEEDS ?=
+KEEP ?=
 CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
@@ -31,7 +33,7 @@ endif
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  VENV= (the active Python)  PYTHON=python3.12  FLOOR=1'
+	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  KEEP=1 (write figures/)  VENV= (the active Python)  PYTHON=python3.12  FLOOR=1'
 
 setup: $(STAMP)  ## create .venv from requirements.txt (done by the others when missing)
 
@@ -50,8 +52,8 @@ build/floor.txt: requirements.txt
 	mkdir -p $(@D)
 	(sed -n 's/^\([A-Za-z_0-9-]*\)>=\([0-9.]*\).*/\1==\2.*/p' $<; echo 'tokenizers==0.22.*') > $@
 
-execute: $(STAMP)  ## run every chapter by papermill and write figures/ (SEEDS= or PRESET=fast write build/figures/)
-	cd chapters && $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
+execute: $(STAMP)  ## run every chapter by papermill, write build/figures/ and compare with figures/ (KEEP=1 writes figures/)
+	cd chapters && KEEP="$(KEEP)" $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
 
 test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
 

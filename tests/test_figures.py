@@ -402,21 +402,23 @@ def test_what_cannot_be_redrawn_is_not_published(folder):
     assert not list(folder.iterdir())
 
 
-def test_only_the_book_writes_figures():
-    """Fails if a trial run on other seeds would overwrite the book's figures."""
+def test_only_the_book_writes_figures(monkeypatch):
+    """Fails if a run without KEEP=1, or on other seeds, would overwrite the book's figures."""
     book = presets.get_preset("full").seeds
-    assert (
-        files.figures_folder("full", book).name == "figures"
-        and files.figures_folder("full", book).parent.name != "build"
-    )
-    # Comparisons on the first few seeds belong to the book
-    assert files.figures_folder("full", book[:5]) == files.figures_folder("full", book)
-    trials = {
-        files.figures_folder("full", (1, 2)),
-        files.figures_folder("fast", book),
-        files.figures_folder("full", (101, 102)),
-    }
-    assert len(trials) == 3 and all("build" in trial.parts for trial in trials)
+    built, figures_of_the_book = files.ROOT / "build/figures", files.ROOT / "figures"
+    for keep, folder in (("1", figures_of_the_book), ("0", built / "full"), ("", built / "full")):
+        monkeypatch.setenv("KEEP", keep)
+        assert files.figures_folder("full", book) == folder
+        # Comparisons on the first few seeds belong to the book
+        assert files.figures_folder("full", book[:5]) == folder
+        trials = {
+            files.figures_folder("full", (1, 2)),
+            files.figures_folder("fast", book),
+            files.figures_folder("full", (101, 102)),
+        }
+        assert len(trials) == 3 and all(trial.parent == built for trial in trials)
+    monkeypatch.delenv("KEEP")
+    assert files.figures_folder("full", book) == built / "full"
 
 
 def test_unknown_preset_is_named():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ from sare_min.losses import Method, counts, method_losses
 from sare_min.unlearn import METHODS, gradient
 
 from .. import files, jobs
-from ..evidence import figures
+from ..evidence import figures, report
 from ..experiments import cheaper
 from ..llava.speech import generate
 from ..metrics.chair import Span, exact, read_synonyms
@@ -541,10 +540,8 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
 
 def where() -> dict[str, object]:
     """What the numbers belong to."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor(),
+        "processor": report.processor(),
         "threads": torch.get_num_threads(),
     } | {package: version(package) for package in ("torch", "transformers", "pytorch_optimizer")}
 

@@ -1,20 +1,24 @@
 """Run the chapters by papermill: `python -m lab.tools.execute --preset full` from chapters/ (what
 `make execute` calls).
 
-The executed notebooks go to build/executed/; figures go where `files.figures_folder` says. With
---store the fast preset's outputs are kept in the committed notebooks instead, stripped of timings
-and progress bars, which is what nbval compares with.
+The executed notebooks go to build/executed/; figures go where `files.figures_folder` says: to
+figures/ only with KEEP=1. A run of all chapters ends with the reproduction report.
+
+With --store the fast preset's outputs are kept in the committed notebooks instead, stripped of
+timings and progress bars, which is what nbval compares with.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import io
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jupytext
@@ -23,7 +27,7 @@ import papermill
 from PIL import Image
 
 from .. import files, jobs
-from ..evidence import ledger
+from ..evidence import ledger, report
 from ..experiments import presets
 from ..files import CHAPTERS
 
@@ -117,7 +121,11 @@ def store(name: str) -> None:
     nbformat.write(strip(executed), CHAPTERS / f"{name}.ipynb")
 
 
-def main() -> None:
+def asked(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, tuple[int, ...]]:
+    """The options, with the chapters' names, and the seeds; ends with a usage message on bad ones.
+
+    words: sys.argv's if None.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="full")
     parser.add_argument(
@@ -129,28 +137,37 @@ def main() -> None:
         help="keep the fast preset's outputs in the committed notebooks",
     )
     parser.add_argument("--only", default="", help="run the chapters whose name starts so, e.g. 03")
-    arguments = parser.parse_args()
+    options = parser.parse_args(words)
     try:
-        presets.get_preset(arguments.preset, arguments.seeds.split())
+        seeds = presets.get_preset(options.preset, options.seeds.split()).seeds
     except ValueError as error:
         parser.error(str(error))
-    names = [name for name in NAMES if name.startswith(arguments.only)]
-    if not names:
+    options.names = [name for name in NAMES if name.startswith(options.only)]
+    if not options.names:
         parser.error(
-            f"--only {arguments.only}: no chapter's name starts so; there are {', '.join(NAMES)}"
+            f"--only {options.only}: no chapter's name starts so; there are {', '.join(NAMES)}"
         )
+    # The book's first seeds alone would come over figures of all of them
+    if files.figures_folder(options.preset, seeds) == book() and seeds != files.BOOK_SEEDS:
+        parser.error("KEEP=1 keeps the book's own seeds: leave SEEDS empty, or KEEP unset")
+    return options, seeds
+
+
+def book() -> Path:
+    return files.ROOT / "figures"
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the named chapters; what took how long is printed, and kept in build/profile.json."""
     took, start = {}, time.time()
-    for name in names:
+    for name in options.names:
         print(f"== {name}", flush=True)
         before = time.time()
-        if arguments.store:
+        if options.store:
             store(name)
         else:
-            execute(
-                name,
-                {"preset": arguments.preset, "seeds": arguments.seeds},
-                files.ROOT / "build/executed" / f"{name}.ipynb",
-            )
+            given = {"preset": options.preset, "seeds": options.seeds}
+            execute(name, given, files.ROOT / "build/executed" / f"{name}.ipynb")
         took[name] = round(time.time() - before, 1)
     built = jobs.profile(start)
     print(f"{sum(took.values()) / 60:.1f} minutes; chapters, seconds: {took}")
@@ -162,13 +179,49 @@ def main() -> None:
         files.ROOT / "build/profile.json",
         {"chapters": took, "jobs": built, "cores": os.cpu_count()},
     )
-    if (
-        arguments.preset == "full"
-        and not arguments.seeds
-        and not arguments.store
-        and not arguments.only
-    ):
+
+
+def plan_hash() -> str:
+    """Of the plan that the rows are judged by; "" while there is none."""
+    if importlib.util.find_spec("lab.evidence.plan") is None:
+        return ""
+    return importlib.import_module("lab.evidence.plan").load().hash
+
+
+def attempt(folder: Path) -> report.Run | str:
+    """The run in this folder, or why it cannot be read: that must not end a run of half an hour."""
+    try:
+        return report.read(folder)
+    except ValueError as error:
+        return str(error)
+
+
+def compare(before: report.Run | str, new: report.Run | str) -> None:
+    """Print the reproduction report, and where its page lies; or why there is none."""
+    unread = [side for side in (before, new) if isinstance(side, str)]
+    if unread:
+        print("No reproduction report.", *unread, sep="\n")
+        return
+    print(report.text(before, new))
+    print(f"As a page: {report.write(before, new)}")
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options, seeds = asked(words)
+    if options.store:
+        return run(options)
+    # Read now: with KEEP=1 the run writes over it
+    before = attempt(book())
+    folder = files.figures_folder(options.preset, seeds)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "run.json", report.machine(options.preset, seeds, plan_hash()))
+    print(f"figures and claims go to {folder}", flush=True)
+    run(options)
+    if options.only:
+        return
+    if folder == book():
         ledger.write()
+    compare(before, attempt(folder))
 
 
 if __name__ == "__main__":
