@@ -92,7 +92,7 @@ def test_every_room_is_in_the_order():
     assert {room(source) for source in SOURCES} == set(ORDER)
 
 
-@pytest.mark.parametrize("module", ["evidence.figures", "evidence.ledger", "field.score"])
+@pytest.mark.parametrize("module", ["evidence.figures", "evidence.__main__", "field.score"])
 def test_evidence_and_scores_need_no_torch(module):
     """Fails if verdicts, figures or scores can no longer be redone from JSON without torch."""
     heavy = "{'torch', 'transformers'} & sys.modules.keys()"
