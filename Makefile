@@ -8,6 +8,7 @@ PYTHON ?= python3
 PRESET ?= full
 SEEDS ?=
 KEEP ?=
+RUNS ?=
 CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
@@ -15,7 +16,7 @@ ifeq ($(filter 1,$(FLOOR)),1)
 ifeq ($(strip $(VENV)),)
 $(error FLOOR=1 needs an environment of its own: leave VENV unset)
 endif
-ifneq ($(filter execute sync bench,$(MAKECMDGOALS)),)
+ifneq ($(filter execute evidence sync bench,$(MAKECMDGOALS)),)
 $(error FLOOR=1 is for the tests: the committed figures and outputs come from constraints.txt)
 endif
 endif
@@ -29,7 +30,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute test lint unit nbval sync bench clean
+.PHONY: help setup execute evidence test lint unit nbval sync bench clean
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +55,9 @@ build/floor.txt: requirements.txt
 
 execute: $(STAMP)  ## run every chapter by papermill, write build/figures/ and compare with figures/ (KEEP=1 writes figures/)
 	cd chapters && KEEP="$(KEEP)" $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
+
+evidence: $(STAMP)  ## from figures/rows*.csv alone: verdicts, tables, quoted numbers, pictures, in seconds (RUNS= first keeps other seeds' runs)
+	cd chapters && $(PY) -m lab.evidence $(abspath $(RUNS))
 
 test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
 

@@ -93,7 +93,7 @@ def test_every_room_is_in_the_order():
 
 
 @pytest.mark.parametrize(
-    "module", ["evidence.figures", "evidence.ledger", "evidence.report", "field.score"]
+    "module", ["evidence.figures", "evidence.__main__", "evidence.report", "field.score"]
 )
 def test_evidence_and_scores_need_no_torch(module):
     """Fails if verdicts, figures or scores can no longer be redone from JSON without torch."""

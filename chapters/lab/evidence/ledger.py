@@ -1,37 +1,260 @@
-"""The claims ledger: what the SARE abstract asserts, what we measured, and a verdict that code
-computes from the interval.
+"""The claims ledger: the plan's comparisons, and verdicts that code computes from rows.csv.
 
-Chapters `record` their rows into claims.json beside their figures; from chapters/,
-`python -m lab.evidence.ledger` writes the book's tables into figures/claims.md and a summary into
-the README. Given ../build/figures/full-seeds-from-101, it first keeps that run's claims in
-figures/: do the verdicts hold on its seeds?
+Chapters `record` what they observed; `make evidence` recomputes all that follows. Values are first
+averaged over orders of erasure and of attack within a seed. The difference is taken seed by seed,
+so that its interval (Student's t, 95 %) holds the spread of the base models too.
+
+- *not comparable*: the row asks for a level, and the arms' mean levels lie more than 0.1 nats
+  apart; or some run did not reach its level.
+- The test. less, more: two-sided t test against no difference. not less, not more: the same
+  against the margin.
+- *supported*: the test's p, adjusted by Holm over the plan's primaries, is below alpha, and the
+  difference lies on the claim's side. *refuted*: the same on the other side. A primary that is
+  missing or not comparable counts as p = 1.
+- *no difference larger than the margin*: two one-sided tests at alpha, with Holm over the primaries
+  as a family of its own. What differs and is too small to matter comes here too; a bound that is
+  kept (not less, not more) stays *supported*.
+- *undecided*: none of these.
+- All other rows are *exploratory*. Their reading (for, against, no difference, open) follows the
+  same rules without Holm.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .. import files
-from . import stats
+from . import observations as seen
+from . import pages, stats
+from .observations import ARMS, Observation, Pair
+from .pages import SAME, summary
+from .plan import ENDPOINTS, HONEST, Plan, Row, load
 
-CLAIMS = {
-    "C1": "standard erasure is superficial: light relearning brings the hallucinations back",
-    "C2": "standard erasure ends in sharp minima",
-    "C3": "Targeted-SAM flattens the landscape around the hallucinated concepts",
-    "C4": "SARE erases better than the baseline",
-    "C5": "general generation quality is kept",
-    "C6": "suppression persists under relearning",
-    "C7": "suppression persists under other weight updates and adversarial prompts",
-    "C8": "flatness is the cause, not mere erasure strength or compute",
-}
-MARK = "<!-- claims: written by `python -m lab.evidence.ledger` from figures/claims.json -->"
-VERDICTS = ("supported", "undecided", "not supported")
+APART = 0.1  # nats a token: arms whose mean levels differ by more are not compared
+READINGS = {"supported": "for", "refuted": "against", SAME: "no difference", "undecided": "open"}
+SIDE = {"less": -1, "more": 1, "not less": 1, "not more": -1}  # the sign that the claim predicts
+COMMAND = "make execute"
+EMPTY = dict.fromkeys(
+    (
+        *("baseline", "sare", "diff", "se", "ci95", "n_seeds", "n_orders", "n_attacks"),
+        *("seeds_agreeing", "level_baseline", "level_sare", "reached"),
+        *("p", "p_holm", "p_same", "p_same_holm"),
+    )
+)
+
+
+def judge(observations: Mapping[str, Pair], plan: Plan) -> list[dict]:
+    """The ledger: one dict a row of the plan, in its order.
+
+    observations: {id: (the baseline's, sare's)}, in the endpoint's unit. Raises ValueError as
+    observations.check does.
+    """
+    seen.check(observations, plan)
+    rows = [_compared(row, observations.get(row.id), plan) for row in plan.rows.values()]
+    primaries = [row for row in rows if row["primary"]]
+    for key in ("p", "p_same"):
+        usable = [r for r in primaries if r["verdict"] is None]
+        ps = stats.holm([r[key] for r in usable], len(plan.primaries))
+        for row, p in zip(usable, ps, strict=True):
+            row[f"{key}_holm"] = p
+    for row in rows:
+        if row["verdict"] is None and row["primary"]:
+            row["verdict"] = _outcome(row, row["p_holm"], row["p_same_holm"], plan.alpha)
+        elif row["verdict"] is None:
+            outcome = _outcome(row, row["p"], row["p_same"], plan.alpha)
+            row["verdict"], row["reading"] = "exploratory", READINGS[outcome]
+    return rows
+
+
+def _outcome(row: Mapping, p: float, p_same: float, alpha: float) -> str:
+    """The verdict of a row that may be compared, by the rules above."""
+    right = SIDE[row["expect"]] * (row["diff"] - _bound(row["expect"], row["margin"])) > 0
+    if row["expect"].startswith("not") and right and p < alpha:
+        return "supported"
+    if p_same < alpha:
+        return SAME
+    if p < alpha:
+        return "supported" if right else "refuted"
+    return "undecided"
+
+
+def _bound(expect: str, margin: float) -> float:
+    """The difference that the test is against."""
+    return {"not less": -margin, "not more": margin}.get(expect, 0.0)
+
+
+def _compared(row: Row, pair: Pair | None, plan: Plan) -> dict:
+    """A row of the ledger; its verdict is still None where the plan's rules are to give it."""
+    words, unit = ENDPOINTS[row.endpoint]
+    found = {
+        "id": row.id,
+        "claim": plan.claims[row.id[:2]],
+        "command": COMMAND,
+        "chapter": row.chapter,
+        "metric": f"{words}, {unit}: {row.baseline} against {row.sare}",
+        "endpoint": row.endpoint,
+        "primary": row.primary,
+        "expect": row.expect,
+        "margin": row.margin,
+    } | EMPTY
+    last = {"verdict": "not tested", "reading": None, "plan": plan.hash}
+    if pair is None:
+        return found | last
+    found |= _differences(row, pair) | _levels(row, pair)
+    return found | last | {"verdict": None if _is_comparable(row, pair) else "not comparable"}
+
+
+def _differences(row: Row, pair: Pair) -> dict:
+    baseline, sare = (_by_seed(arm, "value") for arm in pair)
+    differences = [sare[seed] - baseline[seed] for seed in sorted(sare)]
+    found = stats.paired([sare[s] for s in sorted(sare)], [baseline[s] for s in sorted(sare)])
+    return {
+        "baseline": float(np.mean(list(baseline.values()))),
+        "sare": float(np.mean(list(sare.values()))),
+        "diff": found["diff"],
+        "se": stats.standard_error(differences) if len(differences) > 1 else None,
+        "ci95": found["ci95"],
+        "n_seeds": found["n_seeds"],
+        "n_orders": max(len({o.order for o in arm}) for arm in pair),
+        "n_attacks": max(len({o.attack for o in arm}) for arm in pair),
+        "seeds_agreeing": found["seeds_agreeing"],
+        "p": stats.two_sided(differences, _bound(row.expect, row.margin)),
+        "p_same": stats.tost(differences, row.margin),
+    }
+
+
+def _by_seed(arm: Sequence[Observation], key: str) -> dict[int, float]:
+    """{seed: mean over orders and attacks} of values or levels; seeds without any are left out."""
+    found: dict[int, list[float]] = {}
+    for o in arm:
+        if getattr(o, key) is not None:
+            found.setdefault(o.seed, []).append(getattr(o, key))
+    return {seed: float(np.mean(values)) for seed, values in sorted(found.items())}
+
+
+def _levels(row: Row, pair: Pair) -> dict:
+    """Where each arm's erasures ended: the mean, and the largest distance from what was asked."""
+    found: dict[str, object] = {}
+    for name, arm, other in zip(ARMS, pair, reversed(pair), strict=True):
+        own, partner = _by_seed(arm, "level"), _by_seed(other, "level")
+        far = []
+        if row.level == HONEST:
+            far = [abs(o.level - partner[o.seed]) for o in arm]
+        elif row.level is not None:
+            far = [abs(o.level - row.level) for o in arm]
+        mean = float(np.mean(list(own.values()))) if own else None
+        worst = max(far) if far else None
+        found[f"level_{name}"] = {"mean": mean, "worst": worst} if own else None
+    return found | {"reached": [float(np.mean([o.reached for o in arm])) for arm in pair]}
+
+
+def _is_comparable(row: Row, pair: Pair) -> bool:
+    if any(o.level is not None and not o.reached for arm in pair for o in arm):
+        return False
+    if row.level is None:
+        return True
+    baseline, sare = (np.mean(list(_by_seed(arm, "level").values())) for arm in pair)
+    return bool(abs(baseline - sare) <= APART + 1e-9)  # 8.1 - 8.0 is a rounding above 0.1
+
+
+def record(found: Mapping[str, Pair], preset: str, seeds: Sequence[int]) -> list[dict]:
+    """Merge observations into rows.csv where this preset and these seeds put their figures, judge
+    all that stands there, and return the ledger's rows of the given ids.
+
+    found: {id: (the baseline's, sare's)}; they replace the id's earlier ones. A rows.csv of another
+    plan is begun anew: plans do not mix. Raises ValueError as observations.check does.
+    """
+    plan, folder = load(), files.figures_folder(preset, seeds)
+    seen.check(found, plan)
+    path = folder / "rows.csv"
+    known = {}
+    if path.exists() and seen.stamp(path) == plan.hash:
+        known = seen.read(path, plan)
+    seen.write(path, known | dict(found), plan)
+    return [row for row in _rejudge(path, plan) if row["id"] in found]
+
+
+def _rejudge(path: Path, plan: Plan) -> list[dict]:
+    """Write the claims*.json that belongs to a rows*.csv, from nothing but its text; return it."""
+    rows = files.rounded(judge(seen.read(path, plan), plan))
+    files.write_json(_claims_of(path), rows)
+    return rows
+
+
+def _claims_of(path: Path) -> Path:
+    """claims_X.json, which is made of rows_X.csv."""
+    return path.with_name(path.stem.replace("rows", "claims", 1) + ".json")
+
+
+def rebuild(folder: Path = files.ROOT / "figures") -> list[Path]:
+    """Recompute claims*.json from rows*.csv; returns what was read. Raises ValueError if there is
+    no rows.csv, or one of another plan.
+    """
+    plan, paths = load(), sorted(folder.glob("rows*.csv"))
+    if folder / "rows.csv" not in paths:
+        raise ValueError(f"{folder / 'rows.csv'}: not there. Run `make execute` first.")
+    for path in paths:
+        _rejudge(path, plan)
+    return paths
+
+
+def read(path: Path, plan: Plan) -> list[dict]:
+    """The rows of a claims*.json; raises ValueError naming the file if it is of another plan."""
+    rows = json.loads(files.read_text(path))
+    hashes = {row.get("plan") for row in rows}
+    if hashes != {plan.hash}:
+        raise ValueError(
+            f"{path}: made under plan {', '.join(map(str, hashes))}, and claims.toml is plan"
+            f" {plan.hash}. Run `make execute` again, or put the plan back."
+        )
+    return rows
+
+
+def blocks(folder: Path) -> dict[str, list[dict]]:
+    """The ledger on each set of seeds, the book's first: {"the book": rows, "seeds from 1101":
+    rows}; of the claims*.json that have their rows*.csv beside them.
+    """
+    plan, found = load(), {}
+    for path in sorted(folder.glob("rows*.csv"), key=lambda path: (path.name != "rows.csv", path)):
+        name = path.stem.removeprefix("rows").removeprefix("_").replace("-", " ") or "the book"
+        found[name] = read(_claims_of(path), plan)
+    return found
+
+
+def page(folder: Path) -> str:
+    """figures/claims.md, from the claims*.json of a figures folder."""
+    return pages.page(blocks(folder), load())
+
+
+def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "figures") -> None:
+    """Recompute claims*.json, write claims.md and the README's table; ValueError as `rebuild`, or
+    if the README lacks its two marks.
+    """
+    rebuild(folder)
+    pages.put_table(readme, summary(blocks(folder)["the book"], load()))
+    (folder / "claims.md").write_text(page(folder))
+
+
+def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
+    """Copy the claims and observations of another run of the full preset
+    (build/figures/full-seeds-from-N) to figures/{claims,rows}_seeds-from-N; returns the claims.
+    """
+    name = run.name.removeprefix("full-")
+    copied = {run / "claims.json": f"claims_{name}.json", run / "rows.csv": f"rows_{name}.csv"}
+    missing = [path.name for path in copied if not path.is_file()]
+    if missing or not run.name.startswith("full-"):
+        raise ValueError(
+            f"{run}: no {' and '.join(missing) or 'run'} of a full run on other seeds: give"
+            " build/figures/full-seeds-from-N."
+        )
+    for path, target in copied.items():
+        shutil.copy(path, folder / target)
+    return folder / f"claims_{name}.json"
 
 
 def row(
@@ -44,186 +267,13 @@ def row(
     margin: float = 0.0,
     note: str = "",
 ) -> dict:
-    """One row: the paired difference sare - baseline (one value a seed each) and its verdict.
+    """One paired difference sare - baseline, one value a seed each, judged without a plan.
 
-    want: the sign that the claim predicts. margin: what a claim that something is kept may lose
-    (stats.verdict). id: a key of CLAIMS, with a letter where a claim is tested twice ("C6a").
-    Raises KeyError for a claim that is not one.
+    want: the sign that the claim predicts. margin: what a claim that something is kept may lose.
     """
     found = stats.paired(sare, baseline)
-    return {
-        "id": id,
-        "claim": CLAIMS[id[:2]],
-        "command": "make execute",
-        "chapter": chapter,
-        "n_seeds": found["n_seeds"],
-        "metric": metric,
-        "baseline": float(np.mean(baseline)),
-        "sare": float(np.mean(sare)),
-        "diff": found["diff"],
-        "ci95": found["ci95"],
-        "seeds_agreeing": found["seeds_agreeing"],
-        "verdict": stats.verdict(sare, baseline, want, margin),
-        "note": note,
-    }
-
-
-def record(rows: Sequence[dict], preset: str, seeds: Sequence[int]) -> Path:
-    """Merge rows into claims.json where this preset and these seeds put their figures; they replace
-    all rows of their chapter.
-    """
-    path = files.figures_folder(preset, seeds) / "claims.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    chapters = {r["chapter"] for r in rows}
-    known = (
-        {r["id"]: r for r in json.loads(path.read_text()) if r["chapter"] not in chapters}
-        if path.exists()
-        else {}
-    )
-    known |= {r["id"]: r for r in rows}
-    for id, claim in CLAIMS.items():
-        tested = [key for key in known if key[:2] == id and known[key]["verdict"] != "not tested"]
-        if tested:
-            known = {key: r for key, r in known.items() if key in tested or key[:2] != id}
-        else:
-            known[id] = {
-                "id": id,
-                "claim": claim,
-                "command": "",
-                "chapter": "",
-                "n_seeds": 0,
-                "metric": "",
-                "baseline": None,
-                "sare": None,
-                "diff": None,
-                "ci95": None,
-                "seeds_agreeing": None,
-                "verdict": "not tested",
-                "note": "",
-            }
-    files.write_json(path, [known[id] for id in sorted(known)])
-    return path
-
-
-def table(rows: Sequence[dict]) -> str:
-    """The ledger as Markdown, claims that fail on top."""
-    order = ["not supported", "undecided", "supported", "not tested"]
-    lines = [
-        (
-            "| claim | measured (chapter) | before or baseline | after or SARE | difference, 95 %"
-            " interval | seeds | verdict |"
-        ),
-        "|---|---|---|---|---|---|---|",
-    ]
-    for r in sorted(rows, key=lambda r: (order.index(r["verdict"]), r["id"])):
-        if r["verdict"] == "not tested":
-            lines.append(f"| **{r['id']}** {r['claim']} | | | | | | not tested |")
-            continue
-        low, high = r["ci95"]
-        note = f" {r['note']}" if r["note"] else ""
-        lines.append(
-            f"| **{r['id']}** {r['claim']} | {r['metric']}{note} ({r['chapter']}) |"
-            f" {r['baseline']:.2f} | {r['sare']:.2f} | {r['diff']:+.2f} [{low:.2f}, {high:.2f}] |"
-            f" {r['seeds_agreeing']} of {r['n_seeds']} | **{r['verdict']}** |"
-        )
-    return "\n".join(lines)
-
-
-def seeds_table(
-    books: Mapping[str, Sequence[dict]], claims: Sequence[str] = ("C1", "C3", "C6", "C8")
-) -> str:
-    """The claims about robustness and flatness on each set of seeds, as Markdown: {name of the set:
-    its rows}.
-    """
-    found = {name: {r["id"]: r for r in rows} for name, rows in books.items()}
-    ids = sorted({id for rows in found.values() for id in rows if id[:2] in claims})
-    lines = [f"| claim | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|"]
-    for id in ids:
-        cells = []
-        for rows in found.values():
-            r = rows.get(id)
-            tested = r is not None and r["verdict"] != "not tested"
-            cells.append(
-                f"{r['diff']:+.2f} [{r['ci95'][0]:.2f}, {r['ci95'][1]:.2f}] **{r['verdict']}**"
-                if tested
-                else ""
-            )
-        lines.append(f"| **{id}** | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def books(folder: Path) -> dict[str, list[dict]]:
-    """The claims files of a figures folder, the book's own first: {"the book (8 seeds at most)":
-    rows, ...}.
-    """
-    paths = sorted(
-        folder.glob("claims*.json"), key=lambda path: (path.name != "claims.json", path.name)
-    )
-    rows = {
-        path.stem.removeprefix("claims_").replace("-", " "): json.loads(path.read_text())
-        for path in paths
-    }
-
-    def title(name: str, found: list[dict]) -> str:
-        most = max(row["n_seeds"] for row in found)
-        return f"{name.replace('claims', 'the book')} ({most} seeds at most)"
-
-    return {title(name, found): found for name, found in rows.items()}
-
-
-def summary(rows: Sequence[dict]) -> str:
-    """Per claim, how many of its rows came out how, as Markdown."""
-    lines = [f"| the paper's claim | {' | '.join(VERDICTS)} |", "|---|---|---|---|"]
-    for id, claim in CLAIMS.items():
-        found = [r["verdict"] for r in rows if r["id"][:2] == id]
-        counts = " | ".join(str(found.count(verdict)) for verdict in VERDICTS)
-        lines.append(f"| **{id}** {claim} | {counts} |")
-    return "\n".join(lines)
-
-
-def page(folder: Path) -> str:
-    """The whole ledger as a Markdown page: the book's rows, then the other sets of seeds."""
-    rows = json.loads((folder / "claims.json").read_text())
-    return f"""# The claims ledger
-
-Written by `python -m lab.evidence.ledger` from claims*.json; do not edit. A verdict comes from the
-95 % t interval of the difference paired by seed: *supported* if it lies wholly on the claim's side
-of zero, *not supported* if wholly on the other side, *undecided* if it spans zero. Where a claim
-says that something is *kept*, its side begins at the margin that the row names.
-
-{table(rows)}
-
-## The same commands on other seeds
-
-{seeds_table(books(folder))}
-"""
-
-
-def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "figures") -> None:
-    """Write claims.md, and the summary between the README's two marks; ValueError without them."""
-    parts = readme.read_text().split(MARK)
-    if len(parts) != 3:
-        raise ValueError(f"{readme}: this mark must stand there twice, around the table: {MARK}")
-    (folder / "claims.md").write_text(page(folder))
-    counts = summary(json.loads((folder / "claims.json").read_text()))
-    readme.write_text(f"{parts[0]}{MARK}\n{counts}\n{MARK}{parts[2]}")
-
-
-def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
-    """Copy the claims of another run of the full preset (build/figures/full-seeds-from-N) to
-    figures/claims_seeds-from-N.json.
-    """
-    if not (run / "claims.json").is_file() or not run.name.startswith("full-"):
-        raise ValueError(
-            f"{run}: no claims.json of a full run on other seeds: give"
-            " build/figures/full-seeds-from-N."
-        )
-    return Path(
-        shutil.copy(run / "claims.json", folder / f"claims_{run.name.removeprefix('full-')}.json")
-    )
-
-
-if __name__ == "__main__":
-    for given in sys.argv[1:]:
-        keep(Path(given))
-    write()
+    del found["differences"]
+    verdict = stats.verdict(sare, baseline, want, margin)
+    means = {"baseline": float(np.mean(baseline)), "sare": float(np.mean(sare))}
+    about = {"id": id, "chapter": chapter, "metric": metric, "note": note}
+    return about | means | found | {"verdict": verdict}

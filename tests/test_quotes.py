@@ -1,0 +1,134 @@
+"""Numbers in prose: filled from files, twice the same, and never silently wrong."""
+
+import json
+import re
+
+import pytest
+
+from lab import files
+from lab.evidence import plan, quotes
+
+ROW = {
+    "id": "C6a",
+    "margin": 5.0,
+    "diff": -14.4,
+    "ci95": [-20.1, -8.7],
+    "baseline": 40.04,
+    "sare": 25.64,
+    "verdict": "supported",
+    "reading": None,
+    "n_seeds": 12,
+    "p": 0.004,
+    "p_holm": 0.036,
+}
+LATER = ROW | {"id": "C3b", "margin": 0.1, "verdict": "exploratory", "reading": "for"}
+NEVER = ROW | dict.fromkeys(("diff", "ci95", "baseline", "sare", "n_seeds", "p", "p_holm"))
+RESULTS = {
+    "relapse": {"SARE": [100.0, 201.0], "EFUF, SARE's work": [10, 20]},
+    "worst_ball_0.5": 0.5,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [ROW, LATER | {"p_holm": None}, NEVER | {"id": "C7a", "verdict": "not tested"}]
+    stamped = [row | {"plan": plan.load().hash} for row in rows]
+    (tmp_path / "claims.json").write_text(json.dumps(stamped))
+    (tmp_path / "04_x.json").write_text(json.dumps({"results": RESULTS}))
+    return tmp_path
+
+
+def filled(marker, folder):
+    text = quotes.fill(f"a <!-- {marker} -->old\n# old<!-- / --> b", folder)
+    assert quotes.fill(text, folder) == text
+    return re.fullmatch(f"a <!-- {re.escape(marker)} -->(.*)<!-- / --> b", text)[1]
+
+
+@pytest.mark.parametrize(
+    "marker, expected",
+    [
+        ("C6a.diff", "-14.4 [-20.1, -8.7]"),
+        ("C3b.diff", "-14.40 [-20.10, -8.70]"),  # a small margin: more decimals
+        ("C6a.baseline", "40.0"),
+        ("C6a.sare", "25.6"),
+        ("C6a.verdict", "supported"),
+        ("C3b.verdict", "for"),
+        ("C6a.n", "12"),
+        ("C6a.p", "0.036"),
+        ("C3b.p", "0.004"),
+        ("C7a.diff", "not tested"),
+        ("C7a.sare", "not tested"),
+        ("C7a.p", "not tested"),
+        ("C7a.n", "0"),
+        ("fig:04_x:results.relapse.SARE:.1f", "150.5"),
+        ("fig:04_x:results.relapse.SARE.1:d", "201"),
+        ("fig:04_x:results.relapse.EFUF, SARE's work:.0f", "15"),
+        ("fig:04_x:results.worst_ball_0.5:.1f:100", "50.0"),
+        ("fig:04_x:results.worst_ball_0.5:+.2f", "+0.50"),
+    ],
+)
+def test_markers_are_filled(folder, marker, expected):
+    """Fails if a number is rounded away, taken from elsewhere, or filling goes on for ever."""
+    assert filled(marker, folder) == expected
+
+
+def test_a_new_result_changes_the_text(folder):
+    """Fails if prose keeps what an earlier run said."""
+    text = "<!-- C6a.diff --><!-- / --> and <!-- fig:04_x:results.relapse.SARE:.1f --><!-- / -->"
+    before = quotes.fill(text, folder)
+    (folder / "04_x.json").write_text(json.dumps({"results": {"relapse": {"SARE": 7}}}))
+    assert quotes.fill(before, folder).endswith("-->7.0<!-- / -->")
+    rows = json.loads((folder / "claims.json").read_text())
+    rows[0]["diff"] = 3.0
+    (folder / "claims.json").write_text(json.dumps(rows))
+    assert "-->+3.0 [" in quotes.fill(before, folder)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("<!-- C6z.diff -->x<!-- / -->", "C6z.diff -->: C6z is no row of claims.json"),
+        ("<!-- C6a.dif -->x<!-- / -->", "C6a.dif -->: 'dif' is unknown: there are diff, baseline"),
+        ("<!-- fig:05_y:results:.1f -->x<!-- / -->", "fig:05_y:results:.1f -->: .*05_y.json"),
+        ("<!-- fig:04_x:results.x:.1f -->x<!-- / -->", "no 'x' there: there are relapse, worst_"),
+        ("<!-- fig:04_x:results.relapse:.1f -->x<!-- / -->", "results.relapse is no number"),
+        ("<!-- fig:04_x:results.worst_ball_0.5.x:.1f -->x<!-- / -->", "no 'x' there: .*no keys"),
+        ("<!-- fig:04_x:results.worst_ball_0.5 -->x<!-- / -->", "write fig:NAME:path.to.value"),
+        ("<!-- C6a.diff -->x", "<!-- C6a.diff -->: put <!-- / --> after"),
+        ("<!-- C6a.diff -->x <!-- C6a.n -->y<!-- / -->", "<!-- C6a.diff -->: put <!-- / -->"),
+        ("<!-- c6a.diff -->x<!-- / -->", "<!-- / -->: put <!-- / --> after each known marker"),
+    ],
+)
+def test_a_wrong_marker_is_named(folder, text, message):
+    """Fails if a typo leaves a typed number in the text."""
+    with pytest.raises(ValueError, match=f"README.md: .*{message}"):
+        quotes.fill(text, folder, "README.md")
+
+
+def test_text_without_markers_needs_no_results(tmp_path):
+    text = "<!-- a comment --> plain\n"
+    assert quotes.fill(text, tmp_path) == text
+
+
+def test_only_what_changed_is_written(folder):
+    one, other = folder / "one.md", folder / "other.md"
+    one.write_text("<!-- C6a.n -->?<!-- / -->")
+    other.write_text("plain")
+    assert quotes.write([one, other], folder) == [one]
+    assert one.read_text() == "<!-- C6a.n -->12<!-- / -->"
+    assert quotes.write([one, other], folder) == []
+
+
+def test_results_of_another_plan_are_not_quoted(folder):
+    rows = [ROW | {"plan": "0123456789abcdef"}]
+    (folder / "claims.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="C6a.n -->: .*claims.json: made under plan 0123"):
+        quotes.fill("<!-- C6a.n --><!-- / -->", folder)
+
+
+def test_the_books_prose_says_what_its_files_say():
+    """Fails if a chapter or the README quotes an earlier run (make evidence)."""
+    assert len(quotes.places()) >= 6
+    for path in quotes.places():
+        text = path.read_text()
+        assert quotes.fill(text, files.ROOT / "figures", path.name) == text
