@@ -59,7 +59,7 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 # %%
 from itertools import compress
 
-from lab.evidence import figures, ledger, readings, stats
+from lab.evidence import figures, ledger, readings, stats, tables
 from lab.experiments import attacks, erasures, presets, traps
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
@@ -202,11 +202,15 @@ print(
 
 # %%
 print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
-results = attacks.attack_all(presets.book_attacks(setting, "base", "EFUF"))
-print("steps that took:", [len(r["log"]) for r in results["EFUF"]])
+many = {"orders": setting.orders, "shuffles": setting.shuffles}
+specs = presets.book_attacks(setting, "base", "EFUF", **many)
+results = attacks.attack_all(specs)
+once = {name: readings.first_of(row) for name, row in results.items()}
+print("steps that took:", [len(r["log"]) for r in once["EFUF"]])
+print(tables.landed(results, "EFUF"))
 
 # %%
-training = readings.training(results, "EFUF")
+training = readings.training(once, "EFUF")
 caption = (
     "EFUF, training batches of 24 captions, "
     f"{len(setting.seeds)} seeds (faint), mean, 95 % interval, "
@@ -223,7 +227,10 @@ _ = figures.publish(
 # %%
 pair = ("base", "EFUF")
 for metric in ("chair_s", "chair_i", "recall"):
-    change = [readings.after(results, name, metric, 100) for name in pair]
+    change = [
+        [100 * x for x in readings.of_seeds(results[name], metric)]
+        for name in pair
+    ]
     print(readings.spell_change(metric, *change))
 
 # %% [markdown]
@@ -239,7 +246,8 @@ for kind in ("shown", "usual", "foreign"):
     change = [[100 * share for share in answers[name][kind]] for name in pair]
     print(readings.spell_change(f"yes {kind}", *change))
 before, after = (
-    stats.spell(readings.after(results, name, "nll_retain"), 3) for name in pair
+    stats.spell(readings.of_seeds(results[name], "nll_retain"), 3)
+    for name in pair
 )
 print(f"nll_retain  before {before}   after {after} nats a token")
 
@@ -269,64 +277,54 @@ _ = figures.publish(
 )
 
 # %%
-relapse = stats.spell(readings.relapses(curves)["EFUF"])
-last = curves["at"][-1]
-print(
-    f"samples until CHAIR_s passes 50 %: {relapse} "
-    f"(never within {last} counts as that)"
-)
+relapse = readings.by_seed(results["EFUF"], readings.READ["relapse"])
+print("samples until CHAIR_s passes 50 %:", stats.spell(relapse))
+print("never within the attack:")
+print(tables.never(results, "EFUF"))
 
 # %% [markdown]
 # The book keeps a ledger of claims. Each row is a difference paired by seed,
-# its interval, and a verdict computed from it. Here is the first, C1: *standard
-# erasure is superficial*. The difference is CHAIR_s after the attack minus
-# before.
+# its interval, and a verdict computed from it by rules that stood in a plan
+# (`lab/evidence/claims.toml`) before the run. Here is the first, C1: *standard
+# erasure is superficial*. The difference is CHAIR_s after 128 relearning
+# samples, a *light* attack, minus right after erasure.
 
 # %%
-before = readings.after(results, "EFUF", "chair_s", 100)
-attacked = readings.at_last(results, "EFUF", "chair_s", 100)
-metric = (
-    "CHAIR_s of EFUF, %, right after erasure and after "
-    f"{last} relearning samples"
-)
-row = ledger.row("C1a", "ch. 02", metric, before, attacked, want=1)
-ci95 = [round(bound, 1) for bound in row["ci95"]]
-print(f"{row['diff']:+.1f} points, 95 % interval {ci95}: {row['verdict']}")
+claims = {"C1a": tables.rises(results["EFUF"], 128)}
+(row,) = ledger.record(claims, preset, setting.seeds)
+print(tables.spell(row, 1))
 
 # %% [markdown]
 # Is a relapse a *return*, though? Captions that hallucinate would teach any
 # model to hallucinate. The control is a model that never learnt it: the same
 # pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. If the erased model needs far fewer samples than this
-# *honest* one, something was left to come back to:
+# meets the same attack. Its hallucinated words stand at about five nats, not at
+# eight, so the erasures that it is compared with are landed there, too, seed by
+# seed. If an erased model needs far fewer samples than this *honest* one,
+# something was left to come back to:
 
 # %%
 few = setting.few()
-found = attacks.attack_all(presets.book_attacks(few, "honest", "EFUF"))
-both = readings.curves(found, "honest", "EFUF")
+trio = ("honest", "EFUF, honest level", "SARE, honest level")
+found = attacks.attack_all(presets.book_attacks(few, *trio))
+both = readings.curves(found, *trio)
 caption = (
-    "The same attack on a model that never saw a hallucinated caption, and "
-    f"on EFUF's; {len(few.seeds)} seeds (faint), mean, 95 % interval."
+    "The same attack on a model that never saw a hallucinated caption, and on"
+    f" erasures at its level; {len(few.seeds)} seeds (faint), mean, 95 %"
+    " interval. " + tables.caption(found, *trio)
 )
 _ = figures.publish(
     "fig_relapse", "02_honest", both, preset, few.seeds, caption
 )
 
 # %%
-sooner = readings.relapses(both)
-honest, efuf = sooner["honest"], sooner["EFUF"]
-metric = (
-    "relearning samples until CHAIR_s passes 50 %, a model that never "
-    "hallucinated against EFUF"
-)
-claims = [row, ledger.row("C1b", "ch. 02", metric, honest, efuf, want=-1)]
-_ = ledger.record(claims, preset, setting.seeds)
-print(
-    "C1b, erased relapses before the honest one learns, EFUF - honest:",
-    stats.spell_paired(efuf, honest),
-    "->",
-    claims[1]["verdict"],
-)
+pair = trio[:2]
+asked = {"C1b": (*pair, "mean_chair_s"), "C1c": (*pair, "half_life")}
+asked |= {"C1d": (*pair, "relapse"), "C1e": (*pair, readings.last_chair_s)}
+asked |= {"C1f": (trio[1], trio[2], "mean_chair_s")}
+questions = tables.ask(found, asked)
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["endpoint"], tables.spell(row, 1))
 
 # %% [markdown]
 # Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten
@@ -355,32 +353,19 @@ print(
 
 # %%
 names = ("EFUF", *setting.rivals)
-others = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
-late = readings.relapses(readings.curves(others, *names))
-for name in names:
-    level, recall, chair = (
-        stats.spell(readings.after(others, name, *what))
-        for what in (("stop_level",), ("recall", 100), ("chair_s", 100))
-    )
-    print(
-        f"{name:14s} level {level}   recall {recall} %  ",
-        f"CHAIR_s {chair} %   relapse {stats.spell(late[name], 0)}",
-    )
+others = attacks.attack_all(presets.book_attacks(few, *names))
+print(tables.beside(others, *names))
 
 # %%
-facts = {"relapse": late} | {
-    key: {name: readings.after(others, name, key) for name in names}
-    for key in ("stop_level", "recall")
-}
+words = "mean CHAIR_s over the attack, %, lower is better"
+drawn = tables.arms(
+    others, names, words, readings.READ["mean_chair_s"], (0, 100)
+)
 caption = (
-    f"Baselines under the same attack, {len(few.seeds)} seeds; "
-    f"{few.coarse[-1]} means: not within the attack. Forget levels differ: "
-    "see the print."
+    f"Baselines under the same attack, {len(few.seeds)} seeds. Grey: did not"
+    " reach the forget level, so it is not compared."
 )
-how = {"last": few.coarse[-1]}
-_ = figures.publish(
-    "fig_late", "02_methods", facts, preset, few.seeds, caption, **how
-)
+_ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 
 # %% [markdown]
 # A method that never brought CHAIR_s under one half "relapses" at zero samples;
@@ -394,7 +379,7 @@ _ = figures.publish(
 
 # %%
 pair = ("EFUF", "EFUF oracle")
-paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
+paired = attacks.attack_all(presets.book_attacks(few, *pair))
 both = readings.curves(paired, *pair)
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
@@ -410,11 +395,11 @@ for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
     found = [readings.after(paired, name, metric, factor) for name in pair]
     difference = stats.spell_paired(*found)
     print(f"{metric:10s} after erasure, CLIP - oracle: {difference}")
-late = readings.relapses(both)
-print(
-    "samples until relapse, CLIP - oracle:",
-    stats.spell_paired(*(late[name] for name in pair)),
-)
+half = [
+    readings.by_seed(paired[name], readings.READ["half_life"]) for name in pair
+]
+print("NLL half-life, samples, CLIP - oracle:", stats.spell_paired(*half))
+print(tables.beside(paired, *pair))
 
 # %% [markdown]
 # An interval that spans zero says that at this number of seeds we cannot tell

@@ -57,7 +57,7 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
 from lab.evidence import figures, ledger, readings, stats, tables
-from lab.experiments import attacks, cheaper, erasures, presets
+from lab.experiments import attacks, erasures, presets
 from lab.world import encoded
 from lab.world.kit import get_kit
 from sare_min.attack import relearn
@@ -77,8 +77,10 @@ kit = get_kit(setting.seeds[0])
 
 # %%
 # Erases and attacks all of them; what the cache has is only read
-specs = presets.book_attacks(setting, "base", "EFUF", "SARE")
-results = attacks.attack_all(specs)
+many = {"orders": setting.orders, "shuffles": setting.shuffles}
+both = ("EFUF", "SARE")
+specs = presets.book_attacks(setting, *both, **many)
+results = attacks.attack_all(specs | presets.book_attacks(setting, "base"))
 
 # %%
 model, nll = erasures.erased(specs["EFUF"][0].run), {}
@@ -96,28 +98,21 @@ print(
 # %% [markdown]
 # ## The headline
 #
-# Both erasures were to stop at the same held-out forget NLL before the attack
-# begins (`erasures.STOP_NLL`): a method that simply forgets *more* would
-# relapse later for that reason. They meet the same captions in the same order.
-# A run that did not get there, or fell back while it cooled down, shows in the
-# print below; it starts the attack closer to relapse, and counts as it is.
-# (SARE has had more steps, see chapter 03; matching the level does not match
-# the compute.) Predict before you look: where is the base model's line, and
-# where would SARE's be if Targeted-SAM did nothing?
+# Both erasures stand at the same held-out forget NLL before the attack begins:
+# a method that simply forgets *more* would relapse later for that reason. They
+# meet the same captions in the same orders. (SARE has had more work, see
+# chapter 03; matching the level does not match the compute.) Predict before you
+# look: where is the base model's line, and where would SARE's be if
+# Targeted-SAM did nothing?
 
 # %%
-curves = readings.curves(results, "base", "EFUF", "SARE")
-for name in ("EFUF", "SARE"):
-    stopped = readings.after(results, name, "stop_level")
-    levels = [round(level, 1) for level in stopped]
-    print(f"{name}: forget NLL where it stopped, one number a seed: {levels}")
-
-# %%
+print(tables.beside(results, *both))
+curves = readings.curves(results, "base", *both)
 caption = (
-    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass)"
-    f" after erasure to a held-out forget NLL of {erasures.STOP_NLL} nats;"
-    f" masks by CLIP; 200 held-out scenes a seed; {len(setting.seeds)} seeds"
-    " (faint), mean, 95 % interval of the mean."
+    "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass);"
+    f" 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint, mean of"
+    f" {setting.orders} erasures and {setting.shuffles} attacks each), mean,"
+    " 95 % interval. " + tables.caption(results, *both)
 )
 _ = figures.publish(
     "fig_relapse", "04_relearning", curves, preset, setting.seeds, caption
@@ -127,60 +122,65 @@ _ = figures.publish(
 # Left, what users see; right, what happens underneath. The base model has
 # nothing to relearn, its line stays where it is; a Targeted-SAM that did
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
-# differs from seed to seed, also within one method. So we pair: each seed has
-# one base model, one data set, one attack, and two erasures. The differences
-# are printed with their interval, and with the number of seeds that share the
-# mean's sign.
+# differs from seed to seed, also within one method. *The* picture of a time
+# until something happens is the survival curve, which also knows what to do
+# with runs that did not relapse within the attack (they are *censored*):
 
 # %%
-relapse, area = readings.relapses(curves), readings.areas(curves)
-for name in ("EFUF", "SARE"):
-    mean, each = stats.spell(relapse[name]), [round(x) for x in relapse[name]]
-    until = f"samples until CHAIR_s passes 50 %: {mean}"
-    print(f"{name}: {until}; each seed: {each}")
-gain = stats.spell_paired(relapse["SARE"], relapse["EFUF"])
-print("difference, SARE - EFUF:", gain)
-gain = stats.spell_paired(area["SARE"], area["EFUF"])
-print("mean CHAIR_s over the whole attack, points, SARE - EFUF:", gain)
-
-# %%
-rows = {"samples until relapse": stats.paired(relapse["SARE"], relapse["EFUF"])}
-how = {
-    "xlabel": "SARE - EFUF, relearning samples, higher is better"
-    " (dot: a seed; bar: 95 % interval)"
-}
+lasting = tables.survival(results, *both)
 caption = (
-    "Samples until CHAIR_s passes 50 %, paired by seed,"
-    f" {len(setting.seeds)} seeds; no relapse counts as the last sample count."
+    "Share of attacks after which fewer than half of the captions hallucinate"
+    f" (Kaplan-Meier), {len(results['SARE'])} attacks on"
+    f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
+)
+_ = figures.publish(
+    "fig_survival", "04_survival", lasting, preset, setting.seeds, caption
+)
+print("never relapsed within the attack:")
+print(tables.never(results, *both))
+
+# %% [markdown]
+# Each seed has one base model, one data set and the same attacks, so the
+# difference is taken seed by seed. Three endpoints are reported, and the plan
+# says which one decides: mean CHAIR_s over the whole attack (C6a), which is
+# what users see; the samples until CHAIR_s passes 50 % (a *restricted* mean:
+# the last sample count stands for "never"); the samples until the NLL of the
+# forgotten words has halved. And C6b asks whether the suppression *persists*.
+
+# %%
+asked = {"C6a": (*both, "mean_chair_s"), "C6c": (*both, "relapse")}
+asked |= {"C6d": (*both, "half_life"), "C6e": (*both, "chair_128")}
+questions = tables.ask(results, asked)
+questions["C6b"] = tables.rises(results["SARE"], 640)
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["endpoint"], "  ", tables.spell(row, 1))
+
+# %%
+pairs = {
+    "mean CHAIR_s, points": "mean_chair_s",
+    "samples until 50 %, tens": "relapse",
+    "NLL half-life, tens of samples": "half_life",
+}
+rows = {
+    label: stats.paired(
+        *(
+            [
+                x / (10 if "tens" in label else 1)
+                for x in readings.by_seed(results[name], readings.READ[key])
+            ]
+            for name in ("SARE", "EFUF")
+        )
+    )
+    for label, key in pairs.items()
+}
+how = {"xlabel": "SARE - EFUF (dot: a seed; diamond: mean; bar: 95 % interval)"}
+caption = (
+    "Three endpoints of the same attacks, paired by seed,"
+    f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
 )
 _ = figures.publish(
     "fig_paired", "04_paired", rows, preset, setting.seeds, caption, **how
 )
-
-# %% [markdown]
-# Claim C6 says that suppression *persists* under relearning. We ask two
-# questions here, because the curve answers them differently, and more below:
-# (a) does it persist *longer* than EFUF's; (b) does it *persist*, in the sense
-# that the whole attack raises CHAIR_s by less than ten points; and, from (c)
-# on, whether (a) holds for other attackers.
-
-# %%
-end, last = curves["at"][-1], tables.at_the_end(results, "EFUF", "SARE")
-erased = readings.after(results, "SARE", "chair_s", 100)
-longer = "relearning samples until CHAIR_s passes 50 %"
-persists = (
-    f"CHAIR_s of SARE, %, right after erasure and after {end} more samples"
-)
-rises = "(persists: rises by less than 10)"
-questions = {
-    longer: (relapse["EFUF"], relapse["SARE"], 1),
-    persists: (erased, last["SARE"], -1, 10, rises),
-}
-claims = tables.ask("C6", "ab", "ch. 04", questions)
-for row in claims:
-    print(row["id"], row["metric"], "->", row["verdict"])
-efuf, sare = (stats.spell(last[name]) for name in ("EFUF", "SARE"))
-print(f"CHAIR_s after {end} samples: EFUF {efuf} %, SARE {sare} %")
 
 # %% [markdown]
 # ## A trap: one seed
@@ -189,99 +189,131 @@ print(f"CHAIR_s after {end} samples: EFUF {efuf} %, SARE {sare} %")
 # is a true report of its seed.
 
 # %%
-pairs = zip(relapse["EFUF"], relapse["SARE"], strict=True)
+first = {
+    name: readings.by_seed(
+        [r for r in results[name] if not r["spec"]["order"] + r["shuffle"]],
+        readings.READ["relapse"],
+    )
+    for name in both
+}
+pairs = zip(first["EFUF"], first["SARE"], strict=True)
 for seed, (before, then) in zip(setting.seeds, pairs, strict=True):
     times = f"{then / max(before, 1):.1f} times"
     says = f"SARE resists {times} as many relearning samples as EFUF"
     print(f"seed {seed}: “{says}”")
 
 # %% [markdown]
+# ## Where does the spread come from?
+#
+# The sentences above differ by more than the methods do. A study on other seeds
+# (1 to 8, on which settings may be tried) took several orders of erasure for
+# each base model and several orders of attack for each erasure, and ran them
+# once more on other paths through the processor, which only round differently.
+# It takes a quarter of an hour (`python -m lab.experiments.variance`), so here
+# its stored figure is drawn:
+
+# %%
+_ = figures.again("04_variance")
+
+# %% [markdown]
+# TODO variance prose
+#
 # ## The other methods
 #
 # The same attack on every row of `METHODS`: among them untargeted SAM, which
 # disturbs everything instead of the hallucinations alone, and NPO, with and
-# without Targeted-SAM. Is it the *targeted* step that counts, and does it help
-# another forget loss as well? (The fast preset runs only EFUF and SARE here,
-# and few of the controls and attacks below; the book's figures show all.) From
-# here on CHAIR_s is measured at six sample counts, not at eleven, to save time.
-# A curve that rises, falls and rises again is then seen to pass 50 % later:
-# compare SARE here with SARE above, and within a figure only rows that were
-# measured alike.
+# without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few
+# of the controls and attacks below; the book's figures show all.)
 
 # %%
 few = setting.few()
-names = setting.attacked
-everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
-late = readings.relapses(readings.curves(everyone, *names))
+names = setting.methods
+everyone = attacks.attack_all(presets.book_attacks(few, *names))
+words = "mean CHAIR_s over the attack, %, lower is better"
+mean_chair_s = readings.READ["mean_chair_s"]
+drawn = tables.arms(everyone, names, words, mean_chair_s, (0, 100))
 caption = (
-    f"All methods under the same attack, {len(few.seeds)} seeds;"
-    " 0 means that CHAIR_s was above 50 % before it."
+    f"All methods under the same attack, {len(few.seeds)} seeds, one order."
+    " Grey: did not reach the forget level, so it is not compared."
 )
-how = {"last": few.coarse[-1]}
-facts = {"relapse": late}
-_ = figures.publish(
-    "fig_late", "04_methods", facts, preset, few.seeds, caption, **how
-)
+_ = figures.publish("fig_arms", "04_methods", drawn, preset, few.seeds, caption)
 
 # %%
-pairs = [("SARE", "EFUF"), ("SARE", "EFUF+SAM")]
-pairs += [("NPO+Targeted-SAM", "NPO"), ("SARE", "NPO")]
-print(tables.later(late, pairs))
+npo = ("NPO", "NPO+Targeted-SAM")
+if set(npo) <= set(names):
+    asked = {"C8k": (*npo, "half_life"), "C8l": (*npo, "mean_chair_s")}
+    questions = tables.ask(everyone, asked)
+    for row in ledger.record(questions, preset, setting.seeds):
+        print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
 # ## What else could it be? (claim C8)
 #
 # Where SARE does relapse later, is *flatness* the cause? SARE also takes more
-# steps, each with more work, and may end at a slightly other forget level. And
-# perhaps any disturbance of the weights during training would do. One control
-# for each rival cause:
+# steps, each with more work. And perhaps any disturbance of the weights during
+# training would do. The plan asks two questions first:
 #
-# * **EFUF, SARE's level**: stopped, seed by seed, at the very forget level at
-#   which SARE ended.
-# * **EFUF, SARE's level and compute**: trained for as much work as SARE was;
-#   the forget term is on only while the level is below SARE's. (A row without
-#   forget tokens costs one forward and one backward pass, one with them two
-#   forwards and three backwards; a backward counts as two forwards.)
-# * **EFUF, from above**: pushed 1.5 nats past that level, then trained on
-#   retain and sentence pieces alone until it comes down to it.
-# * **SARE, random step**: the ascent step has the same length and a random
-#   direction, drawn anew each time.
-# * **SARE, wrong sign**: the step leads *away* from the relapse; the trap of
-#   chapter 03, trained to its end.
-# * **SARE, step on retain**: the step raises the losses of what is to be
-#   *kept*, and these are descended there.
-#
-# If flatness around the hallucination is the cause, SARE must beat all of them.
-# Predict which is hardest to beat.
+# * **SARE, random step** (C8a): the ascent step has the same length and a
+#   random direction, drawn anew each time. Does the *direction* matter?
+# * **equal work** (C8b): untargeted SAM, which disturbs everything, against
+#   SARE; whichever needed fewer passes goes on for as many as the other, and
+#   forgets only while below the level. Does the *target* matter?
 
 # %%
-controls = presets.controls(few, results["SARE"][: len(few.seeds)])
-chosen = {name: controls[name] for name in setting.controls}
-rivals = attacks.attack_all(
-    presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
-    | presets.attacks_on(chosen, few)
+causes = ("EFUF", "SARE", "SARE, random step")
+causes += ("EFUF+SAM, equal work", "SARE, equal work")
+found = attacks.attack_all(presets.book_attacks(setting, *causes, **many))
+print(tables.beside(found, *causes))
+
+# %%
+drawn = tables.arms(found, causes, words, mean_chair_s, (0, 100))
+caption = (
+    f"Two rival causes, {len(setting.seeds)} seeds, {setting.orders} erasures"
+    f" and {setting.shuffles} attacks each."
 )
-late = readings.relapses(readings.curves(rivals, *rivals))
-
-# %%
-print(tables.trained(rivals))
-
-# %%
-facts = tables.facts(late, rivals)
-caption = f"Controls under the same attack, {len(few.seeds)} seeds."
-how = {"last": few.coarse[-1]}
 _ = figures.publish(
-    "fig_late", "04_controls", facts, preset, few.seeds, caption, **how
+    "fig_arms", "04_causes", drawn, preset, setting.seeds, caption
 )
-rows = tables.ask("C8", "abcdef", "ch. 04", tables.rivals(late, chosen))
-for name, row in zip(chosen, rows, strict=True):
-    print(f"SARE - “{name}”: {tables.answer(row, 0)}")
-claims += rows
+step = ("SARE, random step", "SARE")
+target = ("EFUF+SAM, equal work", "SARE, equal work")
+asked = {"C8a": (*step, "mean_chair_s"), "C8b": (*target, "mean_chair_s")}
+asked |= {"C8g": (*step, "half_life"), "C8h": (*step, "relapse")}
+asked |= {"C8i": (*target, "half_life"), "C8j": (*target, "relapse")}
+questions = tables.ask(found, asked)
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
-# The distance from the base model is printed because a model that has moved
-# further may simply be further to bring back. Read the verdicts together: C8
-# says *flatness is the cause*, and every rival that SARE does not beat is a
+# More rivals, on fewer seeds, as exploration:
+#
+# * **EFUF, SARE's work**: trained for as much work as SARE was; the forget term
+#   is on only while the level is below.
+# * **EFUF, from above**: pushed 1.5 nats past the level, then trained on retain
+#   and sentence pieces alone until it comes down to it.
+# * **SARE, step on retain**: the step raises the losses of what is to be
+#   *kept*, and these are descended there.
+# * **SARE, wrong sign**: the step leads *away* from the relapse; the trap of
+#   chapter 03, trained to its end.
+
+# %%
+rivals = ("SARE", *setting.controls)
+found = attacks.attack_all(presets.book_attacks(few, *rivals))
+drawn = tables.arms(found, rivals, words, mean_chair_s, (0, 100))
+caption = (
+    f"Controls under the same attack, {len(few.seeds)} seeds. Grey: did not"
+    " reach the forget level, so it is not compared."
+)
+_ = figures.publish(
+    "fig_arms", "04_controls", drawn, preset, few.seeds, caption
+)
+ids = zip(("C8c", "C8d", "C8e", "C8f"), setting.controls, strict=False)
+asked = {id: (name, "SARE", "mean_chair_s") for id, name in ids}
+questions = tables.ask(found, asked)
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["metric"], "  ", tables.spell(row, 1))
+
+# %% [markdown]
+# C8 says *flatness is the cause*, and every rival that SARE does not beat is a
 # cause that is not ruled out. An "undecided" is not a defeat of the rival.
 #
 # ## Cheaper, and approximate
@@ -300,72 +332,49 @@ claims += rows
 # `make bench` clocks a step. Predict first: which is the worst place to save?
 
 # %%
-rough = presets.rough_steps(few)
-found = attacks.attack_all(
-    presets.book_attacks(few, "EFUF", "SARE", at=few.coarse)
-    | presets.attacks_on(rough, few)
-)
-late = readings.relapses(readings.curves(found, *found))
-bill = tables.bill(found, late, cheaper.COST)
+rough = ("EFUF", "SARE", *setting.cheaper)
+found = attacks.attack_all(presets.book_attacks(few, *rough))
+drawn = tables.arms(found, rough, words, mean_chair_s, (0, 100))
 caption = (
-    "What an erasure costs and how long it lasts, exact and approximate ascent"
-    f" steps, {len(few.seeds)} seeds."
+    "What an erasure costs (passes) and how long it lasts, exact and"
+    f" approximate ascent steps, {len(few.seeds)} seeds."
 )
-_ = figures.publish("fig_cost", "04_cost", bill, preset, few.seeds, caption)
-
-# %%
-print(tables.costs(bill, found))
-for name in rough:
-    longer = stats.spell_paired(late[name], late["SARE"], 0)
-    print(f"samples until relapse, “{name}” - SARE: {longer}")
+_ = figures.publish("fig_arms", "04_cost", drawn, preset, few.seeds, caption)
+for name in setting.cheaper:
+    later = [
+        readings.by_seed(found[n], readings.READ["half_life"])
+        for n in (name, "SARE")
+    ]
+    print(f"NLL half-life, “{name}” - SARE: {stats.spell_paired(*later, 0)}")
 
 # %% [markdown]
-# ## Another attacker, the same question
+# ## A stronger attacker
 #
 # The order of two methods is not worth much if it holds for one attacker. Here
-# all of them meet other learning rates and batch sizes. The attacker's work is
-# counted in samples all the same, so a larger batch means fewer steps.
+# the same attack runs at several learning rates, from one that hardly moves the
+# weights to one that breaks them. An attacker who ruins the model has won
+# nothing, so a rate counts only where recall stays at 95 % or above; the
+# *worst* of these, for each method, is what it must be judged by (C6f).
 
 # %%
-# The attacker we know, and the others
-grid = {"lr 0.0002, batch 8": readings.curves(everyone, *names)}
-for lr, batch, last in setting.attackers:
-    at = tuple(n for n in few.coarse if n <= last)
-    met = presets.book_attacks(few, *names, lr=lr, batch=batch, at=at)
-    found = attacks.attack_all(met)
-    grid[f"lr {lr:g}, batch {batch}"] = readings.curves(found, *names)
-caption = (
-    "CHAIR_s against relearning samples under attackers of other learning rates"
-    f" and batch sizes, mean of {len(few.seeds)} seeds, 95 % interval."
-)
-how = {"keys": dict.fromkeys(grid, "chair_s"), "units": {}}
-_ = figures.publish(
-    "fig_attacks", "04_attackers", grid, preset, few.seeds, caption, **how
-)
-
-# %%
-sooner = {name: readings.relapses(drawn) for name, drawn in grid.items()}
-print(tables.attackers(sooner))
-
-# %%
-others = {name: sooner[name] for name in list(grid)[1:]}
-pairs = {k: stats.paired(row["SARE"], row["EFUF"]) for k, row in others.items()}
-how = {
-    "xlabel": "SARE - EFUF, relearning samples until CHAIR_s passes 50 %"
-    " (dot: a seed; bar: 95 % interval)"
+attacked = {
+    lr: attacks.attack_all(row) for lr, row in presets.sweep(few, *both).items()
 }
+drawn = tables.sweep(attacked, both)
 caption = (
-    "Attackers with other learning rates and batch sizes,"
-    f" {len(few.seeds)} seeds; no relapse counts as the last count."
+    "Mean CHAIR_s over the attack by the attacker's learning rate,"
+    f" {len(few.seeds)} seeds (faint), mean, 95 % interval. Hollow: recall"
+    " below 95 % at the end. Ringed: the worst allowed."
 )
-name = "04_attackers_paired"
-_ = figures.publish(
-    "fig_paired", name, pairs, preset, few.seeds, caption, **how
-)
-rows = tables.ask("C6", "cdefgh", "ch. 04", tables.under(others))
-for name, row in zip(others, rows, strict=True):
-    print(row["id"], name, "->", row["verdict"])
-claims += rows
+_ = figures.publish("fig_sweep", "04_sweep", drawn, preset, few.seeds, caption)
+worst = tables.worst_rates(drawn)
+print("the worst learning rate:", worst)
+
+# %%
+row = {name: attacked[worst[name]][name] for name in both}
+questions = tables.ask(row, {"C6f": (*both, "mean_chair_s")})
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
 # ## Other updates, other prompts (claim C7)
@@ -386,30 +395,30 @@ claims += rows
 #   before the description is asked for.
 
 # %%
-found = attacks.attack_all(presets.other_attacks(few))
+met = attacks.attack_all(presets.other_attacks(setting, *both))
 drawn, key = {}, dict.fromkeys(setting.kinds, "chair_s")
-for kind in setting.kinds:
-    rows = {name: found[kind, name] for name in names}
-    drawn[kind] = readings.curves(rows, *names)
 if "one place" in key:
     key["one place"] = "chair_s elsewhere"
+for kind in setting.kinds:
+    rows = {name: met[kind, name] for name in both}
+    drawn[kind] = readings.curves(rows, *both)
 
 # %%
+how = {"keys": key, "units": presets.UNITS}
 caption = (
     "CHAIR_s against the strength of other updates and prompts, mean of"
-    f" {len(few.seeds)} seeds, 95 % interval. “one place” is measured in the"
-    " places that were not attacked."
+    f" {len(setting.seeds)} seeds, 95 % interval. “one place” is measured in"
+    " the places that were not attacked. " + tables.caption(results, *both)
 )
-how = {"keys": key, "units": presets.UNITS}
 _ = figures.publish(
-    "fig_attacks", "04_attacks", drawn, preset, few.seeds, caption, **how
+    "fig_attacks", "04_attacks", drawn, preset, setting.seeds, caption, **how
 )
 
 # %%
-asked = tables.attacked(drawn, key)
-rows = tables.ask("C7", "abcdefghijkl", "ch. 04", asked)
-print(tables.verdicts(rows, drawn, key))
-_ = ledger.record(claims + rows, preset, setting.seeds)
+questions = tables.other_attacks(met, both, key)
+for row in ledger.record(questions, preset, setting.seeds):
+    print(row["endpoint"], "  ", tables.spell(row, 1))
+print(tables.strongest(drawn))
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of
@@ -429,16 +438,12 @@ _ = ledger.record(claims + rows, preset, setting.seeds)
 # %%
 levels = presets.attacks_on(presets.unequal_levels(few), few)
 found = attacks.attack_all(levels)
-itself = readings.relapses(readings.curves(found, *levels))
+drawn = tables.arms(found, list(levels), words, mean_chair_s, (0, 100))
 caption = (
     "One method, unequal forget levels, the same attack,"
     f" {len(few.seeds)} seeds."
 )
-how = {"last": few.coarse[-1]}
-facts = {"relapse": itself}
-_ = figures.publish(
-    "fig_late", "04_levels", facts, preset, few.seeds, caption, **how
-)
+_ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 
 # %% [markdown]
 # ## What we learned

@@ -29,19 +29,14 @@ RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"meth
 FIXTURES = {
     "fig_scenes": [SCENE, SCENE],
     "fig_dots": ({"chair_s": [0.9, 1.0, 0.95]}, "%", {"chair_s": "captions"}, 100, (0, 100)),
-    "fig_late": (
-        {"relapse": {"EFUF": [10.0, 200.0, 30.0], "SARE": [640.0, 300.0, 640.0]}, "recall": {}},
-        640,
-    ),
     "fig_front": [
         {
             "lambda_neg": x,
             "rho": y,
-            "recall": [1.0, 0.9, 0.9],
-            "nll_retain": [0.1, 0.2, 0.1],
-            "stop_level": [6.5, 6.6, 6.7],
-            "relapse": [200.0, 300.0, 250.0],
             "area": [30.0, 20.0, 25.0],
+            "half_life": [200.0, 300.0, 250.0],
+            "passes": [300.0, 310.0, 290.0],
+            "reached": [True, True, y == 0],
         }
         for x in (0.1, 0.3)
         for y in (0.0, 0.2)
@@ -50,10 +45,6 @@ FIXTURES = {
         "robustness": [100.0, 200.0, 300.0],
         "group": ["rho 0", "rho 0", "rho 0.2"],
         "gauges": {"slope": {"values": [3.0, 2.0, 1.0], "text": "rank correlation -1"}},
-    },
-    "fig_cost": {
-        "EFUF": {"cost": [300.0, 310.0, 290.0], "relapse": [200.0, 150.0, 300.0]},
-        "SARE": {"cost": [600.0], "relapse": [400.0]},
     },
     "fig_plane": {
         "EFUF": {
@@ -117,7 +108,7 @@ FIXTURES = {
                 "recall": [0.97, 0.97, 0.97],
                 "passes": [2000.0, 2100.0, 2200.0],
             },
-            "EFUF+SAM, SARE's work": {
+            "EFUF+SAM, equal work": {
                 "values": [20.0, 0.0, 100.0],
                 "note": "does not reach 8 nats in 3 of 6 seeds",
             },

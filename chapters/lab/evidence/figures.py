@@ -46,8 +46,10 @@ STYLE = {  # method, control or direction -> (colour, marker, dash)
     "SARE, eps from a quarter": ("#029e73", "^", (6, 2, 1, 2)),
     "SARE, eps of the projector": ("#ca9161", ">", (1, 2)),
     "SARE, random step": ("#56b4e9", "X", (2, 1)),
-    "EFUF+SAM, SARE's work": ("#029e73", "v", (2, 2)),
+    "EFUF+SAM, equal work": ("#029e73", "v", (2, 2)),
     "EFUF, SARE's work": ("#ca9161", "s", (1, 2)),
+    "SARE, honest level": ("#0173b2", "d", (2, 2)),
+    "SARE, equal work": ("#0173b2", "d", (4, 1)),
     "EFUF, honest level": ("#949494", "s", (6, 2)),
     # directions in weight space, from the same seaborn palette
     "relapse": ("#de8f05", "s", (4, 2)),
@@ -105,6 +107,16 @@ def publish(
     _save_png(figure, where / f"{name}.png", facts)
     files.write_json(where / f"{name}.json", facts)
     return where / f"{name}.png"
+
+
+def again(name: str, folder: Path = files.ROOT / "figures") -> Figure:
+    """Draw a committed figure from its JSON, of a study that no chapter runs; ValueError if it is
+    not there.
+    """
+    path = Path(folder) / f"{name}.json"
+    if not path.exists():
+        raise ValueError(f"{path}: not there. Its study's module says how to make it.")
+    return _draw(json.loads(files.read_text(path)))
 
 
 def redraw(folder: Path) -> list[str]:
@@ -316,43 +328,6 @@ def fig_dots(
     if np.isfinite(bounds).all():
         margin = 0.02 * (bounds[1] - bounds[0])
         ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
-    return ax.figure
-
-
-def fig_late(results: Mapping[str, Mapping[str, Sequence[float]]], last: float) -> Figure:
-    """fig_dots of readings.relapses. results: {"relapse": {name: [samples, a value a seed]}}, other
-    facts beside it are not drawn; last: the attack's last sample count, which stands for "never".
-    """
-    xlabel = "relearning samples until CHAIR_s passes 50 %"
-    return fig_dots(results["relapse"], xlabel, bounds=(0, last))
-
-
-def fig_cost(
-    results: Mapping[str, Mapping[str, Sequence[float]]], ax: Axes | None = None
-) -> Figure:
-    """Cost against robustness: {name: {"cost": [forward passes over a batch, a value a seed],
-    "relapse": [samples, a value a seed]}}.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7.2, 4.2))
-    for name, row in results.items():
-        colour, marker, _ = _style(name)
-        ax.plot(row["cost"], row["relapse"], marker, color=colour, alpha=0.35, markersize=4)
-        (x, *x_ends), (y, *y_ends) = interval(row["cost"]), interval(row["relapse"])
-        if len(row["cost"]) > 2:
-            ax.plot(x_ends, [y, y], color=colour, alpha=0.6)
-            ax.plot([x, x], y_ends, color=colour, alpha=0.6)
-        ax.plot(x, y, marker, color=colour, markersize=8, label=name)
-    ax.set(
-        xlabel=(
-            "work until the forget level is reached, forward passes over a batch\n(small: a seed;"
-            " large: mean; bars: 95 % interval)"
-        ),
-        ylabel="relearning samples until CHAIR_s passes 50 %",
-        ylim=(0, None),
-    )
-    ax.margins(y=0.06)
-    ax.legend(fontsize=8)
     return ax.figure
 
 
@@ -584,55 +559,39 @@ def fig_paired(results: Mapping[str, Mapping], xlabel: str, ax: Axes | None = No
     return ax.figure
 
 
-def fig_front(results: Sequence[Mapping], axes: np.ndarray | None = None) -> Figure:
-    """The front of lambda_neg x rho. results: [{"lambda_neg", "rho", metric: [a value per seed]}];
-    a point is a mean.
+def fig_front(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) -> Figure:
+    """Robustness and work against rho, a line a lambda_neg. results: [{"lambda_neg", "rho", "area",
+    "half_life", "passes": [a value a seed], "reached": [bool a run]}]; a point with runs that did
+    not reach the forget level is hollow.
     """
-    across = {
-        "recall": ("recall, %", 100),
-        "nll_retain": ("NLL of grounded text, nats", 1),
-        "stop_level": ("forget level, nats", 1),
-    }
-    up = {
-        "relapse": "samples until CHAIR_s\npasses 50 %, higher is better",
+    shown = {
         "area": "mean CHAIR_s over the\nattack, %, lower is better",
+        "half_life": "NLL half-life, samples,\nhigher is better",
+        "passes": "work of the erasure,\nforward passes",
     }
     if axes is None:
-        _, axes = plt.subplots(len(up), len(across), figsize=(11, 6), sharex="col", sharey="row")
-    shades = plt.get_cmap("viridis_r")(
-        np.linspace(0.1, 1, len({point["rho"] for point in results}))
-    )
-    colours = dict(zip(sorted({point["rho"] for point in results}), shades, strict=True))
-    markers = dict(zip(sorted({point["lambda_neg"] for point in results}), "o^sDv"))
-    for i, y in enumerate(up):
-        for j, (x, (label, factor)) in enumerate(across.items()):
-            for point in results:
-                (at, *_), (mean, low, high) = (
-                    interval(factor * np.asarray(point[x])),
-                    interval(point[y]),
-                )
-                n = len(point[y])
-                axes[i][j].errorbar(
-                    at,
-                    mean,
-                    [[mean - low], [high - mean]] if n > 2 else None,
-                    alpha=0.9,
-                    color=colours[point["rho"]],
-                    marker=markers[point["lambda_neg"]],
-                    elinewidth=0.8,
-                    markersize=7,
-                )
-            axes[i][j].set(xlabel=label if i == len(up) - 1 else "", ylabel=up[y] if j == 0 else "")
+        how = {"wspace": 0.45}
+        _, axes = plt.subplots(1, len(shown), figsize=(10.5, 3.2), gridspec_kw=how)
+    lambdas = sorted({point["lambda_neg"] for point in results})
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.25, 1, len(lambdas)))
+    for ax, (key, label) in zip(axes, shown.items(), strict=True):
+        for i, (x, colour) in enumerate(zip(lambdas, shades, strict=True)):
+            points = sorted((p for p in results if p["lambda_neg"] == x), key=lambda p: p["rho"])
+            at = [p["rho"] + 0.004 * (i - (len(lambdas) - 1) / 2) for p in points]
+            means = [interval(p[key]) for p in points]
+            ax.plot(at, [m for m, _, _ in means], color=colour, marker="o^sDv"[i], zorder=2)
+            for where, (mean, low, high), point in zip(at, means, points, strict=True):
+                if len(point[key]) > 2:
+                    ax.plot([where, where], [low, high], color=colour, linewidth=0.8, alpha=0.7)
+                if not all(point["reached"]):
+                    ax.plot(where, mean, "o^sDv"[i], color=colour, markerfacecolor="white")
+        ax.set(xlabel="rho, the ascent step's length", ylabel=label)
     handles = [
-        plt.Line2D([], [], color=c, marker="o", linestyle="", label=f"rho {rho:g}")
-        for rho, c in colours.items()
+        plt.Line2D([], [], color=c, marker=m, label=f"lambda_neg {x:g}")
+        for x, c, m in zip(lambdas, shades, "o^sDv")
     ]
-    handles += [
-        plt.Line2D([], [], color="#111827", marker=m, linestyle="", label=f"lambda_neg {x:g}")
-        for x, m in markers.items()
-    ]
-    axes[0][-1].legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
-    return axes[0][0].figure
+    axes[0].legend(handles=handles, fontsize=8)
+    return axes[0].figure
 
 
 def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
@@ -674,7 +633,7 @@ def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
     for ax in list(axes)[n:]:
         ax.set_visible(False)
     first = list(axes)[0]
-    first.set_ylabel("samples until relapse")
+    first.set_ylabel("NLL half-life, samples")
     first.legend(fontsize=7)
     return first.figure
 

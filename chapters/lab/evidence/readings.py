@@ -300,3 +300,8 @@ def judged(
         "wrong": sum(wrong for _, wrong in found),
         "both": sum(map(all, found)),
     }
+
+
+def of_seeds(row: Sequence[Result], metric: str) -> list[float]:
+    """A metric after erasure, mean over the erasures of a seed: one value a seed."""
+    return by_seed(first_of(row), lambda result: result["erased"][metric])

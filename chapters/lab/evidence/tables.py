@@ -17,13 +17,11 @@ from .readings import (
     READ,
     Result,
     after,
-    areas,
     by_seed,
-    curves,
     first_of,
     is_censored,
+    mean_chair_s,
     observe,
-    relapses,
     zipped,
 )
 
@@ -39,14 +37,21 @@ def beside(results: Mapping[str, Row], *names: str) -> str:
 
 
 def _beside(row: Row) -> str:
-    levels, passes = ([r["erased"][key] for r in row] for key in ("stop_level", "passes"))
-    recall = 100 * np.mean([r["erased"]["recall"] for r in row])
-    asked = row[0]["spec"]["stop_nll"]
-    missed = sum(not r["erased"]["reached"] for r in row)
-    worst = max(abs(level - r["spec"]["stop_nll"]) for level, r in zip(levels, row)) if asked else 0
-    far = f"{missed} of {len(row)} runs do not reach it" if missed else f"within {worst:.2f}"
-    level = f"level {np.mean(levels):.2f} nats ({far})"
-    return f"{level}, recall {recall:.1f} %, {np.mean(passes):.0f} passes"
+    facts = {k: [r["erased"][k] for r in row] for k in ("stop_level", "recall", "passes")}
+    level, recall, passes = (np.mean(values) for values in facts.values())
+    words = f"level {level:.2f} nats"
+    if is_erased(row):
+        asked = [r["spec"]["stop_nll"] for r in row]
+        missed = sum(not r["erased"]["reached"] for r in row)
+        away = [abs(x - y) for x, y in zip(facts["stop_level"], asked) if y is not None]
+        far = f"{missed} of {len(row)} runs do not reach it"
+        words += f" ({far if missed else f'within {max(away):.2f}'})"
+    return f"{words}, recall {100 * recall:.1f} %, {passes:.0f} passes"
+
+
+def is_erased(row: Row) -> bool:
+    """Was a level asked of the row's runs?"""
+    return row[0]["spec"]["method"] not in ("base", "honest")
 
 
 def caption(results: Mapping[str, Row], *names: str) -> str:
@@ -73,7 +78,7 @@ def arms(
             "passes": facts["passes"],
         }
         missed = sum(not r["erased"]["reached"] for r in row)
-        if missed and row[0]["spec"]["method"] not in ("base", "honest"):
+        if missed and is_erased(row):
             found[name]["note"] = f"does not reach the level in {missed} of {len(row)} runs"
     return {"endpoint": endpoint, "bounds": bounds, "arms": found}
 
@@ -204,6 +209,15 @@ def quality(told: Mapping[str, Row]) -> dict[str, dict[str, list[float]]]:
     }
 
 
+def quality_rows(row: Row) -> list[dict[str, float]]:
+    """Of quality.measure's results, one a run: BLEU, perplexity, and POPE's accuracies by name."""
+    return [
+        {key: m[key] for key in ("bleu", "ppl_true")}
+        | {f"POPE {kind}": found["accuracy"] for kind, found in m["pope"].items()}
+        for m in row
+    ]
+
+
 def means(table: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """A table of means over seeds, a line a metric, a column a name; table: what `quality`
     returns.
@@ -234,27 +248,39 @@ def places(measured: Mapping[str, Row], *where: str) -> str:
 # Chapter 03: flatness
 
 
+def lost(row: Row, distances: Sequence[float]) -> list[dict[tuple[str, float], float]]:
+    """Of landscape.slices, one result a run: the forget NLL lost at each (direction, distance)."""
+    return [
+        {
+            (way, distance): points[0]["nll_forget"] - point["nll_forget"]
+            for way, points in result.items()
+            if way != "attack_distance"
+            for distance, point in zip(distances, points, strict=True)
+        }
+        for result in row
+    ]
+
+
 def front(results: Mapping[tuple, Row]) -> list[dict]:
     """What figures.fig_front takes; results: {(lambda_neg, rho): attacks' results, one a seed}."""
-    drawn = curves(results, *results)
-    late, area = relapses(drawn), areas(drawn)
-    metrics = ("recall", "nll_retain", "stop_level", "chair_s")
+    metrics = ("recall", "nll_retain", "stop_level", "passes")
     return [
-        {"lambda_neg": x, "rho": y, "relapse": late[x, y], "area": area[x, y]}
-        | {metric: after(results, (x, y), metric) for metric in metrics}
-        for x, y in results
+        {"lambda_neg": x, "rho": y, "area": by_seed(row, READ["mean_chair_s"])}
+        | {name: by_seed(row, READ[name]) for name in ("relapse", "half_life")}
+        | {metric: [r["erased"][metric] for r in row] for metric in metrics}
+        | {"reached": [r["erased"]["reached"] for r in row]}
+        for (x, y), row in results.items()
     ]
 
 
 def points(found: Sequence[dict]) -> str:
     """A line a point of the front."""
     return "\n".join(
-        f"lambda_neg {point['lambda_neg']:<4g} rho {point['rho']:<4g}"
-        f" relapse {stats.spell(point['relapse'], 0)}  "
-        f" recall {100 * np.mean(point['recall']):.1f} %  "
-        f" NLL of grounded text {np.mean(point['nll_retain']):.3f}  "
-        f" level {np.mean(point['stop_level']):.1f}"
-        for point in found
+        f"lambda_neg {p['lambda_neg']:<4g} rho {p['rho']:<4g}"
+        f" mean CHAIR_s {stats.spell(p['area'])} %   half-life {np.mean(p['half_life']):.0f}  "
+        f" level {np.mean(p['stop_level']):.2f} ({sum(p['reached'])} of {len(p['reached'])} reach"
+        f" it), recall {100 * np.mean(p['recall']):.1f} %, {np.mean(p['passes']):.0f} passes"
+        for p in found
     )
 
 
@@ -300,3 +326,91 @@ def dots(
         "ranks": ranks,
         "columns": columns,
     }
+
+
+# Chapter 04: other attackers
+
+
+def sweep(attacked: Mapping[float, Mapping[str, Row]], names: Sequence[str]) -> dict:
+    """What figures.fig_sweep takes; attacked: {learning rate: {name: attacks' results}}."""
+
+    def over(name: str, read: Callable[[Result], float]) -> list[list[float]]:
+        columns = [by_seed(row[name], read) for row in attacked.values()]
+        return [list(curve) for curve in zip(*columns, strict=True)]
+
+    return {
+        "lr": list(attacked),
+        "recall_bound": 0.95,
+        "arms": {
+            name: {
+                "chair": over(name, READ["mean_chair_s"]),
+                "recall": over(name, lambda result: result["curve"][-1]["recall"]),
+            }
+            for name in names
+        },
+    }
+
+
+def worst_rates(drawn: Mapping) -> dict[str, float]:
+    """Of `sweep`: the learning rate with the highest mean CHAIR_s, of those whose mean recall at
+    the end stays at the bound; ValueError if none does.
+    """
+    found = {}
+    for name, arm in drawn["arms"].items():
+        chair, recall = (np.mean(arm[key], axis=0) for key in ("chair", "recall"))
+        allowed = recall >= drawn["recall_bound"]
+        if not allowed.any():
+            raise ValueError(
+                f"{name}: recall falls below {drawn['recall_bound']} at each learning rate of the"
+                " sweep: add a smaller one."
+            )
+        found[name] = drawn["lr"][int(np.argmax(np.where(allowed, chair, -1)))]
+    return found
+
+
+ATTACK_IDS = {  # of the plan
+    "LoRA": "C7b",
+    "projector": "C7c",
+    "one place": "C7d",
+    "clean captions": "C7e",
+    "answers": "C7f",
+    "noise": "C7g",
+    "rounding": "C7h",
+    "pruning": "C7i",
+    "prefilled": "C7j",
+    "leading": "C7k",
+}
+
+
+def other_attacks(
+    met: Mapping[tuple[str, str], Row], pair: tuple[str, str], keys: Mapping[str, str]
+) -> dict[str, Pair]:
+    """Questions of C7: mean CHAIR_s over each attack, and the mean of those over all (C7a).
+
+    met: {(attack, name): results, one a seed}; keys: {attack: the share that counts}.
+    """
+    values = {
+        (kind, name): [mean_chair_s(r, keys[kind]) for r in met[kind, name]]
+        for kind in keys
+        for name in pair
+    }
+    questions = {
+        ATTACK_IDS[kind]: tuple(zipped(met[kind, n], values[kind, n]) for n in pair)
+        for kind in keys
+    }
+    first = next(iter(keys))
+    over_all = {n: np.mean([values[kind, n] for kind in keys], axis=0) for n in pair}
+    return {"C7a": tuple(zipped(met[first, n], over_all[n]) for n in pair)} | questions
+
+
+def strongest(drawn: Mapping[str, dict]) -> str:
+    """A line an attack: recall where it is strongest, mean over seeds; drawn: {attack: what
+    readings.curves returns}.
+    """
+    found = ["recall at the strongest, %:"]
+    for kind, line in drawn.items():
+        recall = {
+            n: 100 * np.mean([c[-1] for c in row["recall"]]) for n, row in line["lines"].items()
+        }
+        found.append(f"{kind:15s} " + "   ".join(f"{n} {r:.0f}" for n, r in recall.items()))
+    return "\n".join(found)
