@@ -108,6 +108,11 @@ def folder(
 _inside: list[float] = []
 
 
+def seconds(kind: str, settings: object, sources: Sequence[str]) -> float:
+    """What this folder took to build, seconds on one core; FileNotFoundError if it is not there."""
+    return float((CACHE / kind / key(settings, sources) / "seconds").read_text())
+
+
 def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
     """Where the time went: per kind of folder built after `since` (a time.time()), how many and
     their seconds on one core.

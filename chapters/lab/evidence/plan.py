@@ -41,6 +41,7 @@ ATTACKS = (  # other than relearning
 ENDPOINTS = {  # key -> (words, unit)
     "chair_s": ("CHAIR_s right after erasure", "%"),
     "chair_128": ("CHAIR_s after 128 relearning samples", "%"),
+    "chair_end": ("CHAIR_s where the relearning attack ends", "%"),
     "chair_rise_128": ("CHAIR_s before and after 128 relearning samples", "%"),
     "chair_rise_640": ("CHAIR_s before and after 640 relearning samples", "%"),
     "mean_chair_s": ("mean CHAIR_s over the relearning attack", "%"),

@@ -7,6 +7,7 @@ attacks.py goes on from there.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,7 @@ from ..world.kit import Kit, get_kit
 from ..world.models import World
 from . import cheaper
 from .cheaper import Step, passes
-from .levels import Watch, at_speed, from_both_sides
+from .levels import Held, Watch, at_speed
 
 RUN_SOURCES = (
     *KIT_SOURCES,
@@ -75,7 +76,8 @@ class Run:
     missed: float = 0.0
     without: str = ""  # a place whose captions the erasure never sees
     step: str = ""  # a key of STEPS: another ascent step than the method's
-    hold: bool = False  # train for training.steps, and forget only while below stop_nll
+    # forget only while below stop_nll, until so many forward passes are spent; 0: stop there
+    work: float = 0.0
     # forget up to this NLL first, then only retain until stop_nll is reached from above
     peak: float | None = None
     order: int = 0  # another shuffle of the same captions
@@ -137,6 +139,24 @@ def cost(spec: Run, share: float) -> float:
     return passes(get_method(spec.method, **dict(spec.changes)), share, spec.step)
 
 
+def cost_without(spec: Run, share: float) -> float:
+    """The same for a step whose forget loss is off: without its ascent step, if that is on the
+    forget loss alone.
+    """
+    method = get_method(spec.method, **dict(spec.changes))
+    return 3.0 if method.perturb == ("neg",) else cost(spec, share)
+
+
+def _price(spec: Run, share: float, row: dict[str, float]) -> float:
+    """Of a step in the log: one that ascended has a norm."""
+    return cost_without(spec, share) if math.isnan(row["norm"]) else cost(spec, share)
+
+
+def forget_share(data: Captions) -> float:
+    """The share of captions that hold something to forget."""
+    return float(data.forget.any(1).float().mean())
+
+
 def answers(spec: Run) -> dict[str, float]:
     """Kit.yes_rates after one erasure, cached."""
 
@@ -175,14 +195,14 @@ def _do_run(path: Path, spec: Run) -> None:
     moved = torch.cat(
         [(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)]
     )
-    share = float(data.forget.any(1).float().mean())
+    share = forget_share(data)
     found = measured.held_out(world, model) | {
         "stop_level": _level(model, world),
         "reached": bool(landing.get("reached", False)),
         "landing": landing,
         "distance": float(moved.norm()),
         "forget_share": share,
-        "passes": len(log) * cost(spec, share) if log else 0.0,
+        "passes": sum(_price(spec, share, row) for row in log),
     }
     files.write_json(path / "run.json", {"spec": asdict(spec), "log": log, "erased": found})
 
@@ -220,10 +240,16 @@ def _erase(model, world: Kit, spec: Run, data: Captions) -> tuple[list[dict[str,
     if spec.stop_nll is not None:
         watch = Watch(trainable(model), lambda: _level(model, world), spec.stop_nll)
         stop = at_speed(watch, spec.training.cooldown)
-        if spec.hold or spec.peak is not None:
-            stop, forgets = from_both_sides(watch, spec.hold, spec.peak)
-            on = method.lambda_neg
-            method = replace(method, schedule=lambda done: {"lambda_neg": on * forgets()})
+        if spec.work or spec.peak is not None:
+            share = forget_share(data)
+            held = Held(
+                watch,
+                lambda forgets: cost(spec, share) if forgets else cost_without(spec, share),
+                spec.training.cooldown,
+                spec.work,
+                spec.peak,
+            )
+            stop, method = held.stop, replace(method, schedule=lambda _: held.weights(method))
     log = unlearn(model, data, method, spec.training, shuffle(spec), stop=stop, progress=False)
     if watch is None:
         return log, {}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sare_min.losses import Method
+
 NEAR = 0.01  # nats a token; a comparison allows 0.05
 
 
@@ -79,23 +81,36 @@ def at_speed(watch: Watch, cooldown: int) -> Callable[[int], bool]:
     return stop
 
 
-def from_both_sides(
-    watch: Watch, hold: bool, peak: float | None
-) -> tuple[Callable[[int], bool], Callable[[], bool]]:
-    """(unlearn's `stop`, is the forget loss on?) of two controls, which look after every step.
+@dataclass
+class Held:
+    """Two controls' ways to the level; they look after every step. Is the forget loss on?
 
-    hold: forget only while below the asked level, to the end of the steps. peak: forget up to this
-    level first, then only retain until the asked one is reached from above.
+    work: forget only while below the asked level, until so many forward passes are spent. peak:
+    forget up to this level first, then only retain until the asked one is reached from above.
     """
-    level, has_peaked = 0.0, False
 
-    def stop(step: int) -> bool:
-        nonlocal level, has_peaked
-        level = watch.look()
-        has_peaked = has_peaked or (peak is not None and level >= peak)
-        return has_peaked and level <= watch.asked
+    watch: Watch
+    price: Callable[[bool], float]  # is the forget loss on? -> passes of a step
+    cooldown: int
+    work: float = 0.0
+    peak: float | None = None
+    spent: float = 0.0
+    forgets: bool = True
 
-    def forgets() -> bool:
-        return not (has_peaked or (hold and level >= watch.asked))
+    def stop(self, step: int) -> bool:
+        """unlearn's `stop`: begin the cool-down when the rest of the work will do for it."""
+        self.spent += self.price(self.forgets)
+        level = self.watch.look()
+        if self.peak is None:
+            self.forgets = level < self.watch.asked
+            return self.spent + self.cooldown * self.price(True) >= self.work
+        self.forgets = self.forgets and level < self.peak
+        return not self.forgets and level <= self.watch.asked
 
-    return stop, forgets
+    def weights(self, method: Method) -> dict[str, float]:
+        """The changes to the method for the next step. Without its loss there is no ascent step on
+        the forget loss alone.
+        """
+        if self.forgets:
+            return {}
+        return {"lambda_neg": 0.0} | ({"rho": 0.0} if method.perturb == ("neg",) else {})

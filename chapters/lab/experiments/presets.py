@@ -11,7 +11,7 @@ from sare_min.unlearn import METHODS
 
 from ..files import BOOK_SEEDS
 from .attacks import Attack, run_all
-from .erasures import STOP_NLL, TRAINING, Run, cost, run
+from .erasures import STOP_NLL, TRAINING, Run, run
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ PARTNERS = {
     "EFUF, honest level": ("EFUF", ("honest",)),
     "SARE, honest level": ("SARE", ("honest",)),
 }
+LONG = 2000  # steps, where the work that was given ends a run
 CHEAPER = tuple(name for name in CONTROLS if "eps" in name)
 STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's fields
     "LoRA": {"kind": "LoRA", "at": (0, 64, 128, 256), "lr": 1e-3},
@@ -186,8 +187,8 @@ def book_run(name: str, seed: int, order: int = 0, **changes) -> Run:
             work = dict(zip(others, (result["passes"] for result in found), strict=True))
             if max(work, key=lambda n: work[n]) == method:  # the other one gets its work
                 return book_run(method, seed, order, **changes)
-            steps = round(max(work.values()) / cost(Run(seed, method), found[0]["forget_share"]))
-            changes = {"hold": True, "training": replace(TRAINING, steps=steps)} | changes
+            long = replace(TRAINING, steps=LONG)
+            changes = {"work": max(work.values()), "training": long} | changes
     else:
         method, wanted = CONTROLS.get(name, (name.removesuffix(" oracle"), {}))
         changes = wanted | changes

@@ -32,6 +32,7 @@ PAIRS = {  # what is compared: SARE's arm, the other
     "SARE - random step": ("SARE", "SARE, random step"),
     "SARE - SAM, equal work": ("SARE, equal work", "EFUF+SAM, equal work"),
 }
+COMPONENTS = ("seed", "erasure", "attack", "kernels")
 ENDPOINTS = ("mean_chair_s", "relapse", "half_life", "chair_128")
 # Other ways through one processor: name -> environment
 PATHS: dict[str, dict[str, str]] = {
@@ -152,14 +153,22 @@ def costs(parts: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]
     return found
 
 
-def seconds_a_job() -> dict[str, float]:
-    """Core-seconds of one base model (with what it says and its scores), erasure and attack, from
-    the cache's own clock.
+def seconds_a_job(setting: presets.Preset) -> dict[str, float]:
+    """Core-seconds of one base model (with what it says and its scores), and of an erasure and an
+    attack, mean over EFUF and SARE: from the clock of the cache.
     """
-    kinds = jobs.profile()
-    mean = {kind: row["seconds"] / row["jobs"] for kind, row in kinds.items()}
-    base = sum(mean.get(kind, 0.0) for kind in ("base", "said", "scores"))
-    return {"base": base, "erasure": mean["run"], "attack": mean["attack"]}
+    specs = [spec for row in presets.book_attacks(setting, "EFUF", "SARE").values() for spec in row]
+
+    def mean(folders: Sequence[Path]) -> float:
+        return float(np.mean([float((folder / "seconds").read_text()) for folder in folders]))
+
+    seeds = setting.seeds
+    return {
+        "base": mean([bases.base_folder(seed).parent for seed in seeds])
+        + mean([bases.said_folder(seed) for seed in seeds]),
+        "erasure": mean([erasures.folder(spec.run) for spec in specs]),
+        "attack": mean([attacks.folder(spec) for spec in specs]),
+    }
 
 
 def needed(parts: Mapping[str, Mapping[str, Mapping]], margins: Mapping[str, float]) -> dict:
@@ -197,7 +206,10 @@ def main() -> None:
     parts, seconds = shares(rows, paths), seconds_a_job()
     margins = {row.endpoint: row.margin for row in judged.rows.values()}
     results = {
-        "components": parts["SARE - EFUF"],
+        "components": {
+            plan.ENDPOINTS[name][0]: {key: row[key] for key in COMPONENTS}
+            for name, row in parts["SARE - EFUF"].items()
+        },
         "cost": costs(parts["SARE - EFUF"], seconds),
         "pairs": parts,
         "seconds": seconds,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import importlib.util
 import io
 import os
 import subprocess
@@ -27,7 +26,7 @@ import papermill
 from PIL import Image
 
 from .. import files, jobs
-from ..evidence import ledger, report
+from ..evidence import ledger, plan, report
 from ..experiments import presets
 from ..files import CHAPTERS
 
@@ -182,10 +181,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def plan_hash() -> str:
-    """Of the plan that the rows are judged by; "" while there is none."""
-    if importlib.util.find_spec("lab.evidence.plan") is None:
-        return ""
-    return importlib.import_module("lab.evidence.plan").load().hash
+    """Of the plan that the rows are judged by."""
+    return plan.load().hash
 
 
 def attempt(folder: Path) -> report.Run | str:
