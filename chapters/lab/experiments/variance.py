@@ -23,7 +23,8 @@ from scipy.stats import t as student
 
 from .. import files, jobs
 from ..evidence import figures, plan, readings, stats
-from . import attacks, presets
+from ..world import bases
+from . import attacks, erasures, presets
 
 ORDERS, SHUFFLES = 2, 3  # of erasure a seed, of attack an erasure
 ARMS = ("EFUF", "SARE", "SARE, random step", "EFUF+SAM, equal work", "SARE, equal work")
@@ -154,20 +155,22 @@ def costs(parts: Mapping[str, Mapping[str, float]], seconds: Mapping[str, float]
 
 
 def seconds_a_job(setting: presets.Preset) -> dict[str, float]:
-    """Core-seconds of one base model (with what it says and its scores), and of an erasure and an
-    attack, mean over EFUF and SARE: from the clock of the cache.
+    """Core-seconds of one base model (with what it says), and of an erasure and an attack, mean
+    over EFUF and SARE: from the clock of the cache.
     """
-    specs = [spec for row in presets.book_attacks(setting, "EFUF", "SARE").values() for spec in row]
-
-    def mean(folders: Sequence[Path]) -> float:
-        return float(np.mean([float((folder / "seconds").read_text()) for folder in folders]))
-
-    seeds = setting.seeds
+    rows = presets.book_attacks(setting, "EFUF", "SARE")
+    specs = [spec for row in rows.values() for spec in row]
+    runs = [jobs.seconds("run", spec.run, erasures.RUN_SOURCES) for spec in specs]
+    attacked = [jobs.seconds("attack", spec, attacks.ATTACK_SOURCES) for spec in specs]
+    made = [
+        float((folder / "seconds").read_text())
+        for seed in setting.seeds
+        for folder in (bases.base_folder(seed).parent, bases.said_folder(seed))
+    ]
     return {
-        "base": mean([bases.base_folder(seed).parent for seed in seeds])
-        + mean([bases.said_folder(seed) for seed in seeds]),
-        "erasure": mean([erasures.folder(spec.run) for spec in specs]),
-        "attack": mean([attacks.folder(spec) for spec in specs]),
+        "base": sum(made) / len(setting.seeds),
+        "erasure": float(np.mean(runs)),
+        "attack": float(np.mean(attacked)),
     }
 
 
@@ -203,7 +206,8 @@ def main() -> None:
         return
     rows = measure(seeds, ARMS, ORDERS, SHUFFLES)
     paths = {name: on_path(name, seeds) for name in PATHS}
-    parts, seconds = shares(rows, paths), seconds_a_job()
+    setting = replace(presets.PRESETS["full"], seeds=tuple(seeds))
+    parts, seconds = shares(rows, paths), seconds_a_job(setting)
     margins = {row.endpoint: row.margin for row in judged.rows.values()}
     results = {
         "components": {
