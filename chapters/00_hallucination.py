@@ -39,7 +39,7 @@
 # afterwards (trained models are kept in `chapters/.cache/`).
 
 # %% tags=["parameters"]
-preset = "fast"  # or "full": eight seeds, as in the book's figures
+preset = "fast"  # or "full": twelve seeds, as in the book's figures
 seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
@@ -246,7 +246,7 @@ _ = figures.publish(
 #
 # The bar is a 95 % **interval** for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
-# is drawn below three seeds. With eight seeds the factor is 2.4. A single
+# is drawn below three seeds. With twelve seeds the factor is 2.2. A single
 # number without its spread is no result.
 #
 # ## Is it really the captions?

@@ -40,7 +40,7 @@
 # base models, else about four.
 
 # %% tags=["parameters"]
-preset = "fast"  # or "full": eight seeds, as in the book's figures
+preset = "fast"  # or "full": twelve seeds, as in the book's figures
 seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
