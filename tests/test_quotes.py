@@ -26,6 +26,7 @@ NEVER = ROW | dict.fromkeys(("diff", "ci95", "baseline", "sare", "n_seeds", "p",
 RESULTS = {
     "relapse": {"SARE": [100.0, 201.0], "EFUF, SARE's work": [10, 20]},
     "worst_ball_0.5": 0.5,
+    "worst_ball_0": 9,
 }
 
 
