@@ -124,7 +124,7 @@ def test_a_kept_bound_is_tested_at_the_margin():
     "levels, reached, comparable",
     [
         ((8.0, 8.1), (True, True), True),
-        ((8.3, 8.2), (True, True), True),  # 8.3 - 8.2 is a rounding above 0.1
+        ((8.2, 8.1), (True, True), True),  # 8.2 - 8.1 is a rounding above 0.1
         ((8.0, 8.11), (True, True), False),
         ((8.3, 8.1), (True, True), False),
         ((8.0, 8.0), (True, False), False),
