@@ -26,6 +26,8 @@ NEVER = ROW | dict.fromkeys(("diff", "ci95", "baseline", "sare", "n_seeds", "p",
 RESULTS = {
     "relapse": {"SARE": [100.0, 201.0], "EFUF, SARE's work": [10, 20]},
     "worst_ball_0.5": 0.5,
+    "worst_ball_0": 9,
+    "gaps": [1, None],
 }
 
 
@@ -92,6 +94,7 @@ def test_a_new_result_changes_the_text(folder):
         ("<!-- fig:05_y:results:.1f -->x<!-- / -->", "fig:05_y:results:.1f -->: .*05_y.json"),
         ("<!-- fig:04_x:results.x:.1f -->x<!-- / -->", "no 'x' there: there are relapse, worst_"),
         ("<!-- fig:04_x:results.relapse:.1f -->x<!-- / -->", "results.relapse is no number"),
+        ("<!-- fig:04_x:results.gaps:.1f -->x<!-- / -->", "results.gaps is no number, nor a list"),
         ("<!-- fig:04_x:results.worst_ball_0.5.x:.1f -->x<!-- / -->", "no 'x' there: .*no keys"),
         ("<!-- fig:04_x:results.worst_ball_0.5 -->x<!-- / -->", "write fig:NAME:path.to.value"),
         ("<!-- C6a.diff -->x", "<!-- C6a.diff -->: put <!-- / --> after"),

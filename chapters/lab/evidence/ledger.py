@@ -159,7 +159,7 @@ def _is_comparable(row: Row, pair: Pair) -> bool:
     if row.level is None:
         return True
     baseline, sare = (np.mean(list(_by_seed(arm, "level").values())) for arm in pair)
-    return bool(abs(baseline - sare) <= APART + 1e-9)  # 8.1 - 8.0 is a rounding above 0.1
+    return bool(abs(baseline - sare) <= APART + 1e-9)  # 8.2 - 8.1 is a rounding above 0.1
 
 
 def record(found: Mapping[str, Pair], preset: str, seeds: Sequence[int]) -> list[dict]:
