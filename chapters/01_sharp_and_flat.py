@@ -278,7 +278,7 @@ _ = figures.publish(
 #   products of that matrix with vectors.
 
 # %%
-few = setting.few()
+few = setting.with_honest()
 pair = ("honest", "EFUF, honest level")
 both = presets.book_runs(few, *pair)
 ends = attacks.run_all(both)

@@ -304,17 +304,17 @@ print(tables.spell(row, 1))
 # something was left to come back to:
 
 # %%
-few = setting.few()
+some = setting.with_honest()
 trio = ("honest", "EFUF, honest level", "SARE, honest level")
-found = attacks.attack_all(presets.book_attacks(few, *trio))
+found = attacks.attack_all(presets.book_attacks(some, *trio))
 both = readings.curves(found, *trio)
 caption = (
     "The same attack on a model that never saw a hallucinated caption, and on"
-    f" erasures at its level; {len(few.seeds)} seeds (faint), mean, 95 %"
+    f" erasures at its level; {len(some.seeds)} seeds (faint), mean, 95 %"
     " interval. " + tables.caption(found, *trio)
 )
 _ = figures.publish(
-    "fig_relapse", "02_honest", both, preset, few.seeds, caption
+    "fig_relapse", "02_honest", both, preset, some.seeds, caption
 )
 
 # %%
@@ -352,8 +352,9 @@ for row in ledger.record(questions, preset, setting.seeds):
 # must not be read as a ranking.
 
 # %%
-names = ("EFUF", *setting.rivals)
-others = attacks.attack_all(presets.book_attacks(few, *names))
+few, names = setting.few(), ("EFUF", *setting.rivals)
+how = {"at": few.coarse, "nll": False}
+others = attacks.attack_all(presets.book_attacks(few, *names, **how))
 print(tables.beside(others, *names))
 
 # %%
@@ -379,7 +380,7 @@ _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 
 # %%
 pair = ("EFUF", "EFUF oracle")
-paired = attacks.attack_all(presets.book_attacks(few, *pair))
+paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
 both = readings.curves(paired, *pair)
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "

@@ -228,7 +228,7 @@ _ = figures.again("04_variance")
 # %%
 few = setting.few()
 names = setting.methods
-everyone = attacks.attack_all(presets.book_attacks(few, *names))
+everyone = attacks.attack_all(presets.book_attacks(few, *names, at=few.coarse))
 words = "mean CHAIR_s over the attack, %, lower is better"
 mean_chair_s = readings.READ["mean_chair_s"]
 drawn = tables.arms(everyone, names, words, mean_chair_s, (0, 100))
@@ -297,7 +297,7 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %%
 rivals = ("SARE", *setting.controls)
-found = attacks.attack_all(presets.book_attacks(few, *rivals))
+found = attacks.attack_all(presets.book_attacks(few, *rivals, at=few.coarse))
 drawn = tables.arms(found, rivals, words, mean_chair_s, (0, 100))
 caption = (
     f"Controls under the same attack, {len(few.seeds)} seeds. Grey: did not"
@@ -333,7 +333,7 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %%
 rough = ("EFUF", "SARE", *setting.cheaper)
-found = attacks.attack_all(presets.book_attacks(few, *rough))
+found = attacks.attack_all(presets.book_attacks(few, *rough, at=few.coarse))
 drawn = tables.arms(found, rough, words, mean_chair_s, (0, 100))
 caption = (
     "What an erasure costs (passes) and how long it lasts, exact and"

@@ -2,7 +2,7 @@
 
 A study on the tuning seeds alone: several orders of erasure for each base model, several of attack
 for each erasure, and the same runs once more on other paths through the processor's kernels, which
-round differently. `python -m lab.experiments.variance`, from chapters/, takes a quarter of an hour
+round differently. `python -m lab.experiments.variance`, from chapters/, takes half an hour
 on two cores and writes 04_variance.json and .png (to figures/ with KEEP=1).
 """
 
@@ -26,7 +26,7 @@ from ..evidence import figures, plan, readings, stats
 from ..world import bases
 from . import attacks, erasures, presets
 
-ORDERS, SHUFFLES = 2, 3  # of erasure a seed, of attack an erasure
+ORDERS, SHUFFLES = 2, 2  # of erasure a seed, of attack an erasure
 ARMS = ("EFUF", "SARE", "SARE, random step", "EFUF+SAM, equal work", "SARE, equal work")
 PAIRS = {  # what is compared: SARE's arm, the other
     "SARE - EFUF": ("SARE", "EFUF"),

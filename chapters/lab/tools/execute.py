@@ -26,7 +26,8 @@ import papermill
 from PIL import Image
 
 from .. import files, jobs
-from ..evidence import ledger, plan, report
+from ..evidence import plan, report
+from ..evidence.__main__ import main as evidence
 from ..experiments import presets
 from ..files import CHAPTERS
 
@@ -217,7 +218,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.only:
         return
     if folder == book():
-        ledger.write()
+        evidence()
     compare(before, attempt(folder))
 
 
