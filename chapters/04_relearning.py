@@ -260,7 +260,7 @@ if set(npo) <= set(names):
 #   forgets only while below the level. Does the *target* matter?
 
 # %%
-causes = ("EFUF", "SARE", "SARE, random step")
+causes = ("EFUF", "SARE", "SARE, random step", "EFUF+SAM")
 causes += ("EFUF+SAM, equal work", "SARE, equal work")
 found = attacks.attack_all(presets.book_attacks(setting, *causes, **many))
 print(tables.beside(found, *causes))
@@ -279,6 +279,8 @@ target = ("EFUF+SAM, equal work", "SARE, equal work")
 asked = {"C8a": (*step, "mean_chair_s"), "C8b": (*target, "mean_chair_s")}
 asked |= {"C8g": (*step, "half_life"), "C8h": (*step, "relapse")}
 asked |= {"C8i": (*target, "half_life"), "C8j": (*target, "relapse")}
+asked |= {"C8m": ("EFUF+SAM", "SARE", "mean_chair_s")}
+asked |= {"C8n": ("EFUF+SAM", "SARE", "half_life")}
 questions = tables.ask(found, asked)
 for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))

@@ -401,3 +401,20 @@ def test_make_evidence_needs_no_torch(book):
     assert "quotes changed in: prose.md" in done.stdout
     assert "-20.0 [-21.8, -18.2]" in (book / "prose.md").read_text()
     assert "**supported**" in (book / "README.md").read_text()
+
+
+def test_a_level_that_no_run_was_given_is_named(book):
+    """Fails if the plan's level and the runs' go apart without a word."""
+    with pytest.raises(
+        ValueError, match=r"claims.toml: row.C6a.level: 8.0 nats .* both arms reached 9.50"
+    ):
+        record({"C6a": pair(-20, 3, levels=(9.5, 9.5))})
+
+
+def test_tuning_seeds_judge_nothing(book):
+    """Fails if rows of seeds on which settings were tried become evidence."""
+    given = pair(-20, 3)
+    moved = tuple([o._replace(seed=o.seed - 1000) for o in arm] for arm in given)
+    record({"C6a": moved})
+    with pytest.raises(ValueError, match="rows.csv: seed 1 is a tuning seed of claims.toml"):
+        ledger.rebuild(book)

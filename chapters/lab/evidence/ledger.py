@@ -33,7 +33,7 @@ from . import observations as seen
 from . import pages, stats
 from .observations import ARMS, Observation, Pair
 from .pages import SAME, summary
-from .plan import ENDPOINTS, HONEST, Plan, Row, load
+from .plan import ENDPOINTS, HONEST, PATH, Plan, Row, load
 
 APART = 0.1  # nats a token: arms whose mean levels differ by more are not compared
 READINGS = {"supported": "for", "refuted": "against", SAME: "no difference", "undecided": "open"}
@@ -105,6 +105,7 @@ def _compared(row: Row, pair: Pair | None, plan: Plan) -> dict:
     last = {"verdict": "not tested", "reading": None, "plan": plan.hash}
     if pair is None:
         return found | last
+    _check_asked(row, pair)
     found |= _differences(row, pair) | _levels(row, pair)
     return found | last | {"verdict": None if _is_comparable(row, pair) else "not comparable"}
 
@@ -153,6 +154,19 @@ def _levels(row: Row, pair: Pair) -> dict:
     return found | {"reached": [float(np.mean([o.reached for o in arm])) for arm in pair]}
 
 
+def _check_asked(row: Row, pair: Pair) -> None:
+    """Raise ValueError if both arms reached another level than the plan asks for."""
+    if not isinstance(row.level, (int, float)) or not all(o.reached for arm in pair for o in arm):
+        return
+    means = [float(np.mean([o.level for o in arm])) for arm in pair]
+    if all(abs(mean - row.level) > APART for mean in means):
+        raise ValueError(
+            f"{PATH}: row.{row.id}.level: {row.level} nats are asked, and both arms reached"
+            f" {means[0]:.2f}. Plan the level that the runs are given (erasures.STOP_NLL), or give"
+            " them this one."
+        )
+
+
 def _is_comparable(row: Row, pair: Pair) -> bool:
     if any(o.level is not None and not o.reached for arm in pair for o in arm):
         return False
@@ -193,12 +207,18 @@ def _claims_of(path: Path) -> Path:
 
 def rebuild(folder: Path = files.ROOT / "figures") -> list[Path]:
     """Recompute claims*.json from rows*.csv; returns what was read. Raises ValueError if there is
-    no rows.csv, or one of another plan.
+    no rows.csv, one of another plan, or one with a tuning seed.
     """
     plan, paths = load(), sorted(folder.glob("rows*.csv"))
     if folder / "rows.csv" not in paths:
         raise ValueError(f"{folder / 'rows.csv'}: not there. Run `make execute` first.")
     for path in paths:
+        tried = {o.seed for pair in seen.read(path, plan).values() for arm in pair for o in arm}
+        if looked_at := sorted(tried & set(plan.tuning)):
+            raise ValueError(
+                f"{path}: seed {looked_at[0]} is a tuning seed of claims.toml: settings were tried"
+                " on it, so it judges nothing. Take it out, or run other seeds."
+            )
         _rejudge(path, plan)
     return paths
 

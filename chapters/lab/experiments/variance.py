@@ -208,7 +208,8 @@ def main() -> None:
     paths = {name: on_path(name, seeds) for name in PATHS}
     setting = replace(presets.PRESETS["full"], seeds=tuple(seeds))
     parts, seconds = shares(rows, paths), seconds_a_job(setting)
-    margins = {row.endpoint: row.margin for row in judged.rows.values()}
+    rows_of = [judged.rows[id] for id in judged.primaries]
+    margins = {row.endpoint: row.margin for row in rows_of}
     results = {
         "components": {
             plan.ENDPOINTS[name][0]: {key: row[key] for key in COMPONENTS}
