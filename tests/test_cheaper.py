@@ -127,30 +127,60 @@ def test_every_step_puts_the_weights_back(data, name):
 
 
 def test_costs_count_the_passes(data):
-    """Fails if the units of COST are not the forward and backward passes over rows that the steps
-    make (a row pass each).
+    """Fails if the units of `passes` are not the forward and backward passes over rows that the
+    steps make (a row pass each).
     """
-    model, rows, passes = tiny_llava(), len(data), []
+    model, rows, seen = tiny_llava(), len(data), []
     n_forget = int(data.forget.any(1).sum())
     hook = model.model.language_model.register_forward_hook(
-        lambda module, args, kwargs, out: passes.append(len(kwargs["inputs_embeds"])),
+        lambda module, args, kwargs, out: seen.append(len(kwargs["inputs_embeds"])),
         with_kwargs=True,
     )
     counted = {}
     for name in ("SARE", "kept", "sampled", "projector"):
         step = STEPS[name](model, 0) if name in STEPS else None
-        passes.clear()
+        seen.clear()
         for _ in range(4):
             after(model, data, step)
-        counted[name] = sum(passes) / 4
+        counted[name] = sum(seen) / 4
     hook.remove()
     assert counted["SARE"] == counted["kept"] == counted["projector"] == rows + n_forget
     assert counted["sampled"] == rows + n_forget + max(1, round(0.25 * n_forget))
-    units = [cost(0.5) for cost in cheaper.COST.values()]
-    # EFUF; + 5 f; a fresh direction (2 f) in one step of four; 3 f over a quarter of the rows; 1 f,
-    # as a backward without weights is half
-    assert units == [3, 5.5, 3 + 0.5 * (3 + 2 / 4), 3 + 0.5 * (3 + 3 / 4), 3 + 0.5 * (3 + 1)]
-    assert list(cheaper.COST)[2:] == list(presets.CHEAPER)
+    share = n_forget / rows
+
+    def fresh_direction(step):
+        """Passes beyond the plain 3, and the 3 of the second pass, in units of forget rows."""
+        return (cheaper.passes(METHODS["SARE"], share, step) - 3) / share - 3
+
+    # A fresh direction (2) in every step; in one of four; forward and backward (3) over a quarter
+    # of the rows; 1, as a backward without weights is half
+    found = [fresh_direction(step) for step in ("", "kept", "sampled", "projector")]
+    assert found == pytest.approx([2, 2 / 4, 3 / 4, 1])
+
+
+@pytest.mark.parametrize(
+    "method, share, expected",
+    [
+        (METHODS["EFUF"], 0.5, 3),
+        (METHODS["SARE"], 0.5, 5.5),
+        (METHODS["SARE"], 0.0, 3),
+        (METHODS["NPO+Targeted-SAM"], 1.0, 8),
+        (METHODS["EFUF+SAM"], 0.5, 6),  # all rows twice, whatever they hold
+        (replace(METHODS["SARE"], perturb=("pos", "sent")), 0.5, 8),  # and a second loss at theta
+        (replace(METHODS["SARE"], rho=0.0), 0.5, 3),
+    ],
+)
+def test_a_step_costs_what_its_losses_go_through(method, share, expected):
+    """Fails if a method's step is billed as another's."""
+    assert cheaper.passes(method, share) == pytest.approx(expected)
+    # Other steps of the same length are none of the cheap ones
+    assert cheaper.passes(method, share, "random") == cheaper.passes(method, share)
+
+
+def test_every_cheap_step_has_a_price():
+    """Fails if a step that saves passes is billed like the exact one, or a price has no step."""
+    cheap = {presets.CONTROLS[name][1]["step"] for name in presets.CHEAPER}
+    assert cheap == set(cheaper.FORGET_ROWS) <= set(STEPS)
 
 
 @pytest.mark.parametrize(

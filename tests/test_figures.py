@@ -188,9 +188,9 @@ def test_axes_name_their_unit(name):
 def test_an_interval_of_samples_stays_within_what_was_sampled():
     """Fails if a bar reaches below no samples at all, or beyond the attack's last count."""
     bars = [
-        line.get_xdata() for line in draw("fig_late").axes[0].lines if line.get_linewidth() == 4
+        line.get_xdata() for line in draw("fig_arms").axes[0].lines if line.get_linewidth() == 4
     ]
-    assert len(bars) == 2 and min(map(min, bars)) == 0 and max(map(max, bars)) == 640
+    assert len(bars) == 3 and min(map(min, bars)) == 0 and max(map(max, bars)) == 640
 
 
 def texts(ax):
@@ -360,16 +360,16 @@ def test_a_broken_figure_file_is_named(folder):
     for name, other in (("claims", "[1, 2]"), ("bench", '{"rows": 1}')):  # no figure: left alone
         (folder / f"{name}.json").write_text(other)
     assert figures.redraw(folder) == []
-    path = publish("fig_late").with_suffix(".json")
+    path = publish("fig_arms").with_suffix(".json")
     whole = path.read_text()
     path.write_text(whole[:-20])
-    with pytest.raises(ValueError, match="fig_late.json: the file is no JSON.*chapter again"):
+    with pytest.raises(ValueError, match="fig_arms.json: the file is no JSON.*chapter again"):
         figures.redraw(folder)
-    path.write_text(whole.replace('"function": "fig_late"', '"function": "fig_lost"'))
-    with pytest.raises(ValueError, match="fig_late.json.*unknown function 'fig_lost': there are"):
+    path.write_text(whole.replace('"function": "fig_arms"', '"function": "fig_lost"'))
+    with pytest.raises(ValueError, match="fig_arms.json.*unknown function 'fig_lost': there are"):
         figures.redraw(folder)
     path.write_text(whole.replace('"results"', '"lost"'))
-    with pytest.raises(ValueError, match="fig_late.json.*KeyError: 'results'.*chapter again"):
+    with pytest.raises(ValueError, match="fig_arms.json.*KeyError: 'results'.*chapter again"):
         figures.redraw(folder)
 
 

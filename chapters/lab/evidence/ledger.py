@@ -275,25 +275,3 @@ def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
     for path, target in copied.items():
         shutil.copy(path, folder / target)
     return folder / f"claims_{name}.json"
-
-
-def row(
-    id: str,
-    chapter: str,
-    metric: str,
-    baseline: Sequence[float],
-    sare: Sequence[float],
-    want: int,
-    margin: float = 0.0,
-    note: str = "",
-) -> dict:
-    """One paired difference sare - baseline, one value a seed each, judged without a plan.
-
-    want: the sign that the claim predicts. margin: what a claim that something is kept may lose.
-    """
-    found = stats.paired(sare, baseline)
-    del found["differences"]
-    verdict = stats.verdict(sare, baseline, want, margin)
-    means = {"baseline": float(np.mean(baseline)), "sare": float(np.mean(sare))}
-    about = {"id": id, "chapter": chapter, "metric": metric, "note": note}
-    return about | means | found | {"verdict": verdict}

@@ -134,19 +134,6 @@ def spell_difference(found: Mapping, digits: int = 2) -> str:
     return f"{found['diff']:+.{digits}f} [{low:.{digits}f}, {high:.{digits}f}], {sign}"
 
 
-def verdict(one: Sequence[float], other: Sequence[float], want: int, margin: float = 0.0) -> str:
-    """ "supported" if the 95 % interval of the paired difference lies wholly on the claim's side
-    (want = +1: one > other; -1: less), "not supported" if wholly on the other side, else
-    "undecided".
-
-    margin: what a claim that something is *kept* may lose and still hold: its side then begins at
-    -margin instead of zero.
-    """
-    bounds = [want * bound + margin for bound in paired(one, other)["ci95"]]
-    low, high = min(bounds), max(bounds)
-    return "supported" if low > 0 else "not supported" if high < 0 else "undecided"
-
-
 # What the plan's verdicts are made of.
 
 
