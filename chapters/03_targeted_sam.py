@@ -565,16 +565,11 @@ ranks = {
 print(tables.ranking(ranks))
 
 # %%
-keys = [key for key, _ in every]
-rhos = [rho for _, rho in keys]
-drawn = tables.dots(columns, ranks, outcome, rhos, setting.gauges)
 caption = (
-    "Gauges of the erased weights against robustness, a dot a run of the front"
+    "Gauges of the erased weights against the NLL half-life under attack"
     f" ({len(every)} runs, {len(few.seeds)} seeds)."
 )
-_ = figures.publish(
-    "fig_gauges", "03_gauges", drawn, preset, few.seeds, caption
-)
+_ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that

@@ -41,10 +41,9 @@ FIXTURES = {
         for x in (0.1, 0.3)
         for y in (0.0, 0.2)
     ],
-    "fig_gauges": {
-        "robustness": [100.0, 200.0, 300.0],
-        "group": ["rho 0", "rho 0", "rho 0.2"],
-        "gauges": {"slope": {"values": [3.0, 2.0, 1.0], "text": "rank correlation -1"}},
+    "fig_ranks": {
+        "slope": {"within": [-0.5, -0.3, -0.4], "mean": -0.4, "ci95": [-0.65, -0.15]},
+        "radius": {"within": [0.5], "mean": 0.5, "ci95": [float("-inf"), float("inf")]},
     },
     "fig_plane": {
         "EFUF": {

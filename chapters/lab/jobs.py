@@ -26,6 +26,7 @@ from .files import CHAPTERS, ROOT
 
 # LAB_CACHE, LAB_THREADS: for the study of other kernels alone (experiments/variance.py)
 CACHE = Path(os.environ.get("LAB_CACHE", CHAPTERS / ".cache"))
+THREADS = int(os.environ.get("LAB_THREADS", "1"))  # a job
 # The second on Windows
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
@@ -128,7 +129,7 @@ def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
 
 def one_thread() -> None:
     """Small matrices gain nothing from two threads, and with one a repeat is equal to the bit."""
-    torch.set_num_threads(int(os.environ.get("LAB_THREADS", "1")))
+    torch.set_num_threads(THREADS)
 
 
 @lru_cache
@@ -175,7 +176,7 @@ def side_by_side(
     A job that fails lets the others finish; then one RuntimeError names every failed job and its
     error.
     """
-    results, failed, n_workers = {}, [], workers or os.cpu_count() or 1
+    results, failed, n_workers = {}, [], workers or max(1, (os.cpu_count() or 1) // THREADS)
     try:
         futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
     except BrokenExecutor:  # its workers were killed while nobody looked, by a stopped cell

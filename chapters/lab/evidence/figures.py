@@ -594,48 +594,32 @@ def fig_front(results: Sequence[Mapping], axes: Sequence[Axes] | None = None) ->
     return axes[0].figure
 
 
-def fig_gauges(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:
-    """Gauges of flatness against robustness, a dot a run.
-
-    results: {"robustness": [one a run], "group": [a label a run], "gauges": {name: {"values": [one
-    a run], "text": str}}}.
+def fig_ranks(results: Mapping[str, Mapping], ax: Axes | None = None) -> Figure:
+    """Rank correlations of gauges with an outcome, a row a gauge, the most negative on top.
+    results: {gauge: {"within": [one a seed], "mean", "ci95": [low, high]}}.
     """
-    n = len(results["gauges"])
-    if axes is None:
-        columns = min(4, n)
-        _, grid = plt.subplots(
-            -(-n // columns),
-            columns,
-            figsize=(3 * columns, 2.9 * -(-n // columns)),
-            sharey=True,
-            squeeze=False,
-            gridspec_kw={"hspace": 0.55},
+    names = sorted(results, key=lambda name: results[name]["mean"])
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 0.36 * len(names) + 1.2))
+    ax.axvline(0, color="#111827", linewidth=1)
+    for row, name in enumerate(names):
+        found = results[name]
+        ax.plot(
+            found["within"], [row] * len(found["within"]), "o", color="#949494", alpha=0.6, ms=4
         )
-        axes = list(grid.flat)
-    groups = sorted(set(results["group"]))
-    colours = dict(
-        zip(groups, plt.get_cmap("viridis_r")(np.linspace(0.1, 1, len(groups))), strict=True)
+        if np.isfinite(found["ci95"]).all():
+            ends = np.clip(found["ci95"], -1, 1)
+            ax.plot(ends, [row, row], color="#0173b2", linewidth=4, alpha=0.35)
+        ax.plot(found["mean"], row, "D", color="#0173b2")
+    ax.set(
+        yticks=range(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.5, -0.5),
+        xlim=(-1.05, 1.05),
+        xlabel="rank correlation with the NLL half-life, within a seed\n"
+        "(dot: a seed; diamond: mean; bar: 95 % interval)",
     )
-    for ax, (name, gauge) in zip(axes, results["gauges"].items(), strict=False):
-        for group in groups:
-            chosen = [i for i, g in enumerate(results["group"]) if g == group]
-            ax.plot(
-                [gauge["values"][i] for i in chosen],
-                [results["robustness"][i] for i in chosen],
-                "o",
-                color=colours[group],
-                alpha=0.7,
-                markersize=4,
-                label=group,
-            )
-        ax.set(xlabel=name)
-        ax.set_title(gauge["text"], fontsize=8)
-    for ax in list(axes)[n:]:
-        ax.set_visible(False)
-    first = list(axes)[0]
-    first.set_ylabel("NLL half-life, samples")
-    first.legend(fontsize=7)
-    return first.figure
+    return ax.figure
 
 
 def fig_plane(results: Mapping, axes: Sequence[Axes] | None = None) -> Figure:

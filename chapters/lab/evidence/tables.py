@@ -307,27 +307,6 @@ def ranking(ranks: Mapping[str, dict]) -> str:
     return "\n".join(found)
 
 
-def dots(
-    columns: Mapping[str, Sequence[float]],
-    ranks: Mapping[str, dict],
-    outcome: Sequence[float],
-    rhos: Sequence[float],
-    shown: Sequence[str],
-) -> dict:
-    """What figures.fig_gauges takes: the gauges named in `shown`, a dot a run; and all the rest.
-
-    columns: what `gauges` returns. outcome, rhos: one a run.
-    """
-    texts = {name: f"rank correlation {ranks[name]['mean']:+.2f}" for name in shown}
-    return {
-        "robustness": outcome,
-        "group": [f"rho {rho:g}" for rho in rhos],
-        "gauges": {name: {"values": columns[name], "text": texts[name]} for name in shown},
-        "ranks": ranks,
-        "columns": columns,
-    }
-
-
 # Chapter 04: other attackers
 
 
