@@ -176,7 +176,10 @@ def side_by_side(
     A job that fails lets the others finish; then one RuntimeError names every failed job and its
     error.
     """
-    results, failed, n_workers = {}, [], workers or max(1, (os.cpu_count() or 1) // THREADS)
+    if THREADS > 1:  # a forked process hangs where its parent's threads were
+        one_thread()
+        return [work(job) for job in tqdm(jobs, desc=label, disable=not progress)]
+    results, failed, n_workers = {}, [], workers or os.cpu_count() or 1
     try:
         futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
     except BrokenExecutor:  # its workers were killed while nobody looked, by a stopped cell

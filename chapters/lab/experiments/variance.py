@@ -46,7 +46,7 @@ PATHS: dict[str, dict[str, str]] = {
         "MKL_CBWR": "AVX2",
     },
     "no vectors": {"ATEN_CPU_CAPABILITY": "default"},
-    "two threads": {"LAB_THREADS": "2"},
+    "two threads": {"LAB_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
 }
 SHARED = ("base", "said", "clip", "scores")  # what every path starts from
 DESIGNS = {  # label -> endpoint, orders, shuffles
