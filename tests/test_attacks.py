@@ -3,6 +3,7 @@ captions.
 """
 
 import json
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ from conftest import tiny_llava
 from lab import files, jobs
 from lab.experiments import attacks, erasures, presets
 from lab.experiments.attacks import Attack
-from lab.experiments.erasures import TRAINING, Run
+from lab.experiments.erasures import STOP_NLL, TRAINING, Run
+from lab.experiments.levels import NEAR
 from lab.world import encoded, measured
 from lab.world.kit import Kit
 from lab.world.scenes import OBJECTS, PLACES, Scene, absent
@@ -242,95 +244,130 @@ def test_answers_come_back_under_their_names(monkeypatch):
     }
 
 
-def erase(data, **settings):
+def erase(data, method="EFUF", lr=1e-3, **settings):
+    """(the log, where it landed, the level then) of an erasure of random weights."""
     spec = Run(
         0,
-        "EFUF",
+        method,
         changes=(("lambda_neg", 1.0),),
-        training=Training(steps=60, batch_size=4, lr=1e-3, cooldown=3),
+        training=Training(steps=60, batch_size=4, lr=lr, cooldown=3),
         **settings,
     )
     model = tiny_llava()
     stop = data[torch.arange(6)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoded, "stop", lambda world: stop)
-        log = erasures._erase(model, SimpleNamespace(model=model), spec, data)
-    return log, span_nll(model, stop)["forget"]
+        patch.setattr(measured, "held_out", lambda *_: {"recall": 0.5, "nll_retain": 0.25})
+        log, landing = erasures._erase(model, SimpleNamespace(model=model), spec, data)
+    return log, landing, span_nll(model, stop)["forget"]
 
 
-def test_a_run_ends_at_its_level(data):
-    """Fails if looking less often at the level passes it by far, or never looks."""
-    log, level = erase(data, stop_nll=5.0)
-    free, far = erase(data, stop_nll=None)
-    assert len(log) < len(free) == 60 and 4.75 <= level < 6.0 < far
-
-
-def looked_at(monkeypatch, level, n_steps=200):
-    """The steps after which a run that cools down for ten steps looks at its level, level(step),
-    and what it then says; its end is 8.
+def test_a_run_lands_on_its_level(data):
+    """Fails if a run ends where its last step left it, or does not say what the landing changed; or
+    if a run without a level is landed.
     """
-    steps, said = [], []
-
-    def unlearn(model, data, method, *_, stop, **__):
-        cooling = None
-        for step in range(n_steps):
-            steps.append(step)
-            if cooling in (None, step):
-                before = len(asked)
-                answer = stop(step)
-                cooling = step + 10 if answer and cooling is None else step if answer else None
-                said.extend([answer] * (len(asked) - before))
-                if cooling == step:
-                    break
-
-    asked = []
-    monkeypatch.setattr(
-        erasures, "_level", lambda model, world: asked.append(steps[-1]) or level(steps[-1])
-    )
-    monkeypatch.setattr(erasures, "unlearn", unlearn)
-    erasures._erase(None, None, Run(0, "EFUF", stop_nll=8.0), None)
-    return asked, said
+    log, landing, level = erase(data, stop_nll=5.0)
+    free, nowhere, far = erase(data, stop_nll=None)
+    assert len(log) < len(free) == 60 and far > 6 and nowhere == {}
+    assert abs(level - 5.0) <= NEAR and landing["level"] == pytest.approx(level)
+    assert landing["reached"] and landing["level before"] >= 5.0
+    assert (landing["recall before"], landing["nll_retain before"]) == (0.5, 0.25)
 
 
-def test_the_level_is_asked_for_more_often_as_it_nears(monkeypatch):
-    """Fails if a run looks at every step, or strides on past its level."""
-    asked, said = looked_at(monkeypatch, lambda step: 0.5 + 0.1 * min(step, 75))
-    gaps = [b - a for a, b in zip(asked, asked[1:])]
-    assert (
-        asked[0] == 0
-        and len(asked) < 15
-        and gaps[1] > 10
-        and gaps[1:-1] == sorted(gaps[1:-1], reverse=True)
-    )
-    # Ten steps at a falling rate go as far as five: half a nat
-    assert 70 <= asked[-2] <= 72 and said[-2:] == [True, True]
-
-
-def test_a_run_that_falls_short_goes_on(monkeypatch):
-    """Fails if a cool-down that ends half a nat below the level counts, or if one that ends a tenth
-    below does not.
-    """
-    short, said = looked_at(
-        monkeypatch, lambda step: 0.5 + 0.1 * min(step, 70) if step < 90 else 8.0
-    )
-    first = said.index(True)
-    assert said[first : first + 2] == [True, False] and said[-1] and short[-1] > 90
-    near, said = looked_at(monkeypatch, lambda step: min(0.5 + 0.1 * step, 7.9))
-    assert said.count(True) == 2 and said[-2:] == [True, True]
-
-
-def test_hold_spends_the_steps_and_keeps_the_level(data):
-    """Fails if the compute control stops early, or forgets on past the level that it is to be
+def test_work_is_spent_and_the_level_kept(data):
+    """Fails if the control for work stops early, or forgets on past the level that it is to be
     compared at.
     """
-    log, level = erase(data, stop_nll=6.0, hold=True)
-    assert len(log) == 60 and 5.0 < level < 7.5
+    log, landing, level = erase(data, stop_nll=5.0, work=150.0)
+    assert len(log) == 50  # of 3 passes each
+    assert landing["reached"] and abs(level - 5.0) <= NEAR
+    assert len(erase(data, stop_nll=5.0)[0]) < 50
+
+
+def test_a_step_that_only_retains_costs_less():
+    """Fails if a step whose ascent was off is billed with it, or is not taken."""
+    plain, ascent = {"norm": float("nan")}, {"norm": 0.5}
+    for method, off, on in (("SARE", 3, 3 + 5 * 0.6), ("EFUF+SAM", 6, 6), ("EFUF", 3, 3)):
+        spec = Run(0, method)
+        assert erasures.cost_without(spec, 0.6) == off and erasures.cost(spec, 0.6) == on
+        assert erasures._price(spec, 0.6, plain) == off
+        assert erasures._price(spec, 0.6, ascent) == on
+    assert erasures.cost(Run(0, "SARE", step="kept"), 1.0) == 3 + 3.5
+
+
+def test_sare_holds_the_level_without_its_ascent(data):
+    """Fails if a step that only retains still climbs, on a loss that is off."""
+    log, landing, _ = erase(data, "SARE", lr=3e-3, stop_nll=5.0, work=300.0)
+    climbs = [not math.isnan(row["norm"]) for row in log]
+    assert any(climbs) and not all(climbs) and landing["reached"]
 
 
 def test_peak_comes_to_the_level_from_above(data):
     """Fails if the control from the other side never goes above, or stops there."""
-    log, level = erase(data, stop_nll=4.6, peak=5.0)
-    assert max(-row["neg"] for row in log) > 5.0 and level <= 4.6 and len(log) < 60
+    log, landing, level = erase(data, stop_nll=4.6, peak=5.0)
+    assert max(-row["neg"] for row in log) > 5.0 and len(log) < 60
+    assert landing["reached"] and abs(level - 4.6) <= NEAR
+
+
+def test_a_run_says_what_it_took(world, monkeypatch, tmp_path):
+    """Fails if the result's passes, level or landing are another's, or weights are not the landed
+    ones.
+    """
+    weight = "model.multi_modal_projector.linear_1.bias"
+
+    def stand_in(model, world, spec, data):
+        model.get_parameter(weight).data.add_(1.0)
+        return [{"norm": 0.5}, {"norm": float("nan")}], {"reached": True, "level": 8.0}
+
+    world.fresh = tiny_llava
+    monkeypatch.setattr(erasures, "get_kit", lambda seed: world)
+    monkeypatch.setattr(erasures, "_erase", stand_in)
+    spec = Run(0, "SARE", masks="oracle", order=1)
+    erasures._do_run(tmp_path, spec)
+    found = json.loads((tmp_path / "run.json").read_text())
+    share = erasures.forget_share(erasures.erasure_data(world, spec))
+    assert found["spec"]["order"] == 1 and found["erased"]["reached"] is True
+    assert found["erased"]["passes"] == pytest.approx(3 + 5 * share + 3)
+    assert found["erased"]["landing"] == {"reached": True, "level": 8.0}
+    n_moved = tiny_llava().get_parameter(weight).numel()
+    assert found["erased"]["distance"] == pytest.approx(n_moved**0.5, rel=1e-4)
+    monkeypatch.setattr(erasures, "_run_folder", lambda spec: tmp_path)
+    moved = erasures.erased(spec).get_parameter(weight) - tiny_llava().get_parameter(weight)
+    torch.testing.assert_close(moved.detach(), torch.ones(n_moved))
+
+
+def test_what_is_not_erased_reaches_no_level(world, monkeypatch, tmp_path):
+    """Fails if the base model is trained, or passes for one that came to its level."""
+    world.fresh = tiny_llava
+    monkeypatch.setattr(erasures, "get_kit", lambda seed: world)
+    erasures._do_run(tmp_path, Run(0, "base", masks="oracle"))
+    erased = json.loads((tmp_path / "run.json").read_text())["erased"]
+    assert (erased["reached"], erased["landing"], erased["passes"]) == (False, {}, 0)
+    assert erased["distance"] == 0
+
+
+def test_each_order_is_another_shuffle(world, monkeypatch):
+    """Fails if two orders of erasure or attack train in the same order, or share one with another
+    seed.
+    """
+    seeds = [erasures.shuffle(Run(seed, "EFUF", order=n)) for seed in (21, 22) for n in (0, 1)]
+    assert seeds[0] == 21 and len(set(seeds)) == 4
+    drawn = []
+    monkeypatch.setattr(
+        attacks, "relearn", lambda model, data, at, lr, batch, seed, **_: drawn.append(seed) or []
+    )
+    for order in (0, 1):
+        list(attacks.tune(world, tiny_llava(), replace(SPEC, order=order), encoded.attack(world)))
+    assert drawn == [0, erasures.ORDERS_APART]
+
+
+def test_an_attack_says_its_shuffle(monkeypatch, tmp_path):
+    """Fails if a result does not say which shuffle of the attack it is of."""
+    (tmp_path / "curve.json").write_text('[{"at": 0}]')
+    monkeypatch.setattr(jobs, "folder", lambda *_: tmp_path)
+    monkeypatch.setattr(attacks, "run", lambda spec: {"erased": {"recall": 1.0}})
+    found = attacks.attack(replace(SPEC, order=2))
+    assert found == {"erased": {"recall": 1.0}, "shuffle": 2, "curve": [{"at": 0}]}
 
 
 @pytest.mark.parametrize("name", ["random", "wrong sign"])
@@ -384,7 +421,7 @@ def test_the_longest_erasures_are_done_first():
     """Fails if a row's last job may be a long one: SARE, then a baseline with more steps than
     others, then a run without a step.
     """
-    more = Run(1, "EFUF", hold=True, training=replace(TRAINING, steps=2 * TRAINING.steps))
+    more = Run(1, "EFUF", work=9e9, training=replace(TRAINING, steps=2 * TRAINING.steps))
     still = Run(1, "SARE", changes=(("rho", 0.0),), training=replace(TRAINING, steps=1))
     row = [
         Run(2, "SARE"),
@@ -403,42 +440,114 @@ def test_the_longest_erasures_are_done_first():
     )
 
 
-def test_controls_get_sares_level_and_compute():
-    """Fails if the compute control gets fewer passes than SARE had."""
-    result = {"erased": {"stop_level": 7.2, "forget_share": 0.6}, "log": [{}] * 100}
-    rows = presets.controls(presets.get_preset("full", ["5"]), [result])
-    assert tuple(rows) == presets.CONTROLS
-    level, compute, above, random, wrong, retain = (row[0] for row in rows.values())
-    assert level.stop_nll == compute.stop_nll == above.stop_nll == 7.2 and above.peak > 7.2
-    assert compute.hold and compute.training.steps == 200  # (3 + 5 * .6) / 3 = twice as many
-    assert (random.step, wrong.step, retain.changes) == (
-        "random",
-        "wrong sign",
-        (("perturb", ("pos", "sent")),),
-    )
+PASSES = {"SARE": 1200.0, "EFUF+SAM": 900.0, "EFUF": 300.0, "honest": 0.0}
 
 
-@pytest.mark.parametrize(
-    "settings, expected",
-    [({"peak": 8.0}, [1.0, 0.0, 0.0, 0.0]), ({"hold": True}, [1.0, 0.0, 0.0, 1.0])],
-)
-def test_the_forget_loss_is_switched_as_the_control_says(monkeypatch, data, settings, expected):
-    """Fails if a run past its peak forgets on, or a held one does not take up forgetting again
-    below its level.
+@pytest.fixture
+def ran(monkeypatch):
+    """What others take their level or work from has run; a list of the runs asked for."""
+    asked = []
+
+    def run(spec):
+        asked.append(spec)
+        passes = PASSES[spec.method] + 10 * spec.seed + spec.order
+        return {"erased": {"stop_level": 7.25 + spec.seed, "passes": passes}}
+
+    monkeypatch.setattr(presets, "run", run)
+    monkeypatch.setattr(presets, "run_all", lambda rows: asked.append(rows))
+    return asked
+
+
+def test_equal_work_is_the_dearer_partners(ran):
+    """Fails if an arm gets less work than the one that it is compared with, another order's, or a
+    second run of what has run.
     """
-    levels = iter([5.0, 9.0, 7.0, 5.0])
+    for order in (0, 1):
+        work = 1200.0 + 50 + order
+        sam = presets.book_run("EFUF+SAM, equal work", 5, order)
+        efuf = presets.book_run("EFUF, SARE's work", 5, order)
+        assert (sam.work, efuf.work) == (work, work)
+        assert (sam.method, efuf.method) == ("EFUF+SAM", "EFUF")
+        assert sam.order == efuf.order == order and sam.stop_nll == STOP_NLL
+        assert sam.training == replace(TRAINING, steps=presets.LONG)
+        # SARE itself had the most
+        assert presets.book_run("SARE, equal work", 5, order) == presets.book_run("SARE", 5, order)
 
-    def unlearn(model, data, method, *_, stop, **__):
-        return [(method.schedule(0)["lambda_neg"], stop(step)) for step in range(4)] + [
-            (method.schedule(0)["lambda_neg"], None)
-        ]
 
-    monkeypatch.setattr(erasures, "_level", lambda model, world: next(levels))
-    monkeypatch.setattr(erasures, "unlearn", unlearn)
-    spec = Run(0, "EFUF", changes=(("lambda_neg", 1.0),), stop_nll=6.0, **settings)
-    weights, ends = zip(*erasures._erase(None, None, spec, data))
-    assert (
-        list(weights[1:]) == expected
-        and weights[0] == 1.0
-        and ends[:4] == (False, False, False, "peak" in settings)
-    )
+def test_equal_work_falls_to_the_cheaper_arm(ran, monkeypatch):
+    """Fails if the work is always SARE's."""
+    monkeypatch.setitem(PASSES, "EFUF+SAM", 2000.0)
+    assert presets.book_run("EFUF+SAM, equal work", 5) == presets.book_run("EFUF+SAM", 5)
+    assert presets.book_run("SARE, equal work", 5).work == 2050.0
+
+
+def test_the_honest_level_is_that_seeds_own(ran):
+    """Fails if all seeds land on one honest level, or an honest model gets orders."""
+    for name, method in (("EFUF, honest level", "EFUF"), ("SARE, honest level", "SARE")):
+        runs = [presets.book_run(name, seed, order=1) for seed in (1, 2)]
+        assert [run.stop_nll for run in runs] == [8.25, 9.25]
+        assert {(run.method, run.order, run.work) for run in runs} == {(method, 1, 0.0)}
+    assert {spec.order for spec in ran} == {0}
+
+
+def test_rival_causes_differ_in_what_they_say():
+    """Fails if a control changes more than its rival cause, or less."""
+    sare, efuf = presets.book_run("SARE", 5), presets.book_run("EFUF", 5)
+    expected = {
+        "SARE, random step": replace(sare, step="random"),
+        "SARE, wrong sign": replace(sare, step="wrong sign"),
+        "SARE, step on retain": replace(sare, changes=(("perturb", ("pos", "sent")),)),
+        "EFUF, from above": replace(
+            efuf, peak=STOP_NLL + 1.5, training=replace(TRAINING, cooldown=0)
+        ),
+        "SARE, eps kept 4 steps": replace(sare, step="kept"),
+        "SARE, eps from a quarter": replace(sare, step="sampled"),
+        "SARE, eps of the projector": replace(sare, step="projector"),
+    }
+    assert {name: presets.book_run(name, 5) for name in presets.CONTROLS} == expected
+    assert presets.book_run("SARE oracle", 5) == replace(sare, masks="oracle")
+    released = presets.book_run("EFUF released", 5)
+    assert released.stop_nll is None and released.training.steps == 128
+
+
+def test_orders_and_shuffles_of_the_book(ran):
+    """Fails if a run or an attack is lost or done twice, the base model is erased in orders, or
+    what a partner needs is not erased first.
+    """
+    preset = presets.get_preset("full", ["3", "4"])
+    runs = presets.book_runs(preset, "base", "SARE, equal work", orders=2)
+    assert [(run.seed, run.order) for run in runs["base"]] == [(3, 0), (4, 0)]
+    assert [(run.seed, run.order) for run in runs["SARE, equal work"]] == [
+        (seed, order) for seed in (3, 4) for order in (0, 1)
+    ]
+    first = ran[0]
+    assert set(first) == {"SARE", "EFUF+SAM"} and [run.order for run in first["SARE"]] == [0, 1] * 2
+    attacked = presets.book_attacks(preset, "base", "SARE", orders=2, shuffles=3, lr=1e-3)
+    found = [(spec.run.seed, spec.run.order, spec.order) for spec in attacked["SARE"]]
+    assert found == [(s, n, m) for s in (3, 4) for n in (0, 1) for m in (0, 1, 2)]
+    assert len(attacked["base"]) == 2 * 3
+    assert {(spec.lr, spec.nll, spec.at) for spec in attacked["SARE"]} == {(1e-3, True, preset.at)}
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_rows_of_runs_are_paired_by_seed(name):
+    """Fails if a comparison of a chapter lacks a seed, or its runs differ in more than is said."""
+    preset = presets.get_preset(name)
+    others = presets.other_attacks(preset, "EFUF", "SARE")
+    assert set(others) == {(kind, m) for kind in preset.kinds for m in ("EFUF", "SARE")}
+    assert [spec.run for spec in others[preset.kinds[0], "SARE"]] == [
+        presets.book_run("SARE", seed) for seed in preset.seeds
+    ]
+    assert {spec.order for row in others.values() for spec in row} == {0}
+    rates = presets.sweep(preset, "SARE")
+    assert list(rates) == sorted(rates) and {*preset.lrs, Attack.lr} == set(rates)
+    for lr, row in rates.items():
+        assert {spec.lr for spec in row["SARE"]} == {lr}
+    levels = presets.unequal_levels(preset)
+    assert [row[0].stop_nll for row in levels.values()] == list(preset.levels)
+    attacked = [row["SARE"] for row in rates.values()] + list(others.values())
+    for row in (*levels.values(), *([spec.run for spec in found] for found in attacked)):
+        assert [run.seed for run in row] == list(preset.seeds)
+    assert set(preset.controls) <= {*presets.CONTROLS, *presets.PARTNERS}
+    assert set(preset.cheaper) <= set(presets.CONTROLS)
+    assert preset.few().seeds == preset.seeds[: preset.n_side_seeds]

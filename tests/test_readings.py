@@ -8,7 +8,8 @@ import jupytext
 import pytest
 
 from lab import files
-from lab.evidence import figures, readings
+from lab.evidence import figures, plan, readings
+from lab.evidence.observations import Observation
 from lab.tools import execute
 
 CONTROLS = [(21, 0.0), (22, 0.0), (21, 0.7)]
@@ -149,3 +150,104 @@ def test_the_judge_is_judged_by_mentions():
     assert readings.mentions(scored, named) == [9.0, 1.0, 1.0, 2.0, 8.0]
     found = readings.judged(scored, named, true, forget_below=5.0)
     assert found == {"forget": 3, "wrong": 3, "both": 2}
+
+
+def attacked(seed, chair, order=0, shuffle=0, method="SARE"):
+    """As attacks.attack gives it, over 0, 64 and 128 samples."""
+    curve = [
+        {"at": at, "n": 200, "chair_s": c, "nll_forget": 8.0 - at / 16}
+        for at, c in zip((0, 64, 128), chair)
+    ]
+    erased = {"chair_s": chair[0], "recall": 0.9, "nll_retain": 0.25, "stop_level": 8.0}
+    return {
+        "spec": {"seed": seed, "order": order, "method": method},
+        "shuffle": shuffle,
+        "erased": erased | {"reached": True},
+        "curve": curve,
+    }
+
+
+def test_what_is_read_off_one_result():
+    """Fails if an endpoint is read off another metric, or not in its unit."""
+    found = {name: read(attacked(1, (0.0, 0.25, 0.75))) for name, read in readings.READ.items()}
+    assert found == {
+        "chair_s": 0.0,
+        "recall": 90.0,
+        "nll_retain": 0.25,
+        "mean_chair_s": 31.25,
+        "relapse": 96.0,
+        "half_life": 64.0,
+        "chair_128": 75.0,
+    }
+    assert set(found) <= set(plan.ENDPOINTS)
+    assert readings.last_chair_s(attacked(1, (0.0, 0.25, 0.5))) == 50.0
+    assert readings.is_censored(attacked(1, (0.0, 0.25, 0.5)))
+    assert not readings.is_censored(attacked(1, (0.0, 0.25, 0.75)))
+
+
+@pytest.mark.parametrize(
+    "method, reached, level, is_there",
+    [
+        ("SARE", True, 8.0, True),
+        ("SARE", False, 8.0, False),
+        ("base", False, None, True),  # nothing was asked of these two
+        ("honest", False, 8.0, True),
+    ],
+)
+def test_an_observation_says_where_it_stands(method, reached, level, is_there):
+    """Fails if a run that fell short passes for one that did not, or a model that was not erased
+    is held to a level.
+    """
+    result = attacked(3, (0.0, 0.5, 1.0), order=1, shuffle=2, method=method)
+    result["erased"]["reached"] = reached
+    expected = Observation(3, 1, 2, 7.0, level, is_there)
+    assert readings.observe([result], lambda r: 7) == [expected]
+    assert readings.zipped([result], [7]) == [expected]
+    del result["shuffle"]  # of an erasure that was not attacked
+    assert readings.observed(result, 7.0) == expected._replace(attack=0)
+
+
+def test_values_beside_the_results_are_one_each():
+    """Fails if a value too few moves all others to the run before."""
+    with pytest.raises(ValueError):
+        readings.zipped([attacked(1, (0.0, 0.5, 1.0))] * 2, [7])
+
+
+RUNS = [  # two seeds, two orders each, two attacks each
+    attacked(seed, (0.0, 0.1 * seed, 0.2 * seed + 0.1 * order + 0.01 * shuffle), order, shuffle)
+    for seed in (2, 1)
+    for order in (0, 1)
+    for shuffle in (0, 1)
+]
+
+
+def test_a_seed_is_the_mean_of_its_runs():
+    """Fails if runs count as seeds, seeds change places, or an erasure counts once an attack."""
+    ends = readings.by_seed(RUNS, readings.last_chair_s)
+    assert ends == pytest.approx([45.5, 25.5])
+    firsts = readings.first_of(RUNS)
+    assert [(r["spec"]["seed"], r["spec"]["order"]) for r in firsts] == [
+        (2, 0),
+        (2, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    assert {r["shuffle"] for r in firsts} == {0}
+    row = [r | {"erased": {"recall": r["spec"]["order"] + 10 * r["shuffle"]}} for r in RUNS]
+    assert readings.of_seeds(row, "recall") == [0.5, 0.5]
+
+
+def test_curves_are_one_a_seed():
+    """Fails if a curve is one run's, or the number of scenes is drawn as a metric."""
+    drawn = readings.curves({"SARE": RUNS}, "SARE")
+    line = drawn["lines"]["SARE"]
+    assert drawn["at"] == [0, 64, 128] and set(line) == {"method", "chair_s", "nll_forget"}
+    assert line["chair_s"] == [
+        pytest.approx([0.0, 0.2, 0.455]),
+        pytest.approx([0.0, 0.1, 0.255]),
+    ]
+    assert line["nll_forget"] == [[8.0, 4.0, 0.0]] * 2
+    assert readings.areas(drawn)["SARE"][1] == pytest.approx(100 * (0.05 + 0.1775) / 2)
+    uneven = [RUNS[0], RUNS[0] | {"curve": RUNS[0]["curve"][:2]}]
+    with pytest.raises(ValueError):
+        readings.curves({"SARE": uneven}, "SARE")

@@ -1,4 +1,4 @@
-"""Tables, questions and figures' facts of chapters 03 and 04, from small made-up results."""
+"""Tables, questions and figures' facts of the chapters, from small made-up results."""
 
 import subprocess
 import sys
@@ -7,36 +7,58 @@ import matplotlib.pyplot as plt
 import pytest
 
 from lab import files
-from lab.evidence import figures, ledger, stats, tables
-from lab.experiments import presets
-from lab.experiments.cheaper import COST
+from lab.evidence import figures, plan, stats, tables
+from lab.evidence.observations import Observation
 
-SEEDS = 3
+SEEDS, ORDERS, SHUFFLES = 3, 2, 2
 # EFUF passes 50 % half way between 64 and 128 samples, SARE never, the base model before the first
 CHAIR = {"base": (1.0, 1.0, 1.0), "EFUF": (0.0, 0.25, 0.75), "SARE": (0.0, 0.0, 0.25)}
+NLL = {"base": (0.5, 0.5, 0.5), "EFUF": (8.0, 4.0, 2.0), "SARE": (8.0, 6.0, 4.0)}
 AT = (0, 64, 128)
 
 
-def result(name: str, seed: int) -> dict:
+def result(name: str, seed: int, order: int = 0, shuffle: int = 0) -> dict:
     """As attacks.attack gives it: the fields that the tables read, and each seed's its own."""
-    curve = [{"at": n, "chair_s": c, "recall": 0.9 - c / 10} for n, c in zip(AT, CHAIR[name])]
+    method = name if name in CHAIR else "EFUF"
+    curve = [
+        {"at": n, "chair_s": c, "recall": 0.9 - c / 10, "nll_forget": nll}
+        for n, c, nll in zip(AT, CHAIR[method], NLL[method])
+    ]
     erased = {
-        "chair_s": CHAIR[name][0] + seed / 100,
-        "chair_i": 0.01,
+        "chair_s": CHAIR[method][0] + seed / 100,
         "recall": 0.9,
-        "stop_level": 6.5 + seed,
-        "nll_forget": 6.0,
+        "stop_level": 8.0 + order / 1000,
         "nll_retain": 0.25,
         "distance": 2.0,
-        "forget_share": 0.5,
+        "passes": {"base": 0, "EFUF": 300, "SARE": 900}[method] + seed + 10 * order,
+        "reached": method != "base",
+        "landing": {"level before": 8.4, "recall before": 0.8, "nll_retain before": 0.5},
     }
-    n_steps = {"base": 0, "EFUF": 10, "SARE": 20}[name] + seed
-    return {"curve": curve, "erased": erased, "log": [{}] * n_steps}
+    if method == "base":
+        erased["stop_level"], erased["landing"] = 0.5, {}
+    n_steps = {"base": 0, "EFUF": 10, "SARE": 20}[method] + seed
+    spec = {"seed": seed, "method": method, "order": order, "stop_nll": 8.0}
+    found = {"spec": spec, "shuffle": shuffle, "curve": curve, "erased": erased}
+    return found | {"log": [{}] * n_steps}
 
 
-RESULTS = {name: [result(name, seed) for seed in range(SEEDS)] for name in CHAIR}
-LATE = {"EFUF": [96.0, 90.0, 100.0], "SARE": [128.0, 128.0, 120.0]}
+RESULTS = {  # the first attack of each erasure, then the second
+    name: [
+        result(name, seed, order, shuffle)
+        for seed in range(SEEDS)
+        for order in range(1 if name == "base" else ORDERS)
+        for shuffle in range(SHUFFLES)
+    ]
+    for name in CHAIR
+}
+ONCE = {name: [result(name, seed) for seed in range(SEEDS)] for name in CHAIR}
 KINDS = {"shown": [1.0] * SEEDS, "usual": [0.25] * SEEDS, "foreign": [0.0] * SEEDS}
+
+
+def lost_run(row):
+    """The row, its last run short of its level by half a nat."""
+    erased = row[-1]["erased"] | {"reached": False, "stop_level": 7.5}
+    return [*row[:-1], row[-1] | {"erased": erased}]
 
 
 def test_tables_need_no_torch():
@@ -46,50 +68,123 @@ def test_tables_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=files.CHAPTERS).returncode == 0
 
 
-def test_asked_rows_are_the_ledgers():
-    """Fails if baseline and SARE change places, or a margin, a note or a letter goes astray."""
-    questions = {"x": (LATE["EFUF"], LATE["SARE"], 1), "y": ([1.0] * 3, [0.9] * 3, 1, 0.2, "kept")}
-    assert tables.ask("C6", "cdef", "ch. 04", questions) == [
-        ledger.row("C6c", "ch. 04", "x", LATE["EFUF"], LATE["SARE"], want=1),
-        ledger.row("C6d", "ch. 04", "y", [1.0] * 3, [0.9] * 3, want=1, margin=0.2, note="kept"),
+def test_level_recall_and_work_stand_beside():
+    """Fails if a run counts once an attack, or the base model is held to a level."""
+    base, efuf = tables.beside(RESULTS, "base", "EFUF").splitlines()
+    assert base == f"{'base':22s} level 0.50 nats, recall 90.0 %, 1 passes"
+    assert efuf == f"{'EFUF':22s} level 8.00 nats (within 0.00), recall 90.0 %, 306 passes"
+    assert tables.caption(RESULTS, "EFUF") == (
+        "EFUF: level 8.00 nats (within 0.00), recall 90.0 %, 306 passes."
+    )
+
+
+def test_a_level_that_was_missed_is_said():
+    """Fails if a row with a run that fell short passes for one that came to its level."""
+    short = {"EFUF": lost_run(ONCE["EFUF"])}
+    assert "level 7.83 nats (1 of 3 runs do not reach it)" in tables.beside(short, "EFUF")
+    arms = tables.arms(ONCE | short, ("base", "EFUF", "SARE"), "%", lambda r: 1.0)["arms"]
+    assert arms["EFUF"]["note"] == "does not reach the level in 1 of 3 runs"
+    assert "note" not in arms["SARE"] and "note" not in arms["base"]
+
+
+def test_arms_are_means_over_a_seeds_runs():
+    """Fails if a seed counts once a run, or an arm's work is counted once an attack."""
+    drawn = tables.arms(
+        RESULTS, ("EFUF", "SARE"), "%", lambda r: 10 * r["shuffle"] + r["spec"]["seed"], (0, 100)
+    )
+    arm = drawn["arms"]["SARE"]
+    assert arm["values"] == [5.0, 6.0, 7.0]
+    assert arm["passes"] == [900, 910, 901, 911, 902, 912] and len(arm["level"]) == 6
+    figures.fig_arms(drawn)
+    plt.close("all")
+
+
+def test_survival_knows_who_never_relapsed():
+    """Fails if the end of an attack counts as a relapse, or runs as seeds."""
+    drawn = tables.survival(RESULTS, "EFUF", "SARE")
+    assert drawn["end"] == 128 and drawn["arms"]["EFUF"]["samples"] == [96.0] * 12
+    assert drawn["arms"]["EFUF"]["censored"] == [False] * 12
+    assert drawn["arms"]["SARE"] == {
+        "samples": [128.0] * 12,
+        "censored": [True] * 12,
+        "n_seeds": SEEDS,
+    }
+    figures.fig_survival(drawn)
+    plt.close("all")
+    assert [line.split() for line in tables.never(RESULTS, "EFUF", "SARE").splitlines()] == [
+        ["EFUF", "0", "%"],
+        ["SARE", "100", "%"],
     ]
 
 
-@pytest.mark.parametrize("n", [1, 3])
-@pytest.mark.parametrize("digits", [0, 2])
-def test_an_answer_is_spelled_like_the_values(n, digits):
-    """Fails if a row of the ledger is spelled otherwise than the values that it was made of."""
-    efuf, sare = LATE["EFUF"][:n], LATE["SARE"][:n]
-    row = ledger.row("C6a", "ch. 04", "x", efuf, sare, want=1)
-    spelled = stats.spell_paired(sare, efuf, digits)
-    assert tables.answer(row, digits) == f"{spelled} -> {row['verdict']}"
+def test_landed_says_what_the_landing_changed():
+    """Fails if before and after change places, or a share is not in percent."""
+    line = tables.landed(RESULTS, "EFUF").splitlines()[1]
+    assert line == f"{'EFUF':22s} 8.40 -> 8.00   80.00 -> 90.00   0.50 -> 0.25"
+
+
+def test_questions_hold_every_run_of_both_arms():
+    """Fails if baseline and SARE change places, or a run loses its seed, orders or level."""
+    asked = {"C6a": ("EFUF", "SARE", "mean_chair_s"), "C6x": ("base", "SARE", lambda r: 7)}
+    questions = tables.ask(RESULTS, asked)
+    baseline, sare = questions["C6a"]
+    assert (len(baseline), len(sare)) == (12, 12)
+    assert baseline[-1] == Observation(2, 1, 1, 31.25, 8.001, True)
+    assert sare[0] == Observation(0, 0, 0, 6.25, 8.0, True)
+    base, _ = questions["C6x"]
+    assert base[1] == Observation(0, 0, 1, 7.0, None, True)  # nothing was asked of it
+
+
+def test_the_honest_model_stands_where_it_stands():
+    """Fails if a row against the honest model is never comparable, as it reached no level."""
+    honest = result("EFUF", 0)
+    honest["spec"]["method"] = "honest"
+    honest["erased"] |= {"reached": False, "stop_level": 6.5}
+    short = lost_run(ONCE["SARE"])
+    found = tables.ask({"honest": [honest], "SARE": short}, {"C8b": ("honest", "SARE", "relapse")})
+    assert found["C8b"][0] == [Observation(0, 0, 0, 96.0, 6.5, True)]
+    assert [o.reached for o in found["C8b"][1]] == [True, True, False]
+
+
+def test_a_rise_is_asked_of_one_row():
+    """Fails if before and after change places, or another number of samples is read."""
+    before, later = tables.rises(RESULTS["EFUF"], 96)
+    assert {o.value for o in before} == {0.0} and {o.value for o in later} == {50.0}
+    assert [o[:3] for o in before] == [o[:3] for o in later]
+    with pytest.raises(ValueError, match="at_sample"):
+        tables.rises(RESULTS["EFUF"], 640)
+
+
+def test_what_was_measured_beside_the_runs():
+    """Fails if a value stands under another run or key, or loses its factor."""
+    rows = (ONCE["EFUF"], ONCE["SARE"])
+    values = tuple([{"yes": (arm + seed) / 10} for seed in range(SEEDS)] for arm in (0, 5))
+    baseline, sare = tables.measured(rows, values, {"C5b": ("yes", 100)})["C5b"]
+    assert [o.value for o in baseline] == pytest.approx([0, 10, 20])
+    assert sare[2] == Observation(2, 0, 0, pytest.approx(70), 8.0, True)
+    with pytest.raises(ValueError):
+        tables.measured(rows, (values[0][:2], values[1]), {"C5b": ("yes", 100)})
+
+
+def test_a_row_of_the_ledger_is_spelled():
+    """Fails if an exploratory reading is told as a verdict, or the difference otherwise than it
+    was found.
+    """
+    found = stats.paired([1.0, 2.0, 4.0], [2.0, 5.0, 6.0])
+    row = found | {"id": "C6a", "primary": True, "verdict": "supported", "reading": None}
+    words = stats.spell_paired([1.0, 2.0, 4.0], [2.0, 5.0, 6.0], 1)
+    assert tables.spell(row, 1) == f"C6a {words} -> supported"
+    row |= {"primary": False, "verdict": "exploratory", "reading": "for"}
+    assert tables.spell(row, 1) == f"C6a {words} -> exploratory: for"
 
 
 def test_erasures_a_line_a_metric():
     """Fails if a metric loses its factor, or a method its name."""
-    text = tables.erasures(RESULTS, {"recall": 100, "nll_retain": 1}, "EFUF", "SARE")
+    text = tables.erasures(ONCE, {"recall": 100, "nll_retain": 1}, "EFUF", "SARE")
     assert text.splitlines() == [
         "recall     EFUF 90.00 [90.00, 90.00] (n = 3)   SARE 90.00 [90.00, 90.00] (n = 3)",
         "nll_retain EFUF 0.25 [0.25, 0.25] (n = 3)   SARE 0.25 [0.25, 0.25] (n = 3)",
     ]
-    assert tables.steps(RESULTS["SARE"]) == [20, 21, 22]
-
-
-def test_what_is_kept_is_asked_against_the_base_model():
-    """Fails if a loss within the margin counts as one, or "yes" is read of absent objects."""
-    base = tables.erased(RESULTS, {"base": KINDS}, "base")
-    assert base == {
-        "chair_s": [1.0, 1.01, 1.02],
-        "recall": [0.9] * 3,
-        "nll_retain": [0.25] * 3,
-        "yes shown": KINDS["shown"],
-    }
-    later = base | {"recall": [0.89, 0.88, 0.885], "nll_retain": [0.5, 0.51, 0.5]}
-    asked = tables.kept(base, later, {"recall": (1, 0.05), "nll_retain": (-1, 0.1)})
-    recall, nll = tables.ask("C5", "ac", "ch. 03", asked)
-    assert (recall["verdict"], nll["verdict"]) == ("supported", "not supported")
-    assert recall["metric"] == "recall, base against SARE"
-    assert recall["note"] == "(kept: within 0.05)" and recall["diff"] < 0 < nll["diff"]
 
 
 def test_yes_by_kind_of_object():
@@ -124,41 +219,39 @@ def test_places_apart():
     ]
 
 
+def test_quality_of_each_run():
+    """Fails if a kind of POPE is lost, or its share of "yes" is read as accuracy."""
+    assert tables.quality_rows([told(0.6), told(0.2)]) == [
+        {"bleu": x, "ppl_true": x, "POPE random": x, "POPE popular": x / 2} for x in (0.6, 0.2)
+    ]
+
+
 def test_lost_at_the_distance_that_is_named():
-    """Fails if the NLL is read at another distance or direction than the question says."""
+    """Fails if the NLL is read at another distance or direction than the key says."""
     line = [{"nll_forget": nll} for nll in (6.0, 5.0, 1.0)]
-    slices = {
-        "EFUF": [{"relapse": line, "attack": line[:1] * 3}],
-        "SARE": [{"relapse": [line[0], line[0], line[1]], "attack": line}],
-    }
-    asked = tables.lost(slices, (0.0, 0.1, 0.2), [("relapse", 0.2), ("attack", 0.1)])
-    assert asked == {
-        "NLL lost at distance 0.2 along the relapse direction, nats, EFUF against SARE": (
-            [5.0],
-            [1.0],
-            -1,
-        ),
-        "NLL lost at distance 0.1 along the attack direction, nats, EFUF against SARE": (
-            [0.0],
-            [1.0],
-            -1,
-        ),
-    }
+    slices = [
+        {"attack_distance": 2.0, "relapse": line, "attack": line[:1] * 3},
+        {"attack_distance": 3.0, "relapse": line[:1] * 2 + line[1:2], "attack": line},
+    ]
+    one, other = tables.lost(slices, (0.0, 0.1, 0.2))
+    assert (one["relapse", 0.1], one["relapse", 0.2], one["attack", 0.2]) == (1.0, 5.0, 0.0)
+    assert (other["relapse", 0.2], other["attack", 0.1]) == (1.0, 1.0) and len(other) == 6
     with pytest.raises(ValueError):
-        tables.lost(slices, (0.0, 0.1), [("relapse", 0.2)])
+        tables.lost(slices, (0.0, 0.1))
 
 
-GRID = {(0.1, 0.0): RESULTS["EFUF"], (0.1, 0.2): RESULTS["SARE"]}
+GRID = {(0.1, 0.0): ONCE["EFUF"], (0.1, 0.2): ONCE["SARE"]}
 
 
 def test_front_keeps_settings_and_values_together():
     """Fails if a point of the front carries another setting's values, or is not drawn."""
-    front = tables.front(GRID)
-    assert [(point["lambda_neg"], point["rho"]) for point in front] == list(GRID)
-    assert [point["relapse"] for point in front] == [[96.0] * 3, [128.0] * 3]
-    assert front[0]["stop_level"] == [6.5, 7.5, 8.5] and front[1]["area"][0] < front[0]["area"][0]
-    first = "lambda_neg 0.1  rho 0    relapse 96 [96, 96] (n = 3)   recall 90.0 %"
-    first += "   NLL of grounded text 0.250   level 7.5"
+    front = tables.front(GRID | {(0.3, 0.2): lost_run(ONCE["SARE"])})
+    assert [(point["lambda_neg"], point["rho"]) for point in front[:2]] == list(GRID)
+    assert [point["relapse"] for point in front[:2]] == [[96.0] * 3, [128.0] * 3]
+    assert [point["area"] for point in front[:2]] == [[31.25] * 3, [6.25] * 3]
+    assert front[0]["half_life"] == [64.0] * 3 and front[2]["reached"] == [True, True, False]
+    first = "lambda_neg 0.1  rho 0    mean CHAIR_s 31.2 [31.2, 31.2] (n = 3) %   half-life 64  "
+    first += " level 8.00 (3 of 3 reach it), recall 90.0 %, 301 passes"
     assert tables.points(front).splitlines()[0] == first
     figures.fig_front(front)
     plt.close("all")
@@ -179,18 +272,11 @@ def test_gauges_rank_and_are_drawn():
     line = "slope                    within seeds -0.50 [-1.10, +0.10]   over all runs -0.25"
     assert first == line
     rhos = [rho for _, rho in GRID for _ in range(SEEDS)]
-    drawn = tables.dots(columns, ranks, LATE["EFUF"] + LATE["SARE"], rhos, ["slope"])
+    drawn = tables.dots(columns, ranks, [96.0] * 3 + [128.0] * 3, rhos, ["slope"])
     assert drawn["group"] == ["rho 0"] * 3 + ["rho 0.2"] * 3
     assert drawn["gauges"]["slope"]["values"] == columns["slope"]
     figures.fig_gauges(drawn)
     plt.close("all")
-
-
-def test_flatter_at_the_books_own_settings():
-    """Fails if another setting of the front is taken for EFUF or SARE."""
-    keys = [(0.1, 0.0), (0.1, 0.2), (0.3, 0.0), (0.1, 0.0), (0.1, 0.2)]
-    found = tables.flatter({"slope": [1, 2, 3, 4, 5]}, keys, {"slope": -1})
-    assert found == {"slope, EFUF against SARE": ([1, 4], [2, 5], -1)}
 
 
 def test_lines_are_drawn_under_their_own_style():
@@ -201,85 +287,77 @@ def test_lines_are_drawn_under_their_own_style():
     plt.close("all")
 
 
-def test_only_pairs_that_were_attacked_are_compared():
-    """Fails if the fast preset, with two methods, is asked for more."""
-    text = tables.later(LATE, [("SARE", "EFUF"), ("SARE", "NPO")])
-    gain = stats.spell_paired(LATE["SARE"], LATE["EFUF"], 0)
-    assert text == f"samples until relapse, SARE - EFUF: {gain}"
-    assert tables.at_the_end(RESULTS, "SARE") == {"SARE": [25.0] * 3}
+def swept(recall):
+    """attacks at two learning rates, SARE the weaker at the second; recall: at the end, by rate."""
+
+    def attacked(name, seed, lr):
+        found = result(name, seed)
+        strong = "EFUF" if (name == "EFUF") == (lr == 1e-4) else "SARE"
+        curve = result(strong, seed)["curve"]
+        curve[-1]["recall"] = recall[lr]
+        return found | {"curve": curve}
+
+    return {
+        lr: {name: [attacked(name, seed, lr) for seed in range(SEEDS)] for name in ("EFUF", "SARE")}
+        for lr in recall
+    }
 
 
-def test_controls_carry_their_level_and_distance():
-    """Fails if level, distance and steps change places, or a control is asked the wrong way."""
-    few = {name: RESULTS[name][:1] for name in ("EFUF", "SARE")}
-    assert tables.trained(few).splitlines()[1] == (
-        f"{'SARE':30s} level 6.5 (one seed)   from the base model 2.0 (one seed)"
-        "   steps 20.0 (one seed)"
-    )
-    facts = tables.facts(LATE, few)
-    assert list(facts) == ["relapse", "stop_level", "distance"]
-    assert facts["stop_level"] == {"EFUF": [6.5], "SARE": [6.5]}
-    asked = tables.rivals(LATE, ["EFUF"])
-    (row,) = tables.ask("C8", "a", "ch. 04", asked)
-    assert row["diff"] > 0 and "“EFUF” against SARE" in row["metric"]
-
-
-def test_the_bill_counts_passes():
-    """Fails if a step is billed at another method's cost, or without its share of forget rows."""
-    few = {name: RESULTS[name] for name in ("EFUF", "SARE")}
-    bill = tables.bill(few, LATE, COST)
-    assert bill["EFUF"]["cost"] == [30, 33, 36] and bill["SARE"]["cost"] == [110, 115.5, 121]
-    last = tables.costs(bill, few).splitlines()[1]
-    assert last.startswith(f"{'SARE':28s} work 116 [102, 129] (n = 3) forward passes   relapse 125")
-    assert last.endswith("CHAIR_s right after 1.0 [-1.5, 3.5] (n = 3) %")
-    figures.fig_cost(bill)
+def test_the_sweep_keeps_rates_and_seeds_apart():
+    """Fails if a curve runs over seeds instead of over learning rates, or cannot be drawn."""
+    drawn = tables.sweep(swept({1e-4: 0.99, 6e-4: 0.96}), ("EFUF", "SARE"))
+    assert drawn["lr"] == [1e-4, 6e-4] and drawn["recall_bound"] == 0.95
+    assert drawn["arms"]["EFUF"]["chair"] == [[31.25, 6.25]] * SEEDS
+    assert drawn["arms"]["SARE"]["chair"] == [[6.25, 31.25]] * SEEDS
+    assert drawn["arms"]["SARE"]["recall"] == [[0.99, 0.96]] * SEEDS
+    figures.fig_sweep(drawn)
     plt.close("all")
 
 
-def test_attackers_in_columns():
-    """Fails if a mean stands under another attacker, or the question names the wrong one."""
-    slow = {"EFUF": [640.0] * 3, "SARE": [640.0] * 3}
-    lines = tables.attackers({"slow": slow, "fast": LATE}).splitlines()
-    assert lines[0] == "samples until CHAIR_s passes 50 %, mean over seeds:   slow   fast"
-    assert [line.split() for line in lines[1:]] == [["EFUF", "640", "95"], ["SARE", "640", "125"]]
-    (metric, asked), *others = tables.under({"fast": LATE}).items()
-    assert metric.endswith("50 %, attack at fast") and asked == (LATE["EFUF"], LATE["SARE"], 1)
-    assert not others
+def test_the_worst_rate_keeps_the_model_whole():
+    """Fails if an attacker wins by ruining the model, or one rate is taken for both methods."""
+    both = ("EFUF", "SARE")
+    whole = tables.sweep(swept({1e-4: 0.99, 6e-4: 0.95}), both)
+    assert tables.worst_rates(whole) == {"EFUF": 1e-4, "SARE": 6e-4}
+    ruined = tables.sweep(swept({1e-4: 0.99, 6e-4: 0.9}), both)
+    assert tables.worst_rates(ruined) == {"EFUF": 1e-4, "SARE": 1e-4}
+    gone = tables.sweep(swept({1e-4: 0.9, 6e-4: 0.9}), both)
+    with pytest.raises(ValueError, match="EFUF: recall falls below 0.95.*add a smaller one"):
+        tables.worst_rates(gone)
 
 
 def test_attacks_are_judged_by_the_share_that_counts():
-    """Fails if an attack on one place is judged there instead of elsewhere."""
-    line = {"chair_s": [[1.0, 1.0]] * 2, "elsewhere": [[0.0, 0.5]] * 2, "recall": [[0.9, 0.6]] * 2}
-    drawn = {"one place": {"at": [0, 1], "lines": {"EFUF": line, "SARE": line}}}
-    (asked,) = tables.attacked(drawn, {"one place": "elsewhere"}).values()
-    assert asked == ([25.0, 25.0], [25.0, 25.0], -1)
-    rows = tables.ask("C7", "ab", "ch. 04", tables.attacked(drawn, {"one place": "elsewhere"}))
-    assert tables.verdicts(rows, drawn, {"one place": "elsewhere"}) == (
-        "C7a one place       EFUF 25.0 [25.0, 25.0] (n = 2)   SARE 25.0 [25.0, 25.0] (n = 2)"
-        "   -> undecided   (SARE's recall at the strongest: 60 %)"
-    )
+    """Fails if an attack on one place is judged there instead of elsewhere, or C7a is not the mean
+    over the attacks.
+    """
+    met = {}
+    for kind in ("one place", "noise"):
+        for name in ("EFUF", "SARE"):
+            row = [result(name, seed) for seed in range(SEEDS)]
+            for found in row:
+                for point in found["curve"]:
+                    point["chair_s elsewhere"] = 0.5 if name == "EFUF" else 0.25
+            met[kind, name] = row
+    keys = {"one place": "chair_s elsewhere", "noise": "chair_s"}
+    found = tables.other_attacks(met, ("EFUF", "SARE"), keys)
+    values = {id: [[o.value for o in arm] for arm in pair] for id, pair in found.items()}
+    assert values == {
+        "C7a": [[40.625] * 3, [15.625] * 3],
+        "C7d": [[50.0] * 3, [25.0] * 3],
+        "C7g": [[31.25] * 3, [6.25] * 3],
+    }
 
 
-@pytest.mark.parametrize("name", presets.PRESETS)
-def test_rows_of_runs_are_paired_by_seed(name):
-    """Fails if a comparison of a chapter lacks a seed, or its runs differ in more than is said."""
-    preset = presets.get_preset(name)
-    runs = presets.book_runs(preset, "EFUF", "SARE", without="beach")
-    attacks = presets.other_attacks(preset)
-    assert {key[0] for key in attacks} == set(preset.kinds)
-    assert [spec.run for spec in attacks[preset.kinds[0], "SARE"]] == [
-        presets.book_run("SARE", seed) for seed in preset.seeds
-    ]
-    levels, rough = presets.unequal_levels(preset), presets.rough_steps(preset)
-    assert [row[0].stop_nll for row in levels.values()] == list(preset.levels)
-    assert [row[0].step for row in rough.values()] == [presets.CHEAPER[n] for n in preset.cheaper]
-    for row in (*runs.values(), *levels.values(), *rough.values()):
-        assert [run.seed for run in row] == list(preset.seeds)
-    assert {run.without for row in runs.values() for run in row} == {"beach"}
+def test_every_attack_has_its_row():
+    """Fails if an attack has no row of the plan, or that of another attack."""
+    planned = plan.load().rows
+    assert tuple(tables.ATTACK_IDS) == plan.ATTACKS
+    for kind, id in tables.ATTACK_IDS.items():
+        assert planned[id].endpoint == f"mean_chair_s, {kind}"
 
 
-def test_a_question_without_a_letter_is_named():
-    """Fails if a claim drops out of the ledger because nobody gave it an id."""
-    asked = {"x": ([1.0, 2.0], [2.0, 3.0], 1), "y": ([1.0, 2.0], [2.0, 3.0], 1)}
-    with pytest.raises(ValueError, match="C6: 2 questions, letters 'a'"):
-        tables.ask("C6", "a", "ch. 04", asked)
+def test_recall_at_the_strongest():
+    """Fails if recall is read before the attack's end, or under another method."""
+    lines = {"EFUF": {"recall": [[0.9, 0.5], [0.9, 0.7]]}, "SARE": {"recall": [[0.9, 0.8]] * 2}}
+    last = tables.strongest({"noise": {"at": [0, 1], "lines": lines}}).splitlines()[-1]
+    assert last.split() == "noise EFUF 60 SARE 80".split()
