@@ -118,6 +118,10 @@ def test_the_profile_counts_no_second_twice(tmp_path, monkeypatch):
         jobs.profile(since=max(file.stat().st_mtime for file in tmp_path.glob("*/*/seconds")) + 1)
         == {}
     )
+    assert jobs.seconds("inner", "settings", ()) == 5.0
+    assert jobs.seconds("outer", "settings", ()) == 3.0
+    with pytest.raises(FileNotFoundError):  # of settings that have not run
+        jobs.seconds("inner", "others", ())
 
 
 def test_key_sees_settings_and_code_but_not_comments(tmp_path, monkeypatch):
