@@ -29,6 +29,14 @@
 # *sharp* place. Before we can test it we need to know what sharp means. It
 # turns out to mean several things.
 #
+# **The answer.** Sharp means nothing until a direction and a distance are named.
+# At the worst point within an L2 distance of 0.5, an erased model loses
+# <!-- C2a.sare -->?<!-- / --> nats of its forgetting, and a model that never
+# hallucinated, at the same level,
+# <!-- C2a.baseline -->?<!-- / -->. The difference is
+# <!-- C2a.diff -->?<!-- / --> nats (claim C2,
+# <!-- C2a.verdict -->?<!-- / -->).
+#
 # **What you will see.** A loss whose lowest point and whose lowest *worst case*
 # lie in different places, which is what *sharpness-aware minimisation* (SAM) is
 # about; then a real LLaVA that has been made to forget, and how its forgetting
@@ -309,7 +317,17 @@ for row in claims:
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# TODO C2 prose
+# The rows need not agree. In the book's run the nats lost at the worst point
+# differ by <!-- C2a.diff -->?<!-- / --> (C2a,
+# *<!-- C2a.verdict -->?<!-- / -->*). The slope differs by
+# <!-- C2b.diff -->?<!-- / -->
+# (<!-- C2b.verdict -->?<!-- / -->), the curvature by
+# <!-- C2c.diff -->?<!-- / -->
+# (<!-- C2c.verdict -->?<!-- / -->): what is meant by *sharp* decides, and
+# nobody who names only one gauge has shown it. (Before the two models were
+# landed on one level, the erased one stood three nats higher and lost more by
+# every gauge: whoever is higher up has more to lose.) And whatever the rows
+# say, steepness is not yet the reason for anything that follows.
 #
 # ## What we learned
 #
@@ -318,6 +336,9 @@ for row in claims:
 # * For a large model, sharpness is a property of a point, *a direction and a
 #   distance*. Random noise sees a plain where the relapse direction sees a
 #   slope.
+# * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
+#   worst point nearby: <!-- C2a.verdict -->?<!-- / -->,
+#   <!-- C2a.diff -->?<!-- / --> nats.
 # * SAM's step up is a normalised gradient step. Taken on the erasure loss of
 #   the hallucinations alone, it is the *relapse direction*: one step of
 #   relearning. That is chapter 03.

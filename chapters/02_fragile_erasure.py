@@ -22,6 +22,13 @@
 # **The question.** A model hallucinates. We train it a little to stop, and it
 # stops. Is the hallucination gone?
 #
+# **The answer.** It is gone from the captions: from
+# <!-- fig:00_base:results.chair_s:.0f:100 -->?<!-- / --> % to
+# <!-- C1a.baseline -->?<!-- / --> % of them invent something. After 128 relearning
+# samples it is <!-- C1a.sare -->?<!-- / --> % again:
+# <!-- C1a.diff -->?<!-- / --> points (claim C1,
+# *<!-- C1a.verdict -->?<!-- / -->*).
+#
 # **What you will see.** How captions are cut into pieces to *forget* and pieces
 # to *retain*, by CLIP alone, without looking at the truth; what its caution
 # costs; how a short training removes most hallucinations (the method is EFUF's,
@@ -191,14 +198,16 @@ print(
 # %% [markdown]
 # ## Erase
 #
-# AdamW, for every seed. Each run goes on until the forgotten spans of 64
-# held-out captions are about to reach a set NLL, and then cools down: ten more
-# steps with a falling learning rate, which go as far as five at full speed. If
-# it then stands more than a quarter of a nat short, it goes on and cools down
-# once more. So the runs that get there within 240 steps end at about the same
-# NLL, a **matched forget level**: from chapter 03 on we compare methods, and a
-# method that forgets more would otherwise look more robust for that reason
-# alone. (These captions are used for nothing else.)
+# AdamW, for every seed, in several orders of the same captions. Each run goes on
+# until the forgotten spans of 64 held-out captions have reached a set NLL, and
+# cools down: ten more steps with a falling learning rate. If it then stands
+# short, it goes on and cools down once more. Steps are too coarse for a
+# comparison, so the run is *landed*: the weights between its last look below
+# the level and its last look above are bisected until the NLL is right to
+# within 0.05 nats. So all runs that get there stand at one **forget level**:
+# from here on we compare methods, and a method that forgets more would look
+# more robust for that reason alone. (These captions are used for nothing else.)
+# What the landing changes is printed, too.
 
 # %%
 print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
@@ -347,9 +356,9 @@ for row in ledger.record(questions, preset, setting.seeds):
 #   shrink during the run. It has its own end, two passes over the captions, and
 #   stops where it stops.
 #
-# Same data, same order, same optimiser, same attack. Look at the forget level
-# first: where it differs, so does everything that follows, and the last column
-# must not be read as a ranking.
+# Same data, same order, same optimiser, same attack, and the same level for all
+# who reach it. A method that does not is drawn grey: it stands elsewhere, so it
+# is not compared.
 
 # %%
 few, names = setting.few(), ("EFUF", *setting.rivals)
@@ -440,12 +449,18 @@ for share in shares:
 # * Erasure needs no human labels: CLIP's scores give pieces to forget and
 #   pieces to retain, with measurable precision and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price
-#   that captions alone do not show. Whether a light fine-tuning brings them
-#   back is claim C1a, and the ledger's row above answers it.
-# * A relapse is not yet a *return*. The same captions teach a model that never
-#   hallucinated, and only the comparison with it (C1b) says whether anything
-#   was left to come back to. Look who is sooner before you call an erasure
-#   superficial.
+#   that captions alone do not show; a light fine-tuning brings them back, by
+#   <!-- C1a.diff -->?<!-- / --> points (C1a,
+#   *<!-- C1a.verdict -->?<!-- / -->*).
+# * A relapse is not yet a *return*: the same captions teach a model that never
+#   hallucinated. At one forget level "superficial" has two readings, and they
+#   differ. The *words* of the erased model become likely
+#   <!-- C1c.diff -->?<!-- / --> samples later than those of the honest one (half-life
+#   of the NLL, C1c: <!-- C1c.verdict -->?<!-- / --> the claim). But then the
+#   whole *habit* is back: at the end of the attack its captions hallucinate
+#   <!-- C1e.diff -->?<!-- / --> points more (C1e:
+#   <!-- C1e.verdict -->?<!-- / --> it), over the attack
+#   <!-- C1b.diff -->?<!-- / --> (C1b: <!-- C1b.verdict -->?<!-- / -->).
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show

@@ -27,6 +27,15 @@
 # place, worst *for the hallucinations only*; its outer step suppresses them
 # there; grounded text keeps its ordinary gradient.
 #
+# **The answer.** At the same forget level SARE's captions are no better than
+# EFUF's right after erasure (<!-- C4a.diff -->?<!-- / --> points, claim C4:
+# *<!-- C4a.verdict -->?<!-- / -->*) and cost
+# <!-- C5a.diff -->?<!-- / --> points of recall (C5:
+# *<!-- C5a.verdict -->?<!-- / -->*). What differs is the ground it stands on:
+# the NLL lost at the worst point nearby falls from
+# <!-- C3a.baseline -->?<!-- / --> to <!-- C3a.sare -->?<!-- / --> nats (C3:
+# *<!-- C3a.verdict -->?<!-- / -->*).
+#
 # **What you will see.** The step, line by line, with the sign trap that catches
 # most first implementations; that it does what it claims on a real LLaVA; an
 # erasure by it, against EFUF's at the same forget level; and whether the
@@ -590,17 +599,20 @@ _ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 #   and a look at three numbers checks it.
 # * It differs from SAM in *whose* loss is perturbed: only that of the
 #   hallucinations. The same loop with `perturb=("neg", "pos", "sent")` is SAM.
-# * Sharpness is not one thing. SARE lowers the NLL lost at the *worst* point
-#   within reach (C3h) in every seed, and what is lost along the attacker's way;
-#   it raises the relapse radius in four of five (C3i, undecided), and slope and
-#   largest eigenvalue say nothing for sure. And does a gauge *predict*? Over
-#   the runs of the front (figure 03_gauges, the book's run) the worst-case
-#   losses go with an early relapse (-0.18 to -0.29), but every interval spans
-#   zero, as do those of all others, sharpness or none. With levels matched less
-#   well (commit 72d1431) it was -0.28 to -0.35, just clear of zero, beside a
-#   rival that is no sharpness, the distance from the base model. SARE makes the
-#   landscape flatter here (on the README's other seeds less surely: of C3, only
-#   b holds in all three sets); that flatter means longer lasting is not shown.
+# * SARE makes the landscape flatter where it matters: at the worst point
+#   nearby it loses <!-- C3a.diff -->?<!-- / --> nats less (C3a,
+#   *<!-- C3a.verdict -->?<!-- / -->*). Sharpness is still not one thing: the
+#   slope differs by <!-- C3g.diff -->?<!-- / -->
+#   (<!-- C3g.verdict -->?<!-- / -->), the largest eigenvalue by
+#   <!-- C3h.diff -->?<!-- / --> (<!-- C3h.verdict -->?<!-- / -->), the relapse
+#   radius by <!-- C3i.diff -->?<!-- / --> (<!-- C3i.verdict -->?<!-- / -->).
+# * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
+#   the rank correlation of the worst-case loss (within 0.5) with the NLL's
+#   half-life is
+#   <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->?<!-- / -->, that of the
+#   number of steps, which is no sharpness,
+#   <!-- fig:03_gauges:results.steps.mean:+.2f -->?<!-- / -->: figure 03_gauges shows
+#   all, with intervals.
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do
 #   the same with two loss terms for text. SARE adds the CLIP-curated
 #   sub-sentences and a third term.

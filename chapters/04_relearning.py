@@ -22,6 +22,16 @@
 # **The question.** How many samples of fine-tuning bring the hallucinations
 # back, and does Targeted-SAM make it more?
 #
+# **The answer.** Yes, and it does not last. Over the attack SARE's captions
+# hallucinate <!-- C6a.diff -->?<!-- / --> points less than EFUF's (claim C6:
+# *<!-- C6a.verdict -->?<!-- / -->*), and half of its gain in words is gone after
+# <!-- C6d.sare -->?<!-- / --> samples instead of <!-- C6d.baseline -->?<!-- / -->. The
+# direction of the step matters (<!-- C8a.diff -->?<!-- / --> points against a
+# random one, C8: *<!-- C8a.verdict -->?<!-- / -->*). That it must be *targeted* is
+# <!-- C8b.verdict -->?<!-- / -->: against untargeted SAM at equal work,
+# <!-- C8b.diff -->?<!-- / -->. After 640 samples SARE hallucinates
+# <!-- C6b.diff -->?<!-- / --> points more than before.
+#
 # **What you will see.** The book's headline figure: CHAIR_s against the number
 # of relearning samples, for the base model, EFUF and SARE, at a matched forget
 # level, every seed shown; the paired difference in samples until relapse; what
@@ -216,7 +226,19 @@ for seed, (before, then) in zip(setting.seeds, pairs, strict=True):
 _ = figures.again("04_variance")
 
 # %% [markdown]
-# TODO variance prose
+# Left: of one paired difference, the order in which the captions came for the
+# erasure makes
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->?<!-- / -->
+# of the variance in mean CHAIR_s (squared points), the base model only
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->?<!-- / -->,
+# the order of the attack
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->?<!-- / -->,
+# and another path through the processor
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->?<!-- / -->:
+# rounding alone draws anew. Right: what a narrow interval costs. The samples
+# until 50 % are the noisiest way to ask, the NLL's half-life the cheapest; and
+# orders, which cost seconds, buy as much as base models, which cost a minute.
+# So each seed has two orders of erasure and two of attack here.
 #
 # ## The other methods
 #
@@ -434,8 +456,7 @@ print(tables.strongest(drawn))
 #
 # Here is EFUF against itself. The only difference is the level at which it was
 # told to stop. A comparison of two methods that stop at different levels
-# measures this as well, whatever it says it measures. (In the book's run 4
-# against 12 nats makes 231 samples, more than SARE gains over EFUF.)
+# measures this as well, whatever it says it measures.
 
 # %%
 levels = presets.attacks_on(presets.unequal_levels(few), few)
@@ -451,33 +472,29 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 # ## What we learned
 #
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
-#   mislead; pairing by seed and matching the forget level remove two unfair
+#   mislead; pairing by seed and landing on one forget level remove two unfair
 #   advantages, and a control for the third, compute, costs no more than a run.
-# * In the book's run SARE relapses later in seven of eight seeds, 1.9 times as
-#   late on average, and the headline (C6a) is supported. But on two other sets
-#   of seeds the same claim is undecided, +87 and +44 samples with intervals
-#   that span zero, and on one of them only two of five seeds have the mean's
-#   sign (the README lists all runs). The mean's sign is the same each time, the
-#   verdict is not: do not quote the one that fits.
-# * Of the controls, SARE clearly beats EFUF with its compute, EFUF from above
-#   and the step with the wrong sign. At its own level, against a random step
-#   and a step on the retain loss, three or four seeds of five point its way and
-#   the interval still reaches zero (on seeds 101 to 108 and 11 to 15 only from
-#   above and the wrong sign are beaten); and against untargeted SAM nothing is
-#   won at all, -25 samples [-124, 74]: whether *targeted* counts stays open. So
-#   flatness as *the cause* is not shown.
-# * Added to NPO, Targeted-SAM delays the relapse in five of five seeds, and the
-#   interval just spans zero.
-# * Under each of the five attackers NPO with Targeted-SAM holds longest on
-#   average (under one, SARE and untargeted SAM as long, to the end of the
-#   attack), and SimNPO or GradDiff falls first; in between, the order changes
-#   with the attacker. GA and GradDiff hallucinate *before* the attack, which
-#   repairs their broken text before it breaks it again: a curve that falls is
-#   no cure.
-# * A rough direction does as well, as far as five seeds tell: eps\* kept for
-#   four steps or from a quarter of the rows saves a quarter of the work, over
-#   the projector alone nearly two fifths, and no interval of the difference in
-#   delay excludes zero.
+# * SARE delays the relapse (C6a, *<!-- C6a.verdict -->?<!-- / -->*):
+#   <!-- C6a.diff -->?<!-- / --> points of captions over the attack,
+#   <!-- C6c.diff -->?<!-- / --> samples until every other caption hallucinates,
+#   <!-- C6d.diff -->?<!-- / --> until the forgotten words' NLL has halved. Under each
+#   method's worst learning rate it is <!-- C6f.diff -->?<!-- / --> points (C6f,
+#   <!-- C6f.verdict -->?<!-- / -->).
+# * Over ten other attacks together the difference is
+#   <!-- C7a.diff -->?<!-- / --> points (C7a, *<!-- C7a.verdict -->?<!-- / -->*).
+# * The direction of the step is part of the reason: against a random step of
+#   the same length <!-- C8a.diff -->?<!-- / --> points (C8a,
+#   *<!-- C8a.verdict -->?<!-- / -->*). Whether it must be *targeted* is not shown:
+#   at equal work <!-- C8b.diff -->?<!-- / --> against untargeted SAM (C8b,
+#   *<!-- C8b.verdict -->?<!-- / -->*). But SARE is at its level first: as each
+#   stops, it takes
+#   <!-- fig:04_causes:results.arms.SARE.passes:.0f -->?<!-- / --> passes, untargeted
+#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->?<!-- / -->, EFUF
+#   <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->?<!-- / -->.
+# * Added to NPO, Targeted-SAM changes the half-life by
+#   <!-- C8k.diff -->?<!-- / --> samples (<!-- C8k.verdict -->?<!-- / -->).
+# * Work alone is no cause: EFUF with SARE's work differs from SARE by
+#   <!-- C8c.diff -->?<!-- / --> points (C8c, <!-- C8c.verdict -->?<!-- / -->).
 # * A cause is what is left when its rivals have had their turn. Name them, run
 #   them, and count "undecided" as such.
 # * Delay is not persistence: look at the end of every curve before you call a
@@ -487,8 +504,9 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 #
 # That anything here carries over to seven billion weights; what an attacker
 # with other data or far more of it can do; that the settings of the baselines
-# are their best (all were run at the book's learning rate). Absence of a
-# difference at five or eight seeds is not equality.
+# are their best (all were run at the book's learning rate). An interval that
+# spans zero is not equality; *no difference larger than the margin* is a test
+# of its own.
 #
 # ## Exercises
 #

@@ -148,3 +148,25 @@ def test_stored_pictures_are_small_and_true():
     assert (
         again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4
     )
+
+
+RESULT = re.compile(r"\d+\.\d+|\d+ %|\d+ points|\d+ samples")  # what a run gives, not a setting
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name[:2] in ("01", "02", "03", "04")])
+def test_findings_are_quoted_from_files(name):
+    """Fails if a number is typed into a chapter's answer or what it taught, which a new run would
+    leave behind.
+    """
+    text = "\n".join(
+        cell.source
+        for cell in jupytext.read(CHAPTERS / f"{name}.py").cells
+        if cell.cell_type == "markdown"
+    )
+    answer = text[text.index("**The answer.**") : text.index("**What you will see.**")]
+    learned = text[text.index("## What we learned") : text.index("## What we did not show")]
+    typed = re.sub(r"<!-- [^/].*?<!-- / -->", "", answer + learned, flags=re.DOTALL)
+    settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "640 samples")
+    for setting in settings:
+        typed = typed.replace(setting, "")
+    assert "<!-- " in answer and not RESULT.findall(typed), RESULT.findall(typed)

@@ -40,7 +40,7 @@ def test_the_hash_sees_content_and_no_layout(tmp_path):
     same = "# a thought\n" + GOOD.replace("alpha = 0.05", "alpha    =   0.05  # as always")
     assert load(tmp_path, same).hash == load(tmp_path, GOOD).hash == plan.load().hash
     assert len(plan.load().hash) == 16
-    for old, new in (("margin = 10.0", "margin = 9.0"), ("1012]", "1013]"), ("hidden", "there")):
+    for old, new in (("margin = 12.0", "margin = 9.0"), ("1012]", "1013]"), ("light attack", "heavy attack")):
         assert load(tmp_path, GOOD.replace(old, new, 1)).hash != plan.load().hash
 
 
@@ -61,9 +61,9 @@ WRONG = {
     "run's key": (GOOD.replace("alpha =", "beta ="), "run.beta: unknown key"),
     "run without": (GOOD.replace("alpha = 0.05", ""), "run.alpha: missing"),
     "expect": (replaced("C6a", '"less"', '"lower"'), "row.C6a.expect: 'lower' is unknown"),
-    "no margin": (replaced("C6a", "margin = 5.0\n", ""), "row.C6a.margin: missing"),
-    "margin": (replaced("C6a", "margin = 5.0", "margin = 0.0"), "row.C6a.margin: 0.0"),
-    "margin's kind": (replaced("C6a", "margin = 5.0", 'margin = "5"'), "row.C6a.margin: '5'"),
+    "no margin": (replaced("C6a", "margin = 12.0\n", ""), "row.C6a.margin: missing"),
+    "margin": (replaced("C6a", "margin = 12.0", "margin = 0.0"), "row.C6a.margin: 0.0"),
+    "margin's kind": (replaced("C6a", "margin = 12.0", 'margin = "5"'), "row.C6a.margin: '5'"),
     "no primary": (replaced("C4a", "primary = true\n", ""), "claim.C4: 0 of its rows are primary"),
     "two": (
         replaced("C6c", "chapter", "primary = true\nsentence = 'x'\nchapter"),
@@ -144,3 +144,14 @@ def test_the_plan_was_there_before_the_results():
         pytest.skip("plan or results are not committed")
     assert planned != found, "the plan came with its results"
     assert git("merge-base", "--is-ancestor", planned, found) is not None, "the plan came later"
+
+
+def test_the_book_runs_what_is_planned():
+    """Fails if the preset's seeds, orders or level are not the plan's, or too few for a primary."""
+    from lab.experiments import erasures, presets
+
+    planned, full = plan.load(), presets.PRESETS["full"]
+    assert planned.seeds == files.BOOK_SEEDS == full.seeds and len(full.seeds) >= 12
+    assert (full.orders, full.shuffles) == (planned.orders, planned.attacks)
+    assert planned.level == erasures.STOP_NLL
+    assert not set(planned.seeds) & {*range(1, 29), *range(101, 109), *range(301, 308)}
