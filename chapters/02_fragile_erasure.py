@@ -393,7 +393,7 @@ paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
 both = readings.curves(paired, *pair)
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
-    "seeds, mean and 95 % interval."
+    "seeds, mean and 95 % interval. " + tables.caption(paired, *pair)
 )
 how = {"keys": ("chair_s", "recall")}
 _ = figures.publish(

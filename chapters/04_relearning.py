@@ -388,7 +388,8 @@ drawn = tables.sweep(attacked, both)
 caption = (
     "Mean CHAIR_s over the attack by the attacker's learning rate,"
     f" {len(few.seeds)} seeds (faint), mean, 95 % interval. Hollow: recall"
-    " below 95 % at the end. Ringed: the worst allowed."
+    " below 95 % at the end. Ringed: the worst allowed. "
+    + tables.caption(results, *both)
 )
 _ = figures.publish("fig_sweep", "04_sweep", drawn, preset, few.seeds, caption)
 worst = tables.worst_rates(drawn)

@@ -40,7 +40,11 @@ def test_the_hash_sees_content_and_no_layout(tmp_path):
     same = "# a thought\n" + GOOD.replace("alpha = 0.05", "alpha    =   0.05  # as always")
     assert load(tmp_path, same).hash == load(tmp_path, GOOD).hash == plan.load().hash
     assert len(plan.load().hash) == 16
-    for old, new in (("margin = 12.0", "margin = 9.0"), ("1012]", "1013]"), ("light attack", "heavy attack")):
+    for old, new in (
+        ("margin = 12.0", "margin = 9.0"),
+        ("1012]", "1013]"),
+        ("light attack", "heavy attack"),
+    ):
         assert load(tmp_path, GOOD.replace(old, new, 1)).hash != plan.load().hash
 
 

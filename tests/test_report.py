@@ -299,7 +299,7 @@ def house(tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "store", lambda name: None)
     monkeypatch.setattr(execute, "plan_hash", lambda: "abc")
     monkeypatch.setattr(execute.jobs, "profile", lambda start: {})
-    monkeypatch.setattr(execute.ledger, "write", lambda: tried.written.append("ledger"))
+    monkeypatch.setattr(execute, "evidence", lambda: tried.written.append("evidence"))
     (tmp_path / "build").mkdir()
     return tried
 
@@ -327,7 +327,7 @@ def test_keep_writes_the_book_and_compares_with_what_stood_there(house, monkeypa
     monkeypatch.setenv("KEEP", "1")
     house.rows = [row(diff=40.0)]
     execute.main([])
-    assert house.written == ["ledger"]
+    assert house.written == ["evidence"]
     assert json.loads((house.root / "figures/claims.json").read_text())[0]["diff"] == 40
     made = json.loads((house.root / "figures/run.json").read_text())
     assert made["seeds"] == list(files.BOOK_SEEDS)
