@@ -254,7 +254,7 @@ _ = figures.publish(
 # A story that fits is not yet a cause. The control: the same scenes, the same
 # seeds, the same training, with captions that are free of noise. If
 # co-occurrence in the text is the cause, honest captions must give an honest
-# model. (The fast preset trains one seed; the full one five.)
+# model. (The fast preset trains one seed; the full one six.)
 
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
@@ -325,7 +325,7 @@ print("CHAIR_s of sampled captions, one number a seed:", shares)
 # 2. *(easy)* Ask the model about an object twice, in a picture that shows it
 #    and in one that does not. `generate(kit.model, kit.processor,
 #    kit.test_features[:2], [scenes.question("fork")] * 2)` from
-#    `sare_min.llava` asks about the first two held-out pictures.
+#    `lab.llava.speech` asks about the first two held-out pictures.
 # 3. *(harder)* Sample captions instead of taking the likeliest word each time
 #    (`generate(..., temperature=1.0)`). What share invents something now? Why
 #    is it lower?

@@ -34,8 +34,8 @@
 # <!-- C2a.sare -->?<!-- / --> nats of its forgetting, and a model that never
 # hallucinated, at the same level,
 # <!-- C2a.baseline -->?<!-- / -->. The difference is
-# <!-- C2a.diff -->?<!-- / --> nats (claim C2,
-# <!-- C2a.verdict -->?<!-- / -->).
+# <!-- C2a.diff -->?<!-- / --> nats (claim C2:
+# *<!-- C2a.verdict -->?<!-- / -->*).
 #
 # **What you will see.** A loss whose lowest point and whose lowest *worst case*
 # lie in different places, which is what *sharpness-aware minimisation* (SAM) is
@@ -270,8 +270,9 @@ _ = figures.publish(
 # Sharp compared with what? With a model that never learnt to hallucinate: same
 # pictures, same training, honest captions (chapter 00's control, here called
 # *honest*). Its hallucinated words are unlikely as well, but nobody had to push
-# them down. Whoever is higher up has more to lose, so the erasure is stopped,
-# seed by seed, at the very level at which the honest model stands. If erasure
+# them down. Whoever is higher up has more to lose, so the erasure is *landed*,
+# seed by seed, on the very NLL at which the honest model stands, its *forget
+# level* (chapter 02 shows how; *passes*, in the print, count work, chapter 03). If erasure
 # ends in a sharp place, the erased model must lose more of its forgetting than
 # the honest one, when both are moved by the same distance in the worst way.
 # Three gauges of that kind:
@@ -317,17 +318,25 @@ for row in claims:
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# The rows need not agree. In the book's run the nats lost at the worst point
-# differ by <!-- C2a.diff -->?<!-- / --> (C2a,
-# *<!-- C2a.verdict -->?<!-- / -->*). The slope differs by
-# <!-- C2b.diff -->?<!-- / -->
-# (<!-- C2b.verdict -->?<!-- / -->), the curvature by
-# <!-- C2c.diff -->?<!-- / -->
-# (<!-- C2c.verdict -->?<!-- / -->): what is meant by *sharp* decides, and
-# nobody who names only one gauge has shown it. (Before the two models were
-# landed on one level, the erased one stood three nats higher and lost more by
-# every gauge: whoever is higher up has more to lose.) And whatever the rows
-# say, steepness is not yet the reason for anything that follows.
+# A verdict is computed, by rules that stood in a plan
+# ([`claims.toml`](lab/evidence/claims.toml)) before the run: *supported* or
+# *refuted* if a test says so after Holm's correction for all primary rows, *no
+# difference larger than the margin* if two tests shut out any effect that would
+# matter, *undecided* if neither, *not comparable* if the two arms do not stand
+# at one forget level. Each claim has one primary row (C8 has two). All others
+# are *exploratory*: read for, against, no difference or open by the same rules,
+# without the correction, so that some are chance.
+#
+# In the book's run (<!-- C2a.n -->?<!-- / --> seeds have an honest model) the nats
+# lost at the worst point differ by <!-- C2a.diff -->?<!-- / --> (C2a:
+# *<!-- C2a.verdict -->?<!-- / -->*), the slope by
+# <!-- C2b.diff -->?<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->?<!-- / -->*),
+# the curvature by <!-- C2c.diff -->?<!-- / --> (C2c, exploratory:
+# *<!-- C2c.verdict -->?<!-- / -->*), the share lost by
+# <!-- C2d.diff -->?<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->?<!-- / -->*).
+# Where they disagree, the gauge decides; the plan chose C2a beforehand. And
+# whatever the rows say, steepness is not yet the reason for anything that
+# follows.
 #
 # ## What we learned
 #

@@ -25,9 +25,9 @@
 # **The answer.** It is gone from the captions: from
 # <!-- fig:00_base:results.chair_s:.0f:100 -->?<!-- / --> % to
 # <!-- C1a.baseline -->?<!-- / --> % of them invent something. After 128 relearning
-# samples it is <!-- C1a.sare -->?<!-- / --> % again:
-# <!-- C1a.diff -->?<!-- / --> points (claim C1,
-# *<!-- C1a.verdict -->?<!-- / -->*).
+# samples it is <!-- C1a.sare -->?<!-- / --> %: a change of
+# <!-- C1a.diff -->?<!-- / --> points (claim C1: light relearning brings them
+# back, *<!-- C1a.verdict -->?<!-- / -->*).
 #
 # **What you will see.** How captions are cut into pieces to *forget* and pieces
 # to *retain*, by CLIP alone, without looking at the truth; what its caution
@@ -199,14 +199,15 @@ print(
 # ## Erase
 #
 # AdamW, for every seed, in several orders of the same captions. Each run goes on
-# until the forgotten spans of 64 held-out captions have reached a set NLL, and
-# cools down: ten more steps with a falling learning rate. If it then stands
+# until a cool-down, ten steps with a falling learning rate, should end at a set
+# NLL of the forgotten spans of 64 *stop captions*, whose scenes no erasure sees. If it then stands
 # short, it goes on and cools down once more. Steps are too coarse for a
 # comparison, so the run is *landed*: the weights between its last look below
 # the level and its last look above are bisected until the NLL is right to
-# within 0.05 nats. So all runs that get there stand at one **forget level**:
+# within 0.01 nats. So all runs that get there stand at one **forget level**:
 # from here on we compare methods, and a method that forgets more would look
-# more robust for that reason alone. (These captions are used for nothing else.)
+# more robust for that reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges of chapters 01
+# and 03 do.)
 # What the landing changes is printed, too.
 
 # %%
@@ -219,10 +220,11 @@ print("steps that took:", [len(r["log"]) for r in once["EFUF"]])
 print(tables.landed(results, "EFUF"))
 
 # %%
-training = readings.training(once, "EFUF")
+shown = {"EFUF": [r for r in once["EFUF"] if not r["spec"]["order"]]}
+training = readings.training(shown, "EFUF")
 caption = (
     "EFUF, training batches of 24 captions, "
-    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval, "
+    f"{len(setting.seeds)} seeds (faint), one order, mean, 95 % interval, "
     "up to the shortest run."
 )
 _ = figures.publish(
@@ -294,8 +296,8 @@ print(tables.never(results, "EFUF"))
 # %% [markdown]
 # The book keeps a ledger of claims. Each row is a difference paired by seed,
 # its interval, and a verdict computed from it by rules that stood in a plan
-# (`lab/evidence/claims.toml`) before the run. Here is the first, C1: *standard
-# erasure is superficial*. The difference is CHAIR_s after 128 relearning
+# (`lab/evidence/claims.toml`) before the run. Chapter 01 judged C2; here is
+# C1: *standard erasure is superficial*. The difference is CHAIR_s after 128 relearning
 # samples, a *light* attack, minus right after erasure.
 
 # %%
@@ -307,10 +309,10 @@ print(tables.spell(row, 1))
 # Is a relapse a *return*, though? Captions that hallucinate would teach any
 # model to hallucinate. The control is a model that never learnt it: the same
 # pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. Its hallucinated words stand at about five nats, not at
-# eight, so the erasures that it is compared with are landed there, too, seed by
+# meets the same attack. Its hallucinated words stand at another NLL, so the erasures that it is compared with are landed there, too, seed by
 # seed. If an erased model needs far fewer samples than this *honest* one,
-# something was left to come back to:
+# something was left to come back to. (SARE, chapter 03's method, is drawn for
+# later; C1f compares it with EFUF here.)
 
 # %%
 some = setting.with_honest()
@@ -336,7 +338,7 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], tables.spell(row, 1))
 
 # %% [markdown]
-# Figure 02_relapse's right panel shows how it returns: the NLL of the forgotten
+# Figure 02_relapse's right panel shows how it relapses: the NLL of the forgotten
 # words falls from the first samples on, while CHAIR_s still moves little; then
 # greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how
 # close to the edge we were.
@@ -348,11 +350,11 @@ for row in ledger.record(questions, preset, setting.seeds):
 #
 # * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff**
 #   keeps the retain pieces, but no whole captions.
-# * **NPO**, negative preference optimisation, weighs each caption by how far it
-#   still is from the base model: once a piece is unlikely it is left in peace.
+# * **NPO**, negative preference optimisation, weighs each caption by how near it
+#   still is to the base model: once a piece is unlikely it is left in peace.
 #   **SimNPO** does the same without a base model, by the NLL a token, with its
 #   published settings.
-# * **EFUF released** is EFUF with the weights of the released code, which
+# * **EFUF released** is EFUF with the loss weights of the released code, which
 #   shrink during the run. It has its own end, two passes over the captions, and
 #   stops where it stops.
 #
@@ -378,9 +380,10 @@ caption = (
 _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 
 # %% [markdown]
-# A method that never brought CHAIR_s under one half "relapses" at zero samples;
-# one that forgot far more than the others starts further from the edge; and one
-# that has lost its recall has not erased hallucinations but captions.
+# A method that never brought CHAIR_s down stands high from the start; one that
+# stopped at another level (grey) starts elsewhere; and one that has lost its
+# recall has not erased hallucinations but captions. (Five seeds and one order
+# here, so a row differs from the headline's.)
 #
 # ## What does the curation cost?
 #
@@ -413,8 +416,8 @@ print(tables.beside(paired, *pair))
 
 # %% [markdown]
 # An interval that spans zero says that at this number of seeds we cannot tell
-# the two apart, not that they are equal. Where the judge made no mistake at all
-# (in the book's run: in every seed), the two rows are the *same* run, and the
+# the two apart, not that they are equal. Where the judge made no mistake at
+# all, the two rows are the *same* run, and the
 # differences are exactly zero: in this clean world a well-trained tiny CLIP is
 # nearly an oracle, which no CLIP is on photographs. So we also make mistakes on
 # purpose. A share of the hallucinated pieces is *missed*, and kept as if it
@@ -449,18 +452,18 @@ for share in shares:
 # * Erasure needs no human labels: CLIP's scores give pieces to forget and
 #   pieces to retain, with measurable precision and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price
-#   that captions alone do not show; a light fine-tuning brings them back, by
-#   <!-- C1a.diff -->?<!-- / --> points (C1a,
+#   that captions alone do not show. After 128 relearning samples CHAIR_s differs
+#   by <!-- C1a.diff -->?<!-- / --> points from right after erasure (C1a:
 #   *<!-- C1a.verdict -->?<!-- / -->*).
 # * A relapse is not yet a *return*: the same captions teach a model that never
-#   hallucinated. At one forget level "superficial" has two readings, and they
-#   differ. The *words* of the erased model become likely
-#   <!-- C1c.diff -->?<!-- / --> samples later than those of the honest one (half-life
-#   of the NLL, C1c: <!-- C1c.verdict -->?<!-- / --> the claim). But then the
-#   whole *habit* is back: at the end of the attack its captions hallucinate
-#   <!-- C1e.diff -->?<!-- / --> points more (C1e:
-#   <!-- C1e.verdict -->?<!-- / --> it), over the attack
-#   <!-- C1b.diff -->?<!-- / --> (C1b: <!-- C1b.verdict -->?<!-- / -->).
+#   hallucinated. At one forget level, EFUF minus that model: samples until the
+#   NLL of the hallucinated words has halved,
+#   <!-- C1c.diff -->?<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->?<!-- / -->*);
+#   CHAIR_s over the attack, <!-- C1b.diff -->?<!-- / --> points (C1b, exploratory:
+#   *<!-- C1b.verdict -->?<!-- / -->*); CHAIR_s where it ends,
+#   <!-- C1e.diff -->?<!-- / --> points (C1e, exploratory:
+#   *<!-- C1e.verdict -->?<!-- / -->*). "Superficial" has more than one reading; say
+#   which one you mean.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show

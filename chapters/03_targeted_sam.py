@@ -27,14 +27,13 @@
 # place, worst *for the hallucinations only*; its outer step suppresses them
 # there; grounded text keeps its ordinary gradient.
 #
-# **The answer.** At the same forget level SARE's captions are no better than
-# EFUF's right after erasure (<!-- C4a.diff -->?<!-- / --> points, claim C4:
-# *<!-- C4a.verdict -->?<!-- / -->*) and cost
-# <!-- C5a.diff -->?<!-- / --> points of recall (C5:
-# *<!-- C5a.verdict -->?<!-- / -->*). What differs is the ground it stands on:
-# the NLL lost at the worst point nearby falls from
-# <!-- C3a.baseline -->?<!-- / --> to <!-- C3a.sare -->?<!-- / --> nats (C3:
-# *<!-- C3a.verdict -->?<!-- / -->*).
+# **The answer.** At the same forget level, SARE minus EFUF right after erasure:
+# <!-- C4a.diff -->?<!-- / --> points of CHAIR_s (claim C4, erases better:
+# *<!-- C4a.verdict -->?<!-- / -->*). Recall, SARE minus the base model:
+# <!-- C5a.diff -->?<!-- / --> points (C5, quality is kept:
+# *<!-- C5a.verdict -->?<!-- / -->*). The NLL lost at the worst point nearby is
+# <!-- C3a.baseline -->?<!-- / --> nats for EFUF, <!-- C3a.sare -->?<!-- / --> for SARE
+# (C3, flatter: *<!-- C3a.verdict -->?<!-- / -->*).
 #
 # **What you will see.** The step, line by line, with the sign trap that catches
 # most first implementations; that it does what it claims on a real LLaVA; an
@@ -309,9 +308,10 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 # forget level: a run trains until it stands at the level or just above, and the
 # weights between its last look below and its last look above are bisected. The
 # print shows what the landing changed. `rho` was chosen on other seeds than
-# those shown here. Look at the work, too: to reach the same level SARE takes
-# *more steps*, and each costs more. Whatever it gains, it has had more
-# training; a control that gives EFUF as much is still owed (claim C8).
+# those shown here. Look at the work, too, in
+# *passes* over a batch: a forward counts as one, a backward as two. Whatever
+# SARE gains, it has had more of it; a control that gives as much to its rivals
+# is still owed (claim C8).
 
 # %%
 print({name: f"rho = {METHODS[name].rho}" for name in ("EFUF", "SARE")})
@@ -374,9 +374,6 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 3))
 
 # %% [markdown]
-# At an equal forget level there is little room for C4. What differs must show
-# under stress.
-#
 # One more thing is worth knowing before we celebrate either method. We erased
 # from *captions*. Does it carry over to the *questions*? If the belief were
 # gone, "yes" to a *usual* but absent object would fall while "yes" to a *shown*
@@ -527,8 +524,7 @@ _ = figures.publish("fig_front", "03_front", front, preset, few.seeds, caption)
 print(tables.points(front))
 
 # %% [markdown]
-# Read it one line at a time. A farther look costs more steps; whether it also
-# buys robustness without end is for the lines to say.
+# Read it one line at a time: what a farther look costs, and what it buys.
 #
 # The book's own settings, `lambda_neg` 0.1 with `rho` 0 (EFUF) and 0.2 (SARE),
 # were chosen before, on other seeds; on this front they need not be the best.
@@ -552,8 +548,8 @@ print(tables.points(front))
 # * the *relapse radius*: the distance at which half of the captions hallucinate
 #   again at that worst case (here more is flatter);
 # * the NLL lost in random directions; and, for comparison, three that are no
-#   sharpness at all: the forget level itself, the distance from the base model,
-#   and the number of steps trained.
+#   sharpness at all: the forget level (a check: all runs stand at one, so it must
+#   predict nothing), the distance from the base model, and the number of steps.
 
 # %%
 every = [(key, spec) for key, row in grid.items() for spec in row]
@@ -580,8 +576,8 @@ _ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that
 # goes with early relapse. Look for a gauge that does both, and compare it with
-# the three that are no sharpness: if the number of steps, or the distance from
-# the base model, orders the runs as well, flatness has a rival. Chapter 04 sets
+# those that are no sharpness: if the number of steps, or the distance from the
+# base model, orders the runs as well, flatness has a rival. Chapter 04 sets
 # up the controls.
 #
 # ## What it costs
@@ -596,13 +592,13 @@ _ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 #   and a look at three numbers checks it.
 # * It differs from SAM in *whose* loss is perturbed: only that of the
 #   hallucinations. The same loop with `perturb=("neg", "pos", "sent")` is SAM.
-# * SARE makes the landscape flatter where it matters: at the worst point
-#   nearby it loses <!-- C3a.diff -->?<!-- / --> nats less (C3a,
-#   *<!-- C3a.verdict -->?<!-- / -->*). Sharpness is still not one thing: the
-#   slope differs by <!-- C3g.diff -->?<!-- / -->
-#   (<!-- C3g.verdict -->?<!-- / -->), the largest eigenvalue by
-#   <!-- C3h.diff -->?<!-- / --> (<!-- C3h.verdict -->?<!-- / -->), the relapse
-#   radius by <!-- C3i.diff -->?<!-- / --> (<!-- C3i.verdict -->?<!-- / -->).
+# * Is the landscape flatter? SARE minus EFUF, the NLL lost at the worst point
+#   nearby: <!-- C3a.diff -->?<!-- / --> nats (C3a: *<!-- C3a.verdict -->?<!-- / -->*).
+#   Sharpness is not one thing: the slope differs by
+#   <!-- C3g.diff -->?<!-- / --> (C3g, exploratory: *<!-- C3g.verdict -->?<!-- / -->*),
+#   the largest eigenvalue by <!-- C3h.diff -->?<!-- / --> (C3h, exploratory:
+#   *<!-- C3h.verdict -->?<!-- / -->*), the relapse radius by
+#   <!-- C3i.diff -->?<!-- / --> (C3i, exploratory: *<!-- C3i.verdict -->?<!-- / -->*).
 # * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
 #   the rank correlation of the worst-case loss (within 0.5) with the NLL's
 #   half-life is

@@ -22,19 +22,23 @@
 # **The question.** How many samples of fine-tuning bring the hallucinations
 # back, and does Targeted-SAM make it more?
 #
-# **The answer.** Yes, and it does not last. Over the attack SARE's captions
-# hallucinate <!-- C6a.diff -->?<!-- / --> points less than EFUF's (claim C6:
-# *<!-- C6a.verdict -->?<!-- / -->*), and half of its gain in words is gone after
-# <!-- C6d.sare -->?<!-- / --> samples instead of <!-- C6d.baseline -->?<!-- / -->. The
-# direction of the step matters (<!-- C8a.diff -->?<!-- / --> points against a
-# random one, C8: *<!-- C8a.verdict -->?<!-- / -->*). That it must be *targeted* is
-# <!-- C8b.verdict -->?<!-- / -->: against untargeted SAM at equal work,
-# <!-- C8b.diff -->?<!-- / -->. After 640 samples SARE hallucinates
-# <!-- C6b.diff -->?<!-- / --> points more than before.
+# **The answer.** Over the attack SARE's captions hallucinate in
+# <!-- C6a.sare -->?<!-- / --> %, EFUF's in <!-- C6a.baseline -->?<!-- / --> %: a difference
+# of <!-- C6a.diff -->?<!-- / --> points (claim C6, it lasts longer:
+# *<!-- C6a.verdict -->?<!-- / -->*). The forgotten words' NLL has halved after
+# <!-- C6d.sare -->?<!-- / --> samples, after EFUF's erasure after
+# <!-- C6d.baseline -->?<!-- / -->. That is a delay: 640 samples change SARE's
+# CHAIR_s by <!-- C6b.diff -->?<!-- / --> points (C6b, it persists, exploratory:
+# *<!-- C6b.verdict -->?<!-- / -->*). Does the *direction* of the step matter?
+# <!-- C8a.diff -->?<!-- / --> points against a random one (C8a:
+# *<!-- C8a.verdict -->?<!-- / -->*). Its *target*? At equal work
+# <!-- C8b.diff -->?<!-- / --> points against untargeted SAM (C8b:
+# *<!-- C8b.verdict -->?<!-- / -->*).
 #
 # **What you will see.** The book's headline figure: CHAIR_s against the number
 # of relearning samples, for the base model, EFUF and SARE, at a matched forget
-# level, every seed shown; the paired difference in samples until relapse; what
+# level, every seed shown; the paired differences in
+# several endpoints; what
 # other causes could explain it, each with a control; whether the answer depends
 # on the attacker; and two ways of measuring that could have told another story.
 #
@@ -151,11 +155,13 @@ print(tables.never(results, *both))
 
 # %% [markdown]
 # Each seed has one base model, one data set and the same attacks, so the
-# difference is taken seed by seed. Three endpoints are reported, and the plan
-# says which one decides: mean CHAIR_s over the whole attack (C6a), which is
-# what users see; the samples until CHAIR_s passes 50 % (a *restricted* mean:
-# the last sample count stands for "never"); the samples until the NLL of the
-# forgotten words has halved. And C6b asks whether the suppression *persists*.
+# difference is taken seed by seed. Several endpoints are reported, and the plan
+# says which one decides: mean CHAIR_s over the whole attack (C6a), which is what
+# users see. The others are exploratory: the samples until CHAIR_s passes 50 %
+# (C6c, a *restricted* mean: the last sample count stands for "never"); the
+# samples until the NLL of the forgotten words is half of what it was (C6d);
+# CHAIR_s after 128 samples (C6e). C6a asks for a *delay*. Whether suppression
+# *persists*, a rise of ten points at most after 640 samples, is asked by C6b.
 
 # %%
 asked = {"C6a": (*both, "mean_chair_s"), "C6c": (*both, "relapse")}
@@ -215,12 +221,12 @@ for seed, (before, then) in zip(setting.seeds, pairs, strict=True):
 # %% [markdown]
 # ## Where does the spread come from?
 #
-# The sentences above differ by more than the methods do. A study on other seeds
+# A study on other seeds
 # (1 to 8, on which settings may be tried) took several orders of erasure for
 # each base model and several orders of attack for each erasure, and ran them
 # once more on other paths through the processor, which only round differently.
-# It takes a quarter of an hour (`python -m lab.experiments.variance`), so here
-# its stored figure is drawn:
+# It takes half an hour (`python -m lab.experiments.variance`), so here its
+# stored figure is drawn:
 
 # %%
 _ = figures.again("04_variance")
@@ -236,16 +242,17 @@ _ = figures.again("04_variance")
 # and another path through the processor
 # <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->?<!-- / -->:
 # rounding alone draws anew. Right: what a narrow interval costs. The samples
-# until 50 % are the noisiest way to ask, the NLL's half-life the cheapest; and
-# orders, which cost seconds, buy as much as base models, which cost a minute.
-# So each seed has two orders of erasure and two of attack here.
+# until 50 % are the noisiest way to ask, the NLL's half-life the cheapest. A
+# further order of both erasures costs about as much as a further base model. So
+# each seed has two orders of erasure and two of attack here.
 #
 # ## The other methods
 #
-# The same attack on every row of `METHODS`: among them untargeted SAM, which
-# disturbs everything instead of the hallucinations alone, and NPO, with and
-# without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few
-# of the controls and attacks below; the book's figures show all.)
+# The same attack on every row of `METHODS`: among them untargeted SAM
+# (`EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
+# the controls and attacks below; the book's figures show all. Rows of five
+# seeds, one order and fewer points differ from the headline's.)
 
 # %%
 few = setting.few()
@@ -279,7 +286,8 @@ if set(npo) <= set(names):
 #   random direction, drawn anew each time. Does the *direction* matter?
 # * **equal work** (C8b): untargeted SAM, which disturbs everything, against
 #   SARE; whichever needed fewer passes goes on for as many as the other, and
-#   forgets only while below the level. Does the *target* matter?
+#   forgets only while below the level. (So one of the two rows is, in each
+#   seed, the plain run.) Does the *target* matter?
 
 # %%
 causes = ("EFUF", "SARE", "SARE, random step", "EFUF+SAM")
@@ -360,8 +368,8 @@ rough = ("EFUF", "SARE", *setting.cheaper)
 found = attacks.attack_all(presets.book_attacks(few, *rough, at=few.coarse))
 drawn = tables.arms(found, rough, words, mean_chair_s, (0, 100))
 caption = (
-    "What an erasure costs (passes) and how long it lasts, exact and"
-    f" approximate ascent steps, {len(few.seeds)} seeds."
+    "What an erasure costs (passes) and mean CHAIR_s over the attack, exact"
+    f" and approximate ascent steps, {len(few.seeds)} seeds."
 )
 _ = figures.publish("fig_arms", "04_cost", drawn, preset, few.seeds, caption)
 for name in setting.cheaper:
@@ -447,11 +455,10 @@ print(tables.strongest(drawn))
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of
-# the attack? Where both stay near zero there was no danger to begin with, and
-# the verdict says "undecided" for lack of one; where both rise to the top,
-# neither holds. And where recall has gone, as after leading questions, the
-# model answers "yes" instead of describing: it invents little because it says
-# little. Look at the panels, not only at the verdicts.
+# the attacks? Where both stay near zero there was no danger to begin with, and
+# the row reads "no difference"; where both rise to the top, neither holds. And
+# where recall has gone (see the print), a model invents little because it says
+# little. Look at the panels, not only at the rows.
 #
 # ## A trap: unequal forget levels
 #
@@ -475,27 +482,31 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
 #   mislead; pairing by seed and landing on one forget level remove two unfair
 #   advantages, and a control for the third, compute, costs no more than a run.
-# * SARE delays the relapse (C6a, *<!-- C6a.verdict -->?<!-- / -->*):
-#   <!-- C6a.diff -->?<!-- / --> points of captions over the attack,
-#   <!-- C6c.diff -->?<!-- / --> samples until every other caption hallucinates,
-#   <!-- C6d.diff -->?<!-- / --> until the forgotten words' NLL has halved. Under each
-#   method's worst learning rate it is <!-- C6f.diff -->?<!-- / --> points (C6f,
-#   <!-- C6f.verdict -->?<!-- / -->).
-# * Over ten other attacks together the difference is
-#   <!-- C7a.diff -->?<!-- / --> points (C7a, *<!-- C7a.verdict -->?<!-- / -->*).
-# * The direction of the step is part of the reason: against a random step of
-#   the same length <!-- C8a.diff -->?<!-- / --> points (C8a,
-#   *<!-- C8a.verdict -->?<!-- / -->*). Whether it must be *targeted* is not shown:
-#   at equal work <!-- C8b.diff -->?<!-- / --> against untargeted SAM (C8b,
-#   *<!-- C8b.verdict -->?<!-- / -->*). But SARE is at its level first: as each
-#   stops, it takes
-#   <!-- fig:04_causes:results.arms.SARE.passes:.0f -->?<!-- / --> passes, untargeted
-#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->?<!-- / -->, EFUF
-#   <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->?<!-- / -->.
-# * Added to NPO, Targeted-SAM changes the half-life by
-#   <!-- C8k.diff -->?<!-- / --> samples (<!-- C8k.verdict -->?<!-- / -->).
-# * Work alone is no cause: EFUF with SARE's work differs from SARE by
-#   <!-- C8c.diff -->?<!-- / --> points (C8c, <!-- C8c.verdict -->?<!-- / -->).
+# * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->?<!-- / --> points of
+#   captions over the attack (C6a: *<!-- C6a.verdict -->?<!-- / -->*),
+#   <!-- C6c.diff -->?<!-- / --> samples until every other caption hallucinates
+#   (C6c, exploratory: *<!-- C6c.verdict -->?<!-- / -->*),
+#   <!-- C6d.diff -->?<!-- / --> until the forgotten words' NLL has halved (C6d,
+#   exploratory: *<!-- C6d.verdict -->?<!-- / -->*). Under each method's worst
+#   learning rate: <!-- C6f.diff -->?<!-- / --> points (C6f, exploratory:
+#   *<!-- C6f.verdict -->?<!-- / -->*).
+# * Ten other attacks together: <!-- C7a.diff -->?<!-- / --> points (C7a:
+#   *<!-- C7a.verdict -->?<!-- / -->*).
+# * Does the direction of the step matter? Against a random step of the same
+#   length <!-- C8a.diff -->?<!-- / --> points (C8a: *<!-- C8a.verdict -->?<!-- / -->*).
+# * Must it be targeted? At equal work <!-- C8b.diff -->?<!-- / --> against
+#   untargeted SAM (C8b: *<!-- C8b.verdict -->?<!-- / -->*). As each stops, SARE
+#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->?<!-- / --> passes,
+#   untargeted SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->?<!-- / -->,
+#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->?<!-- / -->, and SARE minus
+#   untargeted SAM is <!-- C8m.diff -->?<!-- / --> points (C8m, exploratory:
+#   *<!-- C8m.verdict -->?<!-- / -->*).
+# * Does the step help another loss? NPO with Targeted-SAM minus NPO:
+#   <!-- C8k.diff -->?<!-- / --> samples of half-life (C8k, exploratory:
+#   *<!-- C8k.verdict -->?<!-- / -->*).
+# * Is work alone the cause? SARE minus EFUF with SARE's work:
+#   <!-- C8c.diff -->?<!-- / --> points (C8c, exploratory:
+#   *<!-- C8c.verdict -->?<!-- / -->*).
 # * A cause is what is left when its rivals have had their turn. Name them, run
 #   them, and count "undecided" as such.
 # * Delay is not persistence: look at the end of every curve before you call a

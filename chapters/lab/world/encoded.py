@@ -46,8 +46,8 @@ def attack_rows(kit: Kit) -> dict[str, list[int]]:
     """Captions of scenes that no erasure saw: "stop" and "hallucinated" hold an object that is not
     there, "clean" none.
 
-    "stop": N_STOP of them, kept from the attacker and from every reported number; they say when to
-    stop erasing.
+    "stop": N_STOP of them, kept from the attacker and from CHAIR; they say when to stop erasing, and
+    the gauges of flatness use them.
     """
     spans = kit.spans("attack")
     wrong = [i for i, kinds in enumerate(spans) if kinds["forget"]]

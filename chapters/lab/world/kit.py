@@ -1,6 +1,6 @@
 """What one seed has: its base model, its scenes, what the model says of them, and the masks.
 
-data.py encodes it for erasing, stopping, attacking and testing; measure.py measures on it.
+encoded.py encodes it for erasing, stopping, attacking and testing; measured.py measures on it.
 """
 
 from __future__ import annotations
