@@ -16,12 +16,12 @@ from .observations import Pair
 from .readings import (
     READ,
     Result,
-    after,
     by_seed,
     first_of,
     is_censored,
     mean_chair_s,
     observe,
+    of_seeds,
     zipped,
 )
 
@@ -179,7 +179,8 @@ def erasures(results: Mapping[str, Row], metrics: Mapping[str, float], *names: s
     """A line a metric with the named rows' values after erasure; metrics: {metric: its factor}."""
     found = []
     for metric, factor in metrics.items():
-        spelled = {n: stats.spell(after(results, n, metric, factor), 2) for n in names}
+        values = {n: [factor * x for x in of_seeds(results[n], metric)] for n in names}
+        spelled = {n: stats.spell(row, 2) for n, row in values.items()}
         found.append(f"{metric:10s} " + "   ".join(f"{n} {text}" for n, text in spelled.items()))
     return "\n".join(found)
 

@@ -46,7 +46,7 @@ def attack_rows(kit: Kit) -> dict[str, list[int]]:
     """Captions of scenes that no erasure saw: "stop" and "hallucinated" hold an object that is not
     there, "clean" none.
 
-    "stop": N_STOP of them, kept from the attacker and from CHAIR; they say when to stop erasing, and
+    "stop": N_STOP of them, kept from the attacker and CHAIR; they say when to stop erasing, and
     the gauges of flatness use them.
     """
     spans = kit.spans("attack")
