@@ -251,3 +251,10 @@ def test_curves_are_one_a_seed():
     uneven = [RUNS[0], RUNS[0] | {"curve": RUNS[0]["curve"][:2]}]
     with pytest.raises(ValueError):
         readings.curves({"SARE": uneven}, "SARE")
+
+
+def test_curves_of_runs_without_a_spec_stand_alone():
+    """Fails if chapter 05's runs, which are no runs of the microworld, are averaged or refused."""
+    bare = [{"curve": [{"at": 0, "chair_s": x}, {"at": 8, "chair_s": 1.0}]} for x in (0.0, 0.5)]
+    drawn = readings.curves({"SARE": bare}, "SARE")
+    assert drawn["lines"]["SARE"]["chair_s"] == [[0.0, 1.0], [0.5, 1.0]]

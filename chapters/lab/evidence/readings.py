@@ -97,8 +97,9 @@ def curves(results: dict[str, list[dict]], *names: str) -> dict:
     lines: dict[str, dict] = {}
     for name in names:
         of_seed: dict[int, list] = {}
-        for r in results[name]:
-            of_seed.setdefault(r["spec"]["seed"], []).append(r["curve"])
+        for i, r in enumerate(results[name]):  # a run without a spec is a seed of its own
+            seed = r["spec"]["seed"] if "spec" in r else i
+            of_seed.setdefault(seed, []).append(r["curve"])
         lines[name] = {"method": name} | {
             key: [
                 [sum(p[key] for p in points) / len(points) for points in zip(*found, strict=True)]
