@@ -31,11 +31,11 @@
 #
 # **The answer.** Sharp means nothing until a direction and a distance are named.
 # At the worst point within an L2 distance of 0.5, an erased model loses
-# <!-- C2a.sare -->?<!-- / --> nats of its forgetting, and a model that never
+# <!-- C2a.sare -->4.78<!-- / --> nats of its forgetting, and a model that never
 # hallucinated, at the same level,
-# <!-- C2a.baseline -->?<!-- / -->. The difference is
-# <!-- C2a.diff -->?<!-- / --> nats (claim C2:
-# *<!-- C2a.verdict -->?<!-- / -->*).
+# <!-- C2a.baseline -->4.11<!-- / -->. The difference is
+# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats (claim C2:
+# *<!-- C2a.verdict -->supported<!-- / -->*).
 #
 # **What you will see.** A loss whose lowest point and whose lowest *worst case*
 # lie in different places, which is what *sharpness-aware minimisation* (SAM) is
@@ -327,13 +327,13 @@ for row in claims:
 # are *exploratory*: read for, against, no difference or open by the same rules,
 # without the correction, so that some are chance.
 #
-# In the book's run (<!-- C2a.n -->?<!-- / --> seeds have an honest model) the nats
-# lost at the worst point differ by <!-- C2a.diff -->?<!-- / --> (C2a:
-# *<!-- C2a.verdict -->?<!-- / -->*), the slope by
-# <!-- C2b.diff -->?<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->?<!-- / -->*),
-# the curvature by <!-- C2c.diff -->?<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->?<!-- / -->*), the share lost by
-# <!-- C2d.diff -->?<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->?<!-- / -->*).
+# In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
+# lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
+# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
+# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
+# the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
+# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
+# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
 # Where they disagree, the gauge decides; the plan chose C2a beforehand. And
 # whatever the rows say, steepness is not yet the reason for anything that
 # follows.
@@ -346,8 +346,8 @@ for row in claims:
 #   distance*. Random noise sees a plain where the relapse direction sees a
 #   slope.
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point nearby: <!-- C2a.verdict -->?<!-- / -->,
-#   <!-- C2a.diff -->?<!-- / --> nats.
+#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
+#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats.
 # * SAM's step up is a normalised gradient step. Taken on the erasure loss of
 #   the hallucinations alone, it is the *relapse direction*: one step of
 #   relearning. That is chapter 03.

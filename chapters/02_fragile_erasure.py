@@ -23,11 +23,11 @@
 # stops. Is the hallucination gone?
 #
 # **The answer.** It is gone from the captions: from
-# <!-- fig:00_base:results.chair_s:.0f:100 -->?<!-- / --> % to
-# <!-- C1a.baseline -->?<!-- / --> % of them invent something. After 128 relearning
-# samples it is <!-- C1a.sare -->?<!-- / --> %: a change of
-# <!-- C1a.diff -->?<!-- / --> points (claim C1: light relearning brings them
-# back, *<!-- C1a.verdict -->?<!-- / -->*).
+# <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> % to
+# <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
+# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change of
+# <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
+# back, *<!-- C1a.verdict -->supported<!-- / -->*).
 #
 # **What you will see.** How captions are cut into pieces to *forget* and pieces
 # to *retain*, by CLIP alone, without looking at the truth; what its caution
@@ -453,16 +453,16 @@ for share in shares:
 #   pieces to retain, with measurable precision and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price
 #   that captions alone do not show. After 128 relearning samples CHAIR_s differs
-#   by <!-- C1a.diff -->?<!-- / --> points from right after erasure (C1a:
-#   *<!-- C1a.verdict -->?<!-- / -->*).
+#   by <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points from right after erasure (C1a:
+#   *<!-- C1a.verdict -->supported<!-- / -->*).
 # * A relapse is not yet a *return*: the same captions teach a model that never
 #   hallucinated. At one forget level, EFUF minus that model: samples until the
 #   NLL of the hallucinated words has halved,
-#   <!-- C1c.diff -->?<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->?<!-- / -->*);
-#   CHAIR_s over the attack, <!-- C1b.diff -->?<!-- / --> points (C1b, exploratory:
-#   *<!-- C1b.verdict -->?<!-- / -->*); CHAIR_s where it ends,
-#   <!-- C1e.diff -->?<!-- / --> points (C1e, exploratory:
-#   *<!-- C1e.verdict -->?<!-- / -->*). "Superficial" has more than one reading; say
+#   <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
+#   CHAIR_s over the attack, <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b, exploratory:
+#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it ends,
+#   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
+#   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #

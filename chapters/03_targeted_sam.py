@@ -28,12 +28,12 @@
 # there; grounded text keeps its ordinary gradient.
 #
 # **The answer.** At the same forget level, SARE minus EFUF right after erasure:
-# <!-- C4a.diff -->?<!-- / --> points of CHAIR_s (claim C4, erases better:
-# *<!-- C4a.verdict -->?<!-- / -->*). Recall, SARE minus the base model:
-# <!-- C5a.diff -->?<!-- / --> points (C5, quality is kept:
-# *<!-- C5a.verdict -->?<!-- / -->*). The NLL lost at the worst point nearby is
-# <!-- C3a.baseline -->?<!-- / --> nats for EFUF, <!-- C3a.sare -->?<!-- / --> for SARE
-# (C3, flatter: *<!-- C3a.verdict -->?<!-- / -->*).
+# <!-- C4a.diff -->-0.7 [-2.1, 0.7]<!-- / --> points of CHAIR_s (claim C4, erases better:
+# *<!-- C4a.verdict -->no difference larger than the margin<!-- / -->*). Recall, SARE minus the base model:
+# <!-- C5a.diff -->-0.5 [-0.6, -0.3]<!-- / --> points (C5, quality is kept:
+# *<!-- C5a.verdict -->supported<!-- / -->*). The NLL lost at the worst point nearby is
+# <!-- C3a.baseline -->6.5<!-- / --> nats for EFUF, <!-- C3a.sare -->3.8<!-- / --> for SARE
+# (C3, flatter: *<!-- C3a.verdict -->supported<!-- / -->*).
 #
 # **What you will see.** The step, line by line, with the sign trap that catches
 # most first implementations; that it does what it claims on a real LLaVA; an
@@ -593,18 +593,18 @@ _ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 # * It differs from SAM in *whose* loss is perturbed: only that of the
 #   hallucinations. The same loop with `perturb=("neg", "pos", "sent")` is SAM.
 # * Is the landscape flatter? SARE minus EFUF, the NLL lost at the worst point
-#   nearby: <!-- C3a.diff -->?<!-- / --> nats (C3a: *<!-- C3a.verdict -->?<!-- / -->*).
+#   nearby: <!-- C3a.diff -->-2.6 [-3.4, -1.8]<!-- / --> nats (C3a: *<!-- C3a.verdict -->supported<!-- / -->*).
 #   Sharpness is not one thing: the slope differs by
-#   <!-- C3g.diff -->?<!-- / --> (C3g, exploratory: *<!-- C3g.verdict -->?<!-- / -->*),
-#   the largest eigenvalue by <!-- C3h.diff -->?<!-- / --> (C3h, exploratory:
-#   *<!-- C3h.verdict -->?<!-- / -->*), the relapse radius by
-#   <!-- C3i.diff -->?<!-- / --> (C3i, exploratory: *<!-- C3i.verdict -->?<!-- / -->*).
+#   <!-- C3g.diff -->+4.6 [-15.1, 24.2]<!-- / --> (C3g, exploratory: *<!-- C3g.verdict -->open<!-- / -->*),
+#   the largest eigenvalue by <!-- C3h.diff -->+434.6 [-519.5, 1388.7]<!-- / --> (C3h, exploratory:
+#   *<!-- C3h.verdict -->open<!-- / -->*), the relapse radius by
+#   <!-- C3i.diff -->+0.29 [0.21, 0.38]<!-- / --> (C3i, exploratory: *<!-- C3i.verdict -->for<!-- / -->*).
 # * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
 #   the rank correlation of the worst-case loss (within 0.5) with the NLL's
 #   half-life is
-#   <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->?<!-- / -->, that of the
+#   <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, that of the
 #   number of steps, which is no sharpness,
-#   <!-- fig:03_gauges:results.steps.mean:+.2f -->?<!-- / -->: figure 03_gauges shows
+#   <!-- fig:03_gauges:results.steps.mean:+.2f -->+0.20<!-- / -->: figure 03_gauges shows
 #   all, with intervals.
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do
 #   the same with two loss terms for text. SARE adds the CLIP-curated

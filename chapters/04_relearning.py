@@ -23,17 +23,17 @@
 # back, and does Targeted-SAM make it more?
 #
 # **The answer.** Over the attack SARE's captions hallucinate in
-# <!-- C6a.sare -->?<!-- / --> %, EFUF's in <!-- C6a.baseline -->?<!-- / --> %: a difference
-# of <!-- C6a.diff -->?<!-- / --> points (claim C6, it lasts longer:
-# *<!-- C6a.verdict -->?<!-- / -->*). The forgotten words' NLL has halved after
-# <!-- C6d.sare -->?<!-- / --> samples, after EFUF's erasure after
-# <!-- C6d.baseline -->?<!-- / -->. That is a delay: 640 samples change SARE's
-# CHAIR_s by <!-- C6b.diff -->?<!-- / --> points (C6b, it persists, exploratory:
-# *<!-- C6b.verdict -->?<!-- / -->*). Does the *direction* of the step matter?
-# <!-- C8a.diff -->?<!-- / --> points against a random one (C8a:
-# *<!-- C8a.verdict -->?<!-- / -->*). Its *target*? At equal work
-# <!-- C8b.diff -->?<!-- / --> points against untargeted SAM (C8b:
-# *<!-- C8b.verdict -->?<!-- / -->*).
+# <!-- C6a.sare -->47.0<!-- / --> %, EFUF's in <!-- C6a.baseline -->65.5<!-- / --> %: a difference
+# of <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
+# *<!-- C6a.verdict -->supported<!-- / -->*). The forgotten words' NLL has halved after
+# <!-- C6d.sare -->231.8<!-- / --> samples, after EFUF's erasure after
+# <!-- C6d.baseline -->122.4<!-- / -->. That is a delay: 640 samples change SARE's
+# CHAIR_s by <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
+# *<!-- C6b.verdict -->against<!-- / -->*). Does the *direction* of the step matter?
+# <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
+# *<!-- C8a.verdict -->supported<!-- / -->*). Its *target*? At equal work
+# <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
+# *<!-- C8b.verdict -->supported<!-- / -->*).
 #
 # **What you will see.** The book's headline figure: CHAIR_s against the number
 # of relearning samples, for the base model, EFUF and SARE, at a matched forget
@@ -234,13 +234,13 @@ _ = figures.again("04_variance")
 # %% [markdown]
 # Left: of one paired difference, the order in which the captions came for the
 # erasure makes
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->?<!-- / -->
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->120<!-- / -->
 # of the variance in mean CHAIR_s (squared points), the base model only
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->?<!-- / -->,
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->35<!-- / -->,
 # the order of the attack
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->?<!-- / -->,
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->34<!-- / -->,
 # and another path through the processor
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->?<!-- / -->:
+# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->12<!-- / -->:
 # rounding alone draws anew. Right: what a narrow interval costs. The samples
 # until 50 % are the noisiest way to ask, the NLL's half-life the cheapest. A
 # further order of both erasures costs about as much as a further base model. So
@@ -482,31 +482,31 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
 #   mislead; pairing by seed and landing on one forget level remove two unfair
 #   advantages, and a control for the third, compute, costs no more than a run.
-# * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->?<!-- / --> points of
-#   captions over the attack (C6a: *<!-- C6a.verdict -->?<!-- / -->*),
-#   <!-- C6c.diff -->?<!-- / --> samples until every other caption hallucinates
-#   (C6c, exploratory: *<!-- C6c.verdict -->?<!-- / -->*),
-#   <!-- C6d.diff -->?<!-- / --> until the forgotten words' NLL has halved (C6d,
-#   exploratory: *<!-- C6d.verdict -->?<!-- / -->*). Under each method's worst
-#   learning rate: <!-- C6f.diff -->?<!-- / --> points (C6f, exploratory:
-#   *<!-- C6f.verdict -->?<!-- / -->*).
-# * Ten other attacks together: <!-- C7a.diff -->?<!-- / --> points (C7a:
-#   *<!-- C7a.verdict -->?<!-- / -->*).
+# * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
+#   captions over the attack (C6a: *<!-- C6a.verdict -->supported<!-- / -->*),
+#   <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
+#   (C6c, exploratory: *<!-- C6c.verdict -->for<!-- / -->*),
+#   <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
+#   exploratory: *<!-- C6d.verdict -->for<!-- / -->*). Under each method's worst
+#   learning rate: <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
+#   *<!-- C6f.verdict -->no difference<!-- / -->*).
+# * Ten other attacks together: <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
+#   *<!-- C7a.verdict -->supported<!-- / -->*).
 # * Does the direction of the step matter? Against a random step of the same
-#   length <!-- C8a.diff -->?<!-- / --> points (C8a: *<!-- C8a.verdict -->?<!-- / -->*).
-# * Must it be targeted? At equal work <!-- C8b.diff -->?<!-- / --> against
-#   untargeted SAM (C8b: *<!-- C8b.verdict -->?<!-- / -->*). As each stops, SARE
-#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->?<!-- / --> passes,
-#   untargeted SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->?<!-- / -->,
-#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->?<!-- / -->, and SARE minus
-#   untargeted SAM is <!-- C8m.diff -->?<!-- / --> points (C8m, exploratory:
-#   *<!-- C8m.verdict -->?<!-- / -->*).
+#   length <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points (C8a: *<!-- C8a.verdict -->supported<!-- / -->*).
+# * Must it be targeted? At equal work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> against
+#   untargeted SAM (C8b: *<!-- C8b.verdict -->supported<!-- / -->*). As each stops, SARE
+#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes,
+#   untargeted SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
+#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->, and SARE minus
+#   untargeted SAM is <!-- C8m.diff -->-11.9 [-15.2, -8.5]<!-- / --> points (C8m, exploratory:
+#   *<!-- C8m.verdict -->for<!-- / -->*).
 # * Does the step help another loss? NPO with Targeted-SAM minus NPO:
-#   <!-- C8k.diff -->?<!-- / --> samples of half-life (C8k, exploratory:
-#   *<!-- C8k.verdict -->?<!-- / -->*).
+#   <!-- C8k.diff -->+158.7 [83.7, 233.7]<!-- / --> samples of half-life (C8k, exploratory:
+#   *<!-- C8k.verdict -->not comparable<!-- / -->*).
 # * Is work alone the cause? SARE minus EFUF with SARE's work:
-#   <!-- C8c.diff -->?<!-- / --> points (C8c, exploratory:
-#   *<!-- C8c.verdict -->?<!-- / -->*).
+#   <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
+#   *<!-- C8c.verdict -->for<!-- / -->*).
 # * A cause is what is left when its rivals have had their turn. Name them, run
 #   them, and count "undecided" as such.
 # * Delay is not persistence: look at the end of every curve before you call a

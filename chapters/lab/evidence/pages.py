@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -85,7 +86,10 @@ def summary(rows: Sequence[Mapping], plan: Plan) -> str:
             values |= {key: row[key] for key in ("diff", "baseline", "sare")}
             spelled = {key: Spelled(value) for key, value in values.items()}
             text = plan.rows[id].sentence.format(**spelled, n=row["n_seeds"])
-        lines.append(f"| **{id}** {row['claim']} | {text} | **{row['verdict']}** |")
+        claim = re.split(r"[:,] (?![^(]*\))", row["claim"])[
+            0
+        ]  # its first words: claims.md has the whole
+        lines.append(f"| **{id}** {claim} | {text} | **{row['verdict']}** |")
     return "\n".join(lines)
 
 
