@@ -515,8 +515,9 @@ grid = presets.front(few)
 attacked = attacks.attack_all(presets.attacks_on(grid, few))
 front = tables.front(attacked)
 caption = (
-    f"Robustness and work against rho, all at {erasures.STOP_NLL:g} nats (hollow: some"
-    f" runs do not reach it); {len(few.seeds)} seeds, mean, 95 % interval."
+    f"Robustness and work against rho, all at {erasures.STOP_NLL:g} nats"
+    f" (hollow: some runs do not reach it); {len(few.seeds)} seeds, mean, 95 %"
+    " interval."
 )
 _ = figures.publish("fig_front", "03_front", front, preset, few.seeds, caption)
 
@@ -599,6 +600,12 @@ _ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
 #   the largest eigenvalue by <!-- C3h.diff -->+434.6 [-519.5, 1388.7]<!-- / --> (C3h, exploratory:
 #   *<!-- C3h.verdict -->open<!-- / -->*), the relapse radius by
 #   <!-- C3i.diff -->+0.29 [0.21, 0.38]<!-- / --> (C3i, exploratory: *<!-- C3i.verdict -->for<!-- / -->*).
+# * Is quality kept? Recall is, within the margin (C5a:
+#   *<!-- C5a.verdict -->supported<!-- / -->*). Answers are another matter: "yes" about
+#   shown objects changes by <!-- C5b.diff -->-7.1 [-14.9, 0.6]<!-- / --> points (C5b, exploratory:
+#   *<!-- C5b.verdict -->open<!-- / -->*), POPE's random accuracy by
+#   <!-- C5f.diff -->-3.2 [-6.8, 0.4]<!-- / --> (C5f, exploratory:
+#   *<!-- C5f.verdict -->open<!-- / -->*).
 # * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
 #   the rank correlation of the worst-case loss (within 0.5) with the NLL's
 #   half-life is

@@ -494,16 +494,19 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 #   *<!-- C7a.verdict -->supported<!-- / -->*).
 # * Does the direction of the step matter? Against a random step of the same
 #   length <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points (C8a: *<!-- C8a.verdict -->supported<!-- / -->*).
-# * Must it be targeted? At equal work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> against
-#   untargeted SAM (C8b: *<!-- C8b.verdict -->supported<!-- / -->*). As each stops, SARE
-#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes,
-#   untargeted SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
-#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->, and SARE minus
+# * Must it be targeted? At equal work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against
+#   untargeted SAM (C8b: *<!-- C8b.verdict -->supported<!-- / -->*). Two other endpoints of
+#   the same runs: half-life <!-- C8i.diff -->+15.3 [-21.4, 52.0]<!-- / --> samples (C8i, exploratory:
+#   *<!-- C8i.verdict -->open<!-- / -->*), samples until every other caption
+#   hallucinates <!-- C8j.diff -->+42.2 [-17.8, 102.3]<!-- / --> (C8j, exploratory:
+#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE takes
+#   <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
+#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->, EFUF
+#   <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
 #   untargeted SAM is <!-- C8m.diff -->-11.9 [-15.2, -8.5]<!-- / --> points (C8m, exploratory:
 #   *<!-- C8m.verdict -->for<!-- / -->*).
-# * Does the step help another loss? NPO with Targeted-SAM minus NPO:
-#   <!-- C8k.diff -->+158.7 [83.7, 233.7]<!-- / --> samples of half-life (C8k, exploratory:
-#   *<!-- C8k.verdict -->not comparable<!-- / -->*).
+# * Does the step help another loss? C8k and C8l ask it of NPO
+#   (*<!-- C8k.verdict -->not comparable<!-- / -->*, *<!-- C8l.verdict -->not comparable<!-- / -->*).
 # * Is work alone the cause? SARE minus EFUF with SARE's work:
 #   <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
 #   *<!-- C8c.verdict -->for<!-- / -->*).
@@ -514,7 +517,9 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 #
 # ## What we did not show
 #
-# That anything here carries over to seven billion weights; what an attacker
+# That flatness is *the* cause: C8's rows rule out rivals one by one, and no row
+# moves flatness alone. That anything here carries over to seven billion weights;
+# what a faster attacker than the fastest of the sweep can do, or one
 # with other data or far more of it can do; that the settings of the baselines
 # are their best (all were run at the book's learning rate). An interval that
 # spans zero is not equality; *no difference larger than the margin* is a test

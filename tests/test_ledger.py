@@ -363,7 +363,7 @@ def test_a_second_block_stands_beside_the_books(book, monkeypatch):
     assert pooled.startswith("-16.") and "p of one effect < 0.001" in pooled
     assert cells(text, "C7a")[3] == "no" and "**C4a**" not in text
     with pytest.raises(
-        ValueError, match="full-seeds-from-6: no claims.json and rows.csv of a full"
+        ValueError, match="full-seeds-from-6: no claims.json and rows.csv of a full or headline"
     ):
         ledger.keep(book / "full-seeds-from-6", book)
 

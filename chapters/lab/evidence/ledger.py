@@ -261,16 +261,16 @@ def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "
 
 
 def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
-    """Copy the claims and observations of another run of the full preset
-    (build/figures/full-seeds-from-N) to figures/{claims,rows}_seeds-from-N; returns the claims.
+    """Copy the claims and observations of a run on other seeds (build/figures/full-seeds-from-N, or
+    headline-) to figures/{claims,rows}_seeds-from-N; returns the claims.
     """
-    name = run.name.removeprefix("full-")
+    preset, _, name = run.name.partition("-")
     copied = {run / "claims.json": f"claims_{name}.json", run / "rows.csv": f"rows_{name}.csv"}
     missing = [path.name for path in copied if not path.is_file()]
-    if missing or not run.name.startswith("full-"):
+    if missing or preset not in ("full", "headline") or not name.startswith("seeds-from-"):
         raise ValueError(
-            f"{run}: no {' and '.join(missing) or 'run'} of a full run on other seeds: give"
-            " build/figures/full-seeds-from-N."
+            f"{run}: no {' and '.join(missing) or 'run'} of a full or headline run on other seeds:"
+            " give build/figures/full-seeds-from-N."
         )
     for path, target in copied.items():
         shutil.copy(path, folder / target)
