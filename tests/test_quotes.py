@@ -135,3 +135,15 @@ def test_the_books_prose_says_what_its_files_say():
     for path in quotes.places():
         text = path.read_text()
         assert quotes.fill(text, files.ROOT / "figures", path.name) == text
+
+
+def test_a_notebook_follows_its_source(tmp_path):
+    """Fails if numbers change in a chapter's .py and not in its .ipynb, or its JSON breaks."""
+    (tmp_path / "04_x.json").write_text('{"results": {"value": 2.5}}')
+    line = "# **now** <!-- fig:04_x:results.value:.1f -->1.0<!-- / --> points"
+    notebook = tmp_path / "04.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"source": [line + "\n", '"quoted"']}]}, indent=1))
+    assert quotes.write([notebook], tmp_path) == [notebook]
+    filled = json.loads(notebook.read_text())["cells"][0]["source"]
+    assert filled == [line.replace("1.0", "2.5") + "\n", '"quoted"']
+    assert {path.suffix for path in quotes.places()} == {".md", ".py", ".ipynb"}

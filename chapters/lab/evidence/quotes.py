@@ -115,8 +115,11 @@ def _at(content: object, path: str) -> float:
 
 
 def places() -> list[Path]:
-    """What is filled: the README and the chapters' sources."""
-    return [files.ROOT / "README.md", *sorted(files.CHAPTERS.glob("[0-9]*.py"))]
+    """What is filled: the README, the chapters' sources, and their notebooks, which must say the same;
+    a number and a verdict need no escape in a notebook's JSON.
+    """
+    chapters = [path for kind in ("py", "ipynb") for path in files.CHAPTERS.glob(f"[0-9]*.{kind}")]
+    return [files.ROOT / "README.md", *sorted(chapters)]
 
 
 def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figures") -> list[Path]:
