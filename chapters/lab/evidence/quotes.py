@@ -115,7 +115,7 @@ def _at(content: object, path: str) -> float:
 
 
 def places() -> list[Path]:
-    """What is filled: the README, the chapters' sources, and their notebooks, which must say the same;
+    """What is filled: the README, the chapters' sources and their notebooks, which say the same;
     a number and a verdict need no escape in a notebook's JSON.
     """
     chapters = [path for kind in ("py", "ipynb") for path in files.CHAPTERS.glob(f"[0-9]*.{kind}")]
