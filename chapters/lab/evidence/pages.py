@@ -97,7 +97,7 @@ def table(rows: Sequence[Mapping]) -> str:
     """Rows of the ledger as Markdown, those that fail on top."""
     lines = [
         "| row | measured (chapter) | baseline | compared | difference, 95 % interval | expected,"
-        " margin | seeds with that sign; erasures, attacks | p, by Holm; p that it matters, by Holm"
+        " margin | seeds with that sign; erasures, attacks | p, by Holm; p of equivalence, by Holm"
         " | verdict |",
         "|---" * 9 + "|",
     ]
