@@ -414,7 +414,7 @@ def test_the_front_holds_the_books_own_settings():
         and front[0.1, 0.0] == [presets.book_run("EFUF", 5)]
         and front[0.1, 0.2] == [presets.book_run("SARE", 5)]
     )
-    assert dict(front[0.3, 0.05][0].changes) == {"lambda_neg": 0.3, "rho": 0.05}
+    assert dict(front[0.2, 0.3][0].changes) == {"lambda_neg": 0.2, "rho": 0.3}
 
 
 def test_the_longest_erasures_are_done_first():
