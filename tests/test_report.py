@@ -384,3 +384,15 @@ def test_make_passes_keep_on(given, passed, monkeypatch):
         words = ["make", "-n", "execute", *([] if before else given)]
         said = subprocess.run(words, cwd=files.ROOT, capture_output=True, text=True).stdout
         assert f'KEEP="{passed}" ' in said, said
+
+
+def test_the_ledgers_own_rows_can_be_read(tmp_path):
+    """Fails if a run that left rows untested, as a fast one does, ends without a report."""
+    from lab.evidence import ledger, plan
+
+    rows = ledger.judge({}, plan.load())
+    found = report.read(saved(tmp_path / "run", *rows, **MACHINE))
+    assert len(found.rows) == len(rows) > 40
+    assert {line.outcome for line in report.compare(found, found)} == {"not run"}
+    with pytest.raises(ValueError, match="'n_seeds' of a tested row is None"):
+        report.read(saved(tmp_path / "other", row(n_seeds=None), **MACHINE))

@@ -45,7 +45,7 @@ ROW = {  # what a row of claims.json must hold, and of which type
     "primary": bool,
     "verdict": str,
     "reading": (str, type(None)),
-    "n_seeds": int,
+    "n_seeds": (int, type(None)),  # none where nothing was tested
     "diff": (int, float, type(None)),
     "se": (int, float, type(None)),
     "ci95": (list, type(None)),
@@ -193,6 +193,8 @@ def _check_numbers(where: str, row: dict) -> None:
     """An estimate comes with an interval; infinite bounds are allowed."""
     if not _tested(row):
         return
+    if row["n_seeds"] is None:
+        raise ValueError(f"{where}: 'n_seeds' of a tested row is None. {MEND}")
     if row["diff"] is None or not math.isfinite(row["diff"]):
         raise ValueError(f"{where}: 'diff' of a tested row is {row['diff']!r}. {MEND}")
     ci95 = row["ci95"] or ()
