@@ -319,16 +319,21 @@ def fig_dots(
             color="#0173b2",
             fontweight="bold",
         )
+    _dot_axis(ax, list(labels.values()), xlabel, bounds)
+    return ax.figure
+
+
+def _dot_axis(ax: Axes, names: Sequence[str], xlabel: str, bounds: tuple[float, float]) -> None:
+    """A row a name, the first on top; the metric's own bounds, if it has any, with a margin."""
     ax.set(
-        yticks=range(len(labels)),
-        yticklabels=list(labels.values()),
-        ylim=(len(labels) - 0.5, -0.5),
+        yticks=range(len(names)),
+        yticklabels=names,
+        ylim=(len(names) - 0.5, -0.5),
         xlabel=f"{xlabel}\n(dot: a seed; diamond: mean; bar: 95 % interval)",
     )
     if np.isfinite(bounds).all():
         margin = 0.02 * (bounds[1] - bounds[0])
         ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
-    return ax.figure
 
 
 def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
@@ -727,15 +732,8 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
         )
         for row, (arm, cell) in enumerate(zip(arms.values(), cells, strict=True)):
             _beside(ax, row, place, 0, cell, color="#7f7f7f" if arm.get("note") else "#111827")
-    ax.set(
-        yticks=range(len(arms)),
-        yticklabels=[],
-        ylim=(len(arms) - 0.5, -0.5),
-        xlabel=f"{results['endpoint']}\n(dot: a seed; diamond: mean; bar: 95 % interval)",
-    )
-    if np.isfinite(bounds).all():
-        margin = 0.02 * (bounds[1] - bounds[0])
-        ax.set_xlim(bounds[0] - margin, bounds[1] + margin)
+    # The names stand beside their notes
+    _dot_axis(ax, [""] * len(arms), results["endpoint"], bounds)
     return ax.figure
 
 

@@ -138,13 +138,6 @@ def slice_lines(row: list[dict], way: str, metric: str = "nll_forget") -> list[l
     return [[point[metric] for point in result[way]] for result in row]
 
 
-def nll_lost(row: list[dict], way: str, index: int) -> list[float]:
-    """Of landscape.slices: how much of the forget NLL is lost at the index-th distance along one
-    direction, one value a seed.
-    """
-    return [curve[0] - curve[index] for curve in slice_lines(row, way)]
-
-
 def first_of_each(places: Iterable[str], scenes: Sequence) -> list[int]:
     """The row of the first scene of each place, in the order of the places."""
     return [next(i for i, s in enumerate(scenes) if s.place == place) for place in places]

@@ -17,6 +17,7 @@ from .readings import (
     READ,
     Result,
     by_seed,
+    chair_at,
     first_of,
     is_censored,
     mean_chair_s,
@@ -135,13 +136,7 @@ def ask(results: Mapping[str, Row], asked: Mapping[str, tuple]) -> dict[str, Pai
 
 def rises(row: Row, n: int) -> Pair:
     """A question of one row: CHAIR_s right after erasure, and after n relearning samples, %."""
-    at_n = [100 * stats.at_sample(*_chair(r), n) for r in row]
-    return zipped(row, [100 * r["curve"][0]["chair_s"] for r in row]), zipped(row, at_n)
-
-
-def _chair(result: Result) -> tuple[list, list]:
-    curve = result["curve"]
-    return [point["at"] for point in curve], [point["chair_s"] for point in curve]
+    return observe(row, chair_at(0)), observe(row, chair_at(n))
 
 
 def measured(
