@@ -67,7 +67,7 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 from itertools import compress
 
 from lab.evidence import figures, ledger, readings, stats, tables
-from lab.experiments import attacks, erasures, presets, traps
+from lab.experiments import attacks, erasures, gauges, landscape, presets, traps
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
 from sare_min.unlearn import get_method, gradient
@@ -342,6 +342,172 @@ for row in ledger.record(questions, preset, setting.seeds):
 # words falls from the first samples on, while CHAIR_s still moves little; then
 # greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how
 # close to the edge we were.
+#
+# ## Is standard erasure sharp? (claim C2)
+#
+# Chapter 01 named three things: a point, a direction and a distance. The point
+# is now EFUF's erased model. We measure how likely the *forgotten* words are at
+# increasing distance from it, in three directions:
+#
+# * **random**: every weight gets Gaussian noise;
+# * **relapse**: the steepest way back at the start, the negative gradient of
+#   the forgotten words' NLL;
+# * **attack**: the straight line to where 256 samples of fine-tuning on
+#   hallucinated captions lead.
+#
+# Distances are L2 lengths over all trained weights together, so that the three
+# can be compared. Predict: which one undoes the forgetting first?
+
+# %%
+erasures_once = [presets.book_run("EFUF", s) for s in setting.seeds]
+wanted = [landscape.Slices(run) for run in erasures_once]
+slices = jobs.side_by_side(landscape.slices, wanted, "slices")
+
+# %%
+drawn = readings.slices_drawn(
+    slices, landscape.DISTANCES, ("random", "relapse", "attack")
+)
+caption = (
+    "NLL of the forgotten spans on held-out scenes, from the weights that "
+    "EFUF ends at, in three directions. "
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
+)
+_ = figures.publish(
+    "fig_slices", "02_slices", drawn, preset, setting.seeds, caption
+)
+
+# %% [markdown]
+# At the left edge the three meet: the erased model, to which the hallucinated
+# words are very unlikely (an NLL, the negative log-likelihood, of 8 nats a
+# token is one in 3,000). The lower a line goes, the more they are back.
+#
+# The random line hardly moves at any distance shown. In so many dimensions a
+# random vector is almost perpendicular to everything that matters. Whoever
+# tests "robustness" by adding noise of this size to the weights measures this
+# line. The relapse line drops from the first step on, then flattens or turns:
+# the steepest way at the start is not the best way for long. The attack's line
+# starts more gently and, in most seeds, goes further down. So the same point is
+# flat and steep, depending on where you look. *Sharp* means nothing until
+# direction and distance are named.
+
+# %%
+travelled = [round(m["attack_distance"], 2) for m in slices]
+print(
+    "L2 distance that 256 samples of relearning travel, one number a seed:",
+    travelled,
+)
+for way in landscape.DIRECTIONS:
+    curves = readings.slice_lines(slices, way, "chair_s")
+    crossed = readings.first_past(landscape.DISTANCES, curves, 0.5)
+    print(
+        f"{way:8s} first distance at which half of the captions "
+        f"hallucinate again: {crossed}"
+    )
+
+# %% [markdown]
+# The second print asks the question in the unit that users feel: at which
+# distance does every other caption invent something again? (`None`: at none of
+# those measured.) This smallest distance is a fair notion of sharpness for our
+# purpose, and we shall call it the **relapse radius** in a given direction.
+# Compare it with how far the attacker travels.
+#
+# ### A map
+#
+# A line shows one direction at a time. Here is a plane: to the right the
+# steepest way back, upwards the part of the attacker's way that is at right
+# angles to it. The dot is the erased model; dark is where the hallucination is
+# back.
+
+# %%
+side = setting.map_points
+wanted = [gauges.Plane(run, n_points=side) for run in erasures_once[:2]]
+maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
+axes = ["steepest way back", "rest of the attacker's way"]
+planes = readings.planes(setting.seeds[:2], maps, axes)
+caption = (
+    "NLL of the forgotten spans of 64 held-out captions in a plane through "
+    "the weights that EFUF ends at."
+)
+_ = figures.publish(
+    "fig_plane", "02_planes", planes, preset, setting.seeds[:2], caption
+)
+
+# %% [markdown]
+# The dot does not sit in a bowl. For the *forgotten* words an erased model
+# stands on a hillside, with the relapse downhill. So when we say that an
+# erasure is *sharp*, we mean that this hillside is steep, or that its edge is
+# near.
+#
+# ### Sharp compared with what?
+#
+# With the *honest* model, whose hallucinated words are unlikely as well, but
+# nobody had to push them down. Whoever is higher up has more to lose, so the
+# erasure is landed, seed by seed, on the honest model's own forget level, as
+# above. (*Passes*, in the print, count work: chapter 03.) If erasure
+# ends in a sharp place, the erased model must lose more of its forgetting than
+# the honest one, when both are moved by the same distance in the worst way.
+# Three gauges of that kind:
+#
+# * the NLL lost at the *worst* point within an L2 distance of 0.5, found by
+#   following the gradient and projecting back into the ball (the plan's primary
+#   row, C2a);
+# * the slope of the forgotten words' NLL, which is its fall for the first small
+#   step in the steepest direction;
+# * the *curvature*: the largest eigenvalue of the NLL's matrix of second
+#   derivatives (the *Hessian*), found by Lanczos' method, which needs only
+#   products of that matrix with vectors.
+
+# %%
+few = setting.with_honest()
+pair = ("honest", "EFUF, honest level")
+both = presets.book_runs(few, *pair)
+ends = attacks.run_all(both)
+wanted = {
+    name: [gauges.Gauges(run) for run in row] for name, row in both.items()
+}
+found = jobs.rows_side_by_side(gauges.measure, wanted, "gauges")
+print(tables.beside(ends, *pair))
+
+# %% [markdown]
+# A row a gauge, honest against erased; the claim predicts the larger number for
+# EFUF. The fourth is the share of the NLL that is lost at the worst point.
+
+# %%
+keys = {"C2a": ("worst_ball_0.5", 1), "C2b": ("gradient_norm", 1)}
+keys |= {"C2c": ("top_eigenvalue", 1), "C2d": ("share lost", 1)}
+values = [
+    [
+        row | {"share lost": row["worst_ball_0.5"] / row["ce"]}
+        for row in found[n]
+    ]
+    for n in pair
+]
+questions = tables.measured([ends[n] for n in pair], values, keys)
+claims = ledger.record(questions, preset, setting.seeds)
+for row in claims:
+    levels = f"honest {row['baseline']:.2f}   EFUF {row['sare']:.2f}"
+    print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
+
+# %% [markdown]
+# A verdict is computed, by rules that stood in a plan
+# ([`claims.toml`](lab/evidence/claims.toml)) before the run: *supported* or
+# *refuted* if a test says so after Holm's correction for all primary rows, *no
+# difference larger than the margin* if two tests shut out any effect that would
+# matter, *undecided* if neither, *not comparable* if the two arms do not stand
+# at one forget level. Each claim has one primary row (C8 has two). All others
+# are *exploratory*: read for, against, no difference or open by the same rules,
+# without the correction, so that some are chance.
+#
+# In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
+# lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
+# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
+# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
+# the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
+# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
+# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
+# Where they disagree, the gauge decides; the plan chose C2a beforehand. And
+# whatever the rows say, steepness is not yet the reason for anything that
+# follows.
 #
 # ## Other ways to erase
 #

@@ -451,7 +451,7 @@ slices = jobs.rows_side_by_side(landscape.slices, wanted, "slices")
 
 # %%
 drawn = {
-    way: tables.lines(
+    f"along the {way} direction": tables.lines(
         landscape.DISTANCES,
         {k: readings.slice_lines(row, way) for k, row in slices.items()},
     )

@@ -2,7 +2,9 @@
 
 `<!-- C6a.diff -->-14.4 [-20.1, -8.7]<!-- / -->` is filled from claims.json; after the dot stands a
 key of CLAIMED. `<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a
-format and perhaps a factor, `:.1f:100`; a list stands for its mean.
+format and perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format
+(`:.1fi`) and the mean's 95 % interval. (Links to
+code find their lines at the same time: links.py.)
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from .. import files
-from . import ledger, pages
+from . import ledger, links, pages, stats
 from .plan import load
 
 MARKER = re.compile(r"<!-- (/|fig:(?:(?!-->).)+?|C\d+[a-z]*\.\w+) -->")
-FIGURE = re.compile(r"fig:([\w-]+):(.+?):([+]?(?:\.\d+)?[dfeg])(?::([\d.eE+-]+))?")
+FIGURE = re.compile(r"fig:([\w-]+):(.+?):([+]?(?:\.\d+)?[dfeg])(i?)(?::([\d.eE+-]+))?")
 CLAIMED: dict[str, Callable[[Mapping], str]] = {  # key -> what it shows of a row of the ledger
     "diff": pages.difference,
     "baseline": lambda row: _mean(row, "baseline"),
@@ -85,20 +88,27 @@ def _figure(marker: str, folder: Path) -> str:
     given = FIGURE.fullmatch(marker)
     if given is None:
         raise ValueError("write fig:NAME:path.to.value:.1f, perhaps with a factor, :.1f:100.")
-    figure, path, spec, factor = given.groups()
+    figure, path, spec, with_interval, factor = given.groups()
     content = json.loads(files.read_text(folder / f"{figure}.json"))
-    value = _at(content, path) * float(factor or 1)
-    return format(round(value) if spec.endswith("d") else value, spec)
+    values = [value * float(factor or 1) for value in _values(content, path)]
+    mean, low, high = stats.interval(values) if with_interval else (fmean(values), None, None)
+    shown = format(round(mean) if spec.endswith("d") else mean, spec)
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{low:{spec.removeprefix('+')}}, {high:{spec.removeprefix('+')}}]"
 
 
-def _at(content: object, path: str) -> float:
-    """The number at a path, or the mean of a list of numbers there.
+def _values(content: object, path: str) -> list[float]:
+    """The number at a path, or the numbers of a list there.
 
-    Keys may hold dots themselves ("worst_ball_0.5"), so the longest key that fits is taken. Raises
-    ValueError naming the keys there are.
+    Keys may hold dots themselves ("worst_ball_0.5"), so the longest key that fits is taken; `*`
+    stands for each of a list (curves.*.3: the fourth point of every curve). Raises ValueError
+    naming the keys there are.
     """
     left = path
     while left:
+        if isinstance(content, list) and left.startswith("*."):
+            return [value for one in content for value in _values(one, left[2:])]
         if isinstance(content, list):
             content = dict(zip(map(str, range(len(content))), content))
         keys = list(content) if isinstance(content, dict) else []
@@ -111,7 +121,7 @@ def _at(content: object, path: str) -> float:
     numbers = [v for v in values if type(v) in (int, float) and math.isfinite(v)]
     if not numbers or len(numbers) < len(values):
         raise ValueError(f"{path} is no number, nor a list of numbers: give the path of one.")
-    return sum(numbers) / len(numbers)
+    return numbers
 
 
 def places() -> list[Path]:
@@ -127,7 +137,7 @@ def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figu
     changed = []
     for path in places() if paths is None else paths:
         text = path.read_text(encoding="utf-8")
-        filled = fill(text, folder, path.name)
+        filled = links.aimed(fill(text, folder, path.name), path.parent, path.name)
         if filled != text:
             path.write_text(filled, encoding="utf-8")
             changed.append(path)
