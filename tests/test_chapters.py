@@ -53,6 +53,24 @@ def test_outputs_are_stored_and_checked(pair):
     assert len(text) <= 300_000 and "papermill" not in pair[1].metadata and '"stderr"' not in text
 
 
+def test_a_kept_run_is_the_notebook_again(tmp_path, monkeypatch):
+    """Fails if keeping a run's outputs changes a cell, keeps what papermill put in, or a timing."""
+    monkeypatch.setattr(execute, "CHAPTERS", tmp_path)
+    new, cell, output = nbformat.v4.new_notebook, nbformat.v4.new_code_cell, nbformat.v4.new_output
+    source = new(cells=[cell("preset = 'fast'", metadata={"tags": ["parameters"]}), cell("1 + 1")])
+    nbformat.write(source, tmp_path / "00_x.ipynb")
+    injected = cell("preset = 'full'", metadata={"tags": ["injected-parameters"]})
+    ran = new(cells=[source.cells[0], injected, cell("1 + 1")], metadata={"papermill": {"x": 1}})
+    ran.cells[2].outputs = [output("execute_result", {"text/plain": "2"}, execution_count=3)]
+    ran.cells[2].metadata["papermill"] = {"duration": 0.1}
+    execute.keep("00_x", ran)
+    kept = nbformat.read(tmp_path / "00_x.ipynb", as_version=4)
+    assert execute.cells(kept) == execute.cells(source) and "papermill" not in nbformat.writes(kept)
+    assert [c.execution_count for c in kept.cells] == [1, 2]
+    assert kept.cells[1].outputs[0].data["text/plain"] == "2"
+    assert kept.cells[1].outputs[0].execution_count == 2
+
+
 def test_one_parameters_cell_of_literals(pair):
     """Fails if papermill could not inject, or a default is computed."""
     tagged = [c for c in pair[0].cells if "parameters" in c.metadata.get("tags", [])]
