@@ -30,7 +30,8 @@
 # back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
 # ends is sharper than an honest model's: by
 # <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
-# C2: *<!-- C2a.verdict -->supported<!-- / -->*).
+# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
+# <!-- C2a.diff@1101 --><!-- / -->, *<!-- C2a.verdict@1101 --><!-- / -->*).
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -369,11 +370,27 @@ print("never within the attack:")
 print(tables.never(results, "EFUF"))
 
 # %% [markdown]
-# The book keeps a ledger of claims. Each row is a difference paired by seed,
-# its interval, and a verdict computed from it by rules that stood in a plan
-# (`lab/evidence/claims.toml`) before the run. Chapter 01 judged C2; here is
-# C1: *standard erasure is superficial*. The difference is CHAIR_s after 128 relearning
-# samples, a *light* attack, minus right after erasure.
+# The book keeps a ledger of the paper's claims, C1 to C8. Each row of it is a
+# difference, taken seed by seed, with a 95 % interval. Its verdict is computed,
+# by rules that stood in a plan ([`claims.toml`](lab/evidence/claims.toml)) before
+# the run:
+#
+# * *supported* or *refuted*, if a test says so;
+# * *no difference larger than the margin*, if two tests shut out any effect that
+#   would matter (the plan says for each row how much matters: its *margin*);
+# * *undecided*, if neither;
+# * *not comparable*, if the two arms do not stand at one forget level.
+#
+# Each claim has one *primary* row (C8 has two), and only these get a verdict,
+# after Holm's correction for all nine. (What has not run yet counts against it,
+# so a verdict can change from *undecided* to *supported* until the last chapter
+# is through.) All other rows are *exploratory*: they are read, as *for*,
+# *against*, *no difference* or *open*, by the same rules without the correction,
+# so that some are chance.
+#
+# Here is the first. C1: *standard erasure is superficial*. The difference is
+# CHAIR_s after 128 relearning samples, a *light* attack, minus right after
+# erasure.
 
 # %%
 claims = {"C1a": tables.rises(results["EFUF"], 128)}
@@ -384,10 +401,12 @@ print(tables.spell(row, 1))
 # Is a relapse a *return*, though? Captions that hallucinate would teach any
 # model to hallucinate. The control is a model that never learnt it: the same
 # pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. Its hallucinated words stand at another NLL, so the erasures that it is compared with are landed there, too, seed by
-# seed. If an erased model needs far fewer samples than this *honest* one,
-# something was left to come back to. (SARE, chapter 03's method, is drawn for
-# later; C1f compares it with EFUF here.)
+# meets the same attack. Its hallucinated words stand at another NLL than an
+# erased model's, so the erasures that it is compared with are landed there,
+# seed by seed: one forget level again, another one. If an erased model needs far
+# fewer samples than this *honest* one, something was left to come back to.
+# (SARE, [chapter 03](03_targeted_sam.ipynb)'s method, is drawn for later; C1f
+# compares it with EFUF here.)
 
 # %%
 some = setting.with_honest()
@@ -448,17 +467,12 @@ _ = figures.publish(
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated
-# words are very unlikely (an NLL, the negative log-likelihood, of 8 nats a
-# token is one in 3,000). The lower a line goes, the more they are back.
+# words are very unlikely. The lower a line goes, the more they are back.
 #
-# The random line hardly moves at any distance shown. In so many dimensions a
-# random vector is almost perpendicular to everything that matters. Whoever
-# tests "robustness" by adding noise of this size to the weights measures this
-# line. The relapse line drops from the first step on, then flattens or turns:
-# the steepest way at the start is not the best way for long. The attack's line
-# starts more gently and, in most seeds, goes further down. So the same point is
-# flat and steep, depending on where you look. *Sharp* means nothing until
-# direction and distance are named.
+# The random line hardly moves, as in chapter 01. The relapse line drops from the
+# first step on, then flattens or turns: the steepest way at the start is not the
+# best way for long. The attack's line starts more gently and, in most seeds,
+# goes further down.
 
 # %%
 travelled = [round(m["attack_distance"], 2) for m in slices]
@@ -559,15 +573,6 @@ for row in claims:
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# A verdict is computed, by rules that stood in a plan
-# ([`claims.toml`](lab/evidence/claims.toml)) before the run: *supported* or
-# *refuted* if a test says so after Holm's correction for all primary rows, *no
-# difference larger than the margin* if two tests shut out any effect that would
-# matter, *undecided* if neither, *not comparable* if the two arms do not stand
-# at one forget level. Each claim has one primary row (C8 has two). All others
-# are *exploratory*: read for, against, no difference or open by the same rules,
-# without the correction, so that some are chance.
-#
 # In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
 # lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
 # *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
@@ -575,9 +580,10 @@ for row in claims:
 # the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
 # *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
 # <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
-# Where they disagree, the gauge decides; the plan chose C2a beforehand. And
-# whatever the rows say, steepness is not yet the reason for anything that
-# follows.
+# Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
+# other seeds C2a is <!-- C2a.diff@1101 --><!-- / -->
+# (*<!-- C2a.verdict@1101 --><!-- / -->*): do not lean on it. And whatever the rows say,
+# steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
 #
@@ -700,12 +706,17 @@ for share in shares:
 #   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
 #   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
+# * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
+#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
+#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
+#   <!-- C2a.diff@1101 --><!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
-# That *sharpness* is why it breaks. Nor that every attack works so well: ours
-# knows the domain. The released EFUF code differs from ours in more than its
+# That *sharpness* is why it breaks: that needs several methods whose sharpness
+# differs (chapters [03](03_targeted_sam.ipynb) and [04](04_relearning.ipynb)).
+# Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in more than its
 # weights: it trains the projector alone, and keeps human captions whole.
 #
 # ## Exercises
