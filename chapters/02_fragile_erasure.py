@@ -31,7 +31,7 @@
 # ends is sharper than an honest model's: by
 # <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
 # C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C2a.diff@1101 --><!-- / -->, *<!-- C2a.verdict@1101 --><!-- / -->*).
+# <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -581,8 +581,8 @@ for row in claims:
 # *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
 # <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
 # Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
-# other seeds C2a is <!-- C2a.diff@1101 --><!-- / -->
-# (*<!-- C2a.verdict@1101 --><!-- / -->*): do not lean on it. And whatever the rows say,
+# other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
+# (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
 # steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
@@ -709,7 +709,7 @@ for share in shares:
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
 #   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
 #   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
-#   <!-- C2a.diff@1101 --><!-- / -->.
+#   <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show

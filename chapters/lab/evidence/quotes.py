@@ -1,10 +1,10 @@
 """Numbers in prose come from a file: markers in Markdown, filled from the figures folder.
 
 `<!-- C6a.diff -->-14.4 [-20.1, -8.7]<!-- / -->` is filled from claims.json; after the dot stands a
-key of CLAIMED, and `C6a.diff@1101` is of the block of seeds from 1101. `<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a
-format and perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format
-(`:.1fi`) and the mean's 95 % interval. (Links to
-code find their lines at the same time: links.py.)
+key of CLAIMED, and `C6a.diff@1101` is of the block of seeds from 1101.
+`<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a format and
+perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format (`:.1fi`) for
+the mean and its 95 % interval. (Links to code find their lines at the same time: links.py.)
 """
 
 from __future__ import annotations
