@@ -22,25 +22,32 @@
 # **The question.** How many samples of fine-tuning bring the hallucinations
 # back, and does Targeted-SAM make it more?
 #
-# **The answer.** Over the attack SARE's captions hallucinate in
-# <!-- C6a.sare -->47.0<!-- / --> %, EFUF's in <!-- C6a.baseline -->65.5<!-- / --> %: a difference
-# of <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
-# *<!-- C6a.verdict -->supported<!-- / -->*). The forgotten words' NLL has halved after
-# <!-- C6d.sare -->231.8<!-- / --> samples, after EFUF's erasure after
-# <!-- C6d.baseline -->122.4<!-- / -->. That is a delay: 640 samples change SARE's
-# CHAIR_s by <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
-# *<!-- C6b.verdict -->against<!-- / -->*). Does the *direction* of the step matter?
+# **The answer.** It delays the relapse, and does not prevent it. Over the attack
+# SARE's captions hallucinate in <!-- C6a.sare -->47.0<!-- / --> %, EFUF's in
+# <!-- C6a.baseline -->65.5<!-- / --> %: a difference of
+# <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
+# *<!-- C6a.verdict -->supported<!-- / -->*; on six other seeds
+# <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
+# samples SARE's CHAIR_s, too, has changed by
+# <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
+# *<!-- C6b.verdict -->against<!-- / -->*).
+#
+# Why? The *direction* of the step matters:
 # <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
-# *<!-- C8a.verdict -->supported<!-- / -->*). Its *target*? At equal work
+# *<!-- C8a.verdict -->supported<!-- / -->*; on other seeds
+# *<!-- C8a.verdict@1101 -->supported<!-- / -->*). Its *target* does, by this measure: at equal work
 # <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
-# *<!-- C8b.verdict -->supported<!-- / -->*).
+# *<!-- C8b.verdict -->supported<!-- / -->*; on other seeds
+# *<!-- C8b.verdict@1101 -->undecided<!-- / -->*).
+#
+# **What you need.** [Chapter 02](02_fragile_erasure.ipynb) for the attack and the
+# forget level, [chapter 03](03_targeted_sam.ipynb) for SARE.
 #
 # **What you will see.** The book's headline figure: CHAIR_s against the number
 # of relearning samples, for the base model, EFUF and SARE, at a matched forget
-# level, every seed shown; the paired differences in
-# several endpoints; what
-# other causes could explain it, each with a control; whether the answer depends
-# on the attacker; and two ways of measuring that could have told another story.
+# level, every seed shown; what the models say meanwhile; what other causes could
+# explain it, each with a control; whether the answer depends on the attacker;
+# and two ways of measuring that could have told another story.
 #
 # **Time.** About two minutes on two CPU cores after chapters 02 and 03.
 
@@ -70,8 +77,8 @@ from lab import jobs
 jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
-from lab.evidence import figures, ledger, readings, stats, tables
-from lab.experiments import attacks, erasures, presets
+from lab.evidence import figures, ledger, readings, slider, stats, tables
+from lab.experiments import attacks, erasures, presets, told
 from lab.world import encoded
 from lab.world.kit import get_kit
 from sare_min.attack import relearn
@@ -86,7 +93,8 @@ kit = get_kit(setting.seeds[0])
 # The attacker has the erased weights and captions that hallucinate, about
 # pictures that the erasure never saw. He fine-tunes by plain cross-entropy, in
 # one pass, eight captions a step, and needs no knowledge of how the erasure was
-# done. In the code he is a generator: he stops after the sample counts we name,
+# done (chapter 02 shows it line by line). In the code he is a generator,
+# [`relearn`](../sare_min/attack.py#L13): he stops after the sample counts we name,
 # so that we can measure in between.
 
 # %%
@@ -110,12 +118,46 @@ print(
 )
 
 # %% [markdown]
+# ## What they say meanwhile
+#
+# Before the curves, the captions. Four held-out scenes, the first of each place,
+# and what the models of the book's first seed say of them: the base model, both
+# erasures, and both again after more and more relearning samples. No scene and no seed
+# was picked by what is said; beside each row stands CHAIR_s over all 200
+# held-out scenes of this seed.
+
+# %%
+first, at = setting.seeds[0], setting.at
+heard = {
+    name: told.Told(
+        presets.book_run(name, first), at if name != "base" else at[:1]
+    )
+    for name in ("base", *both)
+}
+heard = jobs.rows_side_by_side(
+    told.listen, {name: [spec] for name, spec in heard.items()}, "listen"
+)
+says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
+caption = (
+    "Greedy captions of the first held-out scene of each place, seed"
+    f" {first}. Red and bold: not in the picture. Right: CHAIR_s on all 200"
+    " held-out scenes of this seed. " + tables.caption(results, *both)
+)
+_ = figures.publish("fig_strip", "04_strip", says, preset, [first], caption)
+
+# %% [markdown]
+# A slider shows more: twelve scenes, every sample count, and how sure the model
+# is of each word.
+
+# %% tags=["remove-output"]
+slider.widget(says)
+
+# %% [markdown]
 # ## The headline
 #
-# Both erasures stand at the same held-out forget NLL before the attack begins:
-# a method that simply forgets *more* would relapse later for that reason. They
+# Both erasures stand at the same forget level before the attack begins. They
 # meet the same captions in the same orders. (SARE has had more work, see
-# chapter 03; matching the level does not match the compute.) Predict before you
+# chapter 03; matching the level does not match the work.) Predict before you
 # look: where is the base model's line, and where would SARE's be if
 # Targeted-SAM did nothing?
 
@@ -248,8 +290,8 @@ _ = figures.again("04_variance")
 #
 # ## The other methods
 #
-# The same attack on every row of `METHODS`: among them untargeted SAM
-# (`EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
+# them untargeted SAM (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
 # seeds, one order and fewer points differ from the headline's.)
@@ -320,8 +362,8 @@ for row in ledger.record(questions, preset, setting.seeds):
 #
 # * **EFUF, SARE's work**: trained for as much work as SARE was; the forget term
 #   is on only while the level is below.
-# * **EFUF, from above**: pushed 1.5 nats past the level, then trained on retain
-#   and sentence pieces alone until it comes down to it.
+# * **EFUF, from above**: pushed 1.5 nats past the level, then trained on what is
+#   kept alone until it comes down to it.
 # * **SARE, step on retain**: the step raises the losses of what is to be
 #   *kept*, and these are descended there.
 # * **SARE, wrong sign**: the step leads *away* from the relapse; the trap of
@@ -481,7 +523,7 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 #
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
 #   mislead; pairing by seed and landing on one forget level remove two unfair
-#   advantages, and a control for the third, compute, costs no more than a run.
+#   advantages, and a control for the third, work, costs no more than a run.
 # * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
 #   captions over the attack (C6a: *<!-- C6a.verdict -->supported<!-- / -->*),
 #   <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
