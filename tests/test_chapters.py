@@ -110,6 +110,8 @@ def test_every_chapter_has_its_parts(pair):
     text = "\n".join(c.source for c in pair[0].cells if c.cell_type == "markdown")
     for part in (
         "**The question.**",
+        "**The answer.**",
+        "**What you need.**",
         "**What you will see.**",
         "**Time.**",
         "## What we learned",
@@ -184,7 +186,8 @@ def test_findings_are_quoted_from_files(name):
     answer = text[text.index("**The answer.**") : text.index("**What you will see.**")]
     learned = text[text.index("## What we learned") : text.index("## What we did not show")]
     typed = re.sub(r"<!-- [^/].*?<!-- / -->", "", answer + learned, flags=re.DOTALL)
-    settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "640 samples")
+    settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "95 % interval")
+    settings += ("step of length 0.5", "640\nsamples", "640 samples")
     for setting in settings:
         typed = typed.replace(setting, "")
     assert "<!-- " in answer and not RESULT.findall(typed), RESULT.findall(typed)
