@@ -540,7 +540,7 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
         for kind in ("forget", "retain", "sentence")
     }
     print(
-        f"{name:18s} {len(curated)} captions, of which with something to forget, "
+        f"{name:18s} {len(curated)} captions, of which with parts to forget, "
         f"to retain, kept whole: {count}"
     )
 
