@@ -622,10 +622,13 @@ caption = (
 _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 
 # %% [markdown]
-# A method that never brought CHAIR_s down stands high from the start; one that
-# stopped at another level (grey) starts elsewhere; and one that has lost its
-# recall has not erased hallucinations but captions. (Five seeds and one order
-# here, so a row differs from the headline's.)
+# None of them holds: GradDiff hallucinates in
+# <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO in
+# <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names only
+# <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
+# one order here, so a row differs from the headline's.)
 #
 # ## What does the curation cost?
 #
