@@ -308,6 +308,15 @@ def swallows(params, direction, rho):
         pass
 
 
+def no_decorator(params, direction, rho):
+    yield
+
+
+@contextmanager
+def no_yield(params, direction, rho):
+    pass
+
+
 @contextmanager
 def does_nothing(params, direction, rho):
     yield
@@ -325,6 +334,8 @@ WRONG_STEPS = {
     "stays": (ascent_step(right_eps, lambda p, *_: None), "after the block the weights stay"),
     "no finally": (ascent_step(right_eps, is_safe=False), "belongs into a `finally`"),
     "swallows": (swallows, "swallowed"),
+    "no decorator": (no_decorator, "does @contextmanager stand above it"),
+    "no yield": (no_yield, "does not yield"),
     "empty": (does_nothing, "nothing has moved them"),
 }
 

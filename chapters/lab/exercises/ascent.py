@@ -164,70 +164,66 @@ def check_closed_form(step: Step) -> None:
 
 
 def _slope(
-    params: Sequence[Tensor], batches: Sequence, loss: Callable, eps: Tensor | None = None
+    params: Sequence[Tensor], batches: Sequence, losses: Losses, which: int, eps: Tensor | int = 0
 ) -> Tensor:
-    """grad of the sum over the batches of loss(batch), at theta + eps, as one vector."""
+    """grad of target (which: 0) or rest (1) over all batches, at theta + eps, as one vector."""
     with given_back(params):
-        if eps is not None:
-            with torch.no_grad():
-                for p, part in zip(params, eps.split([p.numel() for p in params]), strict=True):
-                    p.add_(part.reshape(p.shape).to(p.dtype))
-        total = sum(loss(batch) for batch in batches)
+        parts = (flat(params) + eps).split([p.numel() for p in params])
+        with torch.no_grad():
+            for p, part in zip(params, parts, strict=True):
+                p.copy_(part.reshape(p.shape))
+        total = sum(losses(batch)[which] for batch in batches)
         return flat(torch.autograd.grad(total, params, allow_unused=True), params)
 
 
-def _ways(
+def _reach(g: Tensor, rho: float) -> Tensor:
+    return rho * g / g.norm() if g.any() else g
+
+
+def _wrong_steps(
     params: Sequence[Tensor], batches: Sequence, losses: Losses, rho: float
 ) -> Iterator[tuple[str, Tensor]]:
-    """(hint, the gradient that this mistake leaves); the first has no hint: it is right."""
+    """(hint, the gradient that is left) of steps that lead elsewhere."""
 
-    def target(batch) -> Tensor:
-        return losses(batch)[0]
+    def target(eps: Tensor | int = 0, some: Sequence = batches) -> Tensor:
+        return _slope(params, some, losses, 0, eps)
 
-    def rest(batch) -> Tensor:
-        return losses(batch)[1]
-
-    def slope(loss: Callable, eps: Tensor | None = None, some: Sequence = batches) -> Tensor:
-        return _slope(params, some, loss, eps)
-
-    def reach(g: Tensor) -> Tensor:
-        return rho * g / g.norm() if g.any() else g
-
-    home, kept = slope(target), slope(rest)
-    eps, whole = reach(home), reach(home + kept)
-    right = slope(target, eps) + kept
-    yield "", right
+    home, kept = target(), _slope(params, batches, losses, 1)
     yield "there is no ascent step in it: this is the plain gradient, EFUF's.", home + kept
     yield (
         "the wrong sign: target's gradient is taken at theta - eps, away from the relapse.",
-        slope(target, -eps) + kept,
+        target(-_reach(home, rho)) + kept,
     )
     yield (
         "not normalised: the step is rho * g, so its length depends on the gradient.",
-        slope(target, rho * home) + kept,
+        target(rho * home) + kept,
     )
-    each = sum(slope(target, reach(slope(target, None, [b])), [b]) for b in batches)
     yield (
         "a step per micro-batch: that is m-SAM. Gather the direction over *all* batches before"
         " anything moves.",
-        each + kept,
+        sum(target(_reach(target(0, [b]), rho), [b]) for b in batches) + kept,
     )
-    untargeted = "the step goes along the gradient of *all* losses: that is untargeted SAM. Only"
-    yield f"{untargeted} `target` is perturbed.", slope(target, whole) + slope(rest, whole)
-    yield f"{untargeted} `target` gives the direction.", slope(target, whole) + kept
-    yield (
+    whole = _reach(home + kept, rho)
+    hint = "the step goes along the gradient of *all* losses: that is untargeted SAM. Only"
+    yield f"{hint} `target` gives the direction.", target(whole) + kept
+    there = _slope(params, batches, losses, 1, whole)
+    yield f"{hint} `target` is perturbed.", target(whole) + there
+
+
+def _wrong_sums(home: Tensor, there: Tensor, kept: Tensor, moved: Tensor) -> dict[str, Tensor]:
+    """{hint: the gradient that is left} where the step is right and the sum is not.
+
+    home, there: target's gradient at theta and at theta + eps; kept, moved: that of rest.
+    """
+    return {
         "the gradient of `rest` is taken at theta + eps. Grounded text keeps its gradient at"
-        " theta.",
-        slope(target, eps) + slope(rest, eps),
-    )
-    yield "the gradient of `rest` is missing.", right - kept
-    yield "only the gradient of `rest` is there; target's at theta + eps is missing.", kept
-    yield (
+        " theta.": there + moved,
+        "the gradient of `rest` is missing.": there,
+        "only the gradient of `rest` is there; target's at theta + eps is missing.": kept,
         "target's gradient at theta is still in .grad, and counts a second time: clear it after"
-        " the step, or take it by torch.autograd.grad.",
-        right + home,
-    )
-    yield "you descend on minus the target: it is a loss already, with its sign.", 2 * kept - right
+        " the step, or take it by torch.autograd.grad.": there + kept + home,
+        "you descend on minus the target: it is a loss already, with its sign.": kept - there,
+    }
 
 
 def check_gradient(
@@ -256,12 +252,29 @@ def check_gradient(
         raise NotYet(f"the weights move and come back {how}.")
     if all(g is None for g in found):
         raise NotYet("no parameter has a .grad: nothing was left there.")
-    got, close = flat(found, params), {"rtol": rtol, "atol": atol}
-    for hint, expected in _ways(params, batches, losses, rho):
-        if torch.allclose(got, expected, **close):
-            if hint:
-                raise NotYet(hint)
-            return
+    _compare(flat(found, params), params, batches, losses, rho, {"rtol": rtol, "atol": atol})
+
+
+def _compare(
+    got: Tensor,
+    params: Sequence[Tensor],
+    batches: Sequence,
+    losses: Losses,
+    rho: float,
+    within: dict[str, float],
+) -> None:
+    home, kept = (_slope(params, batches, losses, which) for which in (0, 1))
+    eps = _reach(home, rho)
+    there, moved = (_slope(params, batches, losses, which, eps) for which in (0, 1))
+    if torch.allclose(got, there + kept, **within):
+        return
+    mistakes = [
+        *_wrong_sums(home, there, kept, moved).items(),
+        *_wrong_steps(params, batches, losses, rho),
+    ]
+    for hint, expected in mistakes:
+        if torch.allclose(got, expected, **within):
+            raise NotYet(hint)
     raise NotYet("what is in .grad is not the gradient that the equation asks for.")
 
 

@@ -39,6 +39,11 @@ def _toy_weights() -> tuple[list[nn.Parameter], list[Tensor]]:
 @exercise
 def step(my_step: ascent.Step) -> str:
     """my_step(params, direction, rho), a context manager: sign, length, and the way back."""
+    made = my_step(*_toy_weights(), 0.2)
+    if not hasattr(made, "__enter__"):
+        raise NotYet("my_step makes no `with` block: does @contextmanager stand above it?")
+    if getattr(made, "gen", made) is None:
+        raise NotYet("my_step does not yield: the code of the block runs at the `yield`.")
     for check in (ascent.check_direction, ascent.check_length, ascent.check_gives_back):
         check(my_step, *_toy_weights(), 0.2)
     ascent.check_closed_form(my_step)

@@ -21,18 +21,19 @@ def exercise(check: Callable[..., str]) -> Callable[..., None]:
     @wraps(check)
     def told(*answers) -> None:
         try:
-            print("right:", check(*answers))
+            print(f"right: {check(*answers)}")
         except NotYet as hint:
-            print("not yet:", hint)
+            print(f"not yet: {hint}")
         except Exception as error:  # the reader's: a traceback through our files would bury it
-            print("not yet:", _in_one_line(error))
+            print(f"not yet: {_in_one_line(error)}")
 
     return told
 
 
 def _in_one_line(error: Exception) -> str:
     """The error and the reader's own line, which a cell or a script runs in __main__."""
-    says = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+    first = str(error).strip().split("\n")[0].split(". ")[0]  # torch's go on for a paragraph
+    says = f"{type(error).__name__}: {first}"
     frames = traceback.walk_tb(error.__traceback__)
     own = [(frame, at) for frame, at in frames if frame.f_globals.get("__name__") == "__main__"]
     if not own:
@@ -52,7 +53,7 @@ def filled(**answers: object) -> None:
 def number(name: str, answer: object) -> float:
     """The answer as a float: a number, or a tensor that holds one. Raises NotYet for all else."""
     try:
-        return float(answer)  # type: ignore[arg-type]
+        return float(answer)
     except (TypeError, ValueError, RuntimeError):
         raise NotYet(f"{name} is to be a number, not {answer!r:.40}.") from None
 
