@@ -532,14 +532,15 @@ def is_stored(name):
     return isinstance(name.ctx, ast.Store)
 
 
-def imported(name):
-    """The names of this repository that a chapter imports, as its own imports bind them."""
+def imported(name, text):
+    """The names that a text needs and a chapter imports, as the chapter's own imports bind them."""
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     here = {}
     for cell in source(name):
         for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
-            ours = isinstance(node, ast.ImportFrom) and node.module.startswith(("lab", "sare_min"))
-            if ours and node.module != "lab.exercises":
-                exec(ast.unparse(node), here)
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                node.names = [a for a in node.names if (a.asname or a.name) in used]
+                exec(ast.unparse(node) if node.names else "", here)
     return here
 
 
@@ -563,5 +564,5 @@ def test_open_exercises_run(name, kit, capsys):
     """Fails if printed code raises, or prints nothing to look at; at 8 samples, on a toy kit."""
     setting = presets.get_preset("fast")
     for text in fragments(name):
-        exec(text.replace("(0, 64, 128, 256)", "(0, 8)"), imported(name) | locals())
+        exec(text.replace("(0, 64, 128, 256)", "(0, 8)"), imported(name, text) | locals())
         assert capsys.readouterr().out.count("\n") >= 2
