@@ -705,8 +705,8 @@ check.step(my_step)
 # the start, and `.backward()` adds to them. Use your `my_step`, or
 # `sam.perturbed`. Eight lines again.
 #
-# The check compares with brute force, for one batch and for three micro-batches,
-# and then lets the forward at theta + eps\* fail.
+# The check compares with brute force, for one batch and for three
+# micro-batches, and then lets the forward at theta + eps\* fail.
 
 
 # %% tags=["exercise", "nbval-check-output"]
@@ -719,9 +719,9 @@ check.gradient(my_gradient)
 # %% [markdown]
 # ### 5 · A long reach *(open)*
 #
-# Run 24 steps of an erasure with `rho` ten times the book's, beside as many with
-# the book's own. `neg` is minus the words' NLL at home, `norm` the length of
-# the gradient there. What does the far step do to the progress, and why?
+# Run 24 steps of an erasure with `rho` ten times the book's, beside as many
+# with the book's own. `neg` is minus the words' NLL at home, `norm` the length
+# of the gradient there. What does the far step do to the progress, and why?
 #
 # ```python
 # from sare_min.unlearn import Training, unlearn
