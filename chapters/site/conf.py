@@ -37,10 +37,12 @@ html_show_search_summary = False  # it reads the pages that it found by fetch
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["book.css", "slider.css"]
+html_js_files = ["book.js"]
+html_use_index = False  # the search finds names as well
+html_domain_indices = False
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
-    "source_repository": "",
     "footer_icons": [],
     "light_css_variables": {"color-brand-primary": "#0a58a5", "color-brand-content": "#0a58a5"},
     "dark_css_variables": {"color-brand-primary": "#7cc4ff", "color-brand-content": "#7cc4ff"},
@@ -49,5 +51,13 @@ pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "a11y-high-contrast-dark"
 
 
+def give_levels(app, pagename, templatename, context, doctree):
+    """The captions of the contents call themselves headings and do not say of which level."""
+    for key in ("furo_navigation_tree", "toc"):
+        if key in context:
+            context[key] = context[key].replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app):
+    app.connect("html-page-context", give_levels, priority=900)  # after the theme's own
     app.connect("autodoc-process-docstring", book.process_docstring)

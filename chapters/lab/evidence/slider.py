@@ -19,7 +19,7 @@ from .. import files
 from ..world import scenes
 
 NAME = "04_strip.json"
-KINDS = {"plain": "", "true": "", "invented": " invented"}
+KINDS = ("plain", "true", "invented")
 MISSING = "<p><em>The data of this page, figures/04_strip.json, have not been made yet.</em></p>"
 PICTURE = 96  # pixels a side, as it is drawn; the model sees 48
 STYLE = Path(__file__).resolve().parents[2] / "site/static/slider.css"
@@ -44,6 +44,8 @@ def read(folder: Path = files.ROOT / "figures") -> dict | None:
 def check(results: Mapping) -> None:
     """Raise ValueError unless each method says something of each scene at each sample count."""
     n_at, n_scenes = len(results["at"]), len(results["scenes"])
+    if not isinstance(results["says"], Mapping):
+        raise ValueError("`says` is no table of methods")
     for name, moments in results["says"].items():
         if len(moments) not in (1, n_at) or len(results["chair_s"][name]) != len(moments):
             raise ValueError(f"{name} has {len(moments)} moments, the slider {n_at}")
@@ -56,13 +58,20 @@ def check(results: Mapping) -> None:
 
 
 def words(caption: Sequence[Sequence]) -> str:
-    """A caption's words as HTML. caption: (text with its leading space, probability, kind) each."""
+    """A caption's words as HTML. caption: (text with its leading space, probability, kind) each.
+
+    An invented sub-sentence (", a fork") is marked whole; its cross stands before the noun, which
+    ends it.
+    """
     parts = []
-    for text, p, kind in caption:
+    for i, (text, p, kind) in enumerate(caption):
         space, word = (" " if text.startswith(" ") else ""), html.escape(text.strip())
+        after, _, next_kind = caption[i + 1] if i + 1 < len(caption) else ("", 0, "")
+        is_noun = kind == "invented" and (next_kind != "invented" or after.strip() in (",", "."))
+        marks = (" invented" if kind == "invented" else "") + (" cross" if is_noun else "")
         sure = f'style="--p:{p:.2f}" data-p="{100 * p:.0f}" title="{100 * p:.0f} % sure"'
-        tag = "mark" if KINDS[kind] else "span"
-        parts.append(f'{space}<{tag} class="w{KINDS[kind]}" {sure}>{word}</{tag}>')
+        tag = "mark" if marks else "span"
+        parts.append(f'{space}<{tag} class="w{marks}" {sure}>{word}</{tag}>')
     return "".join(parts).strip()
 
 
@@ -111,7 +120,8 @@ def meters(results: Mapping, shown: int) -> str:
             f'<span class="track"><span class="fill" style="--x:{percent / 100:.2f}"></span></span>'
             f"<output>{percent:.0f} %</output></div>"
         )
-    return f'<div class="meters" aria-label="CHAIR_s" role="group">{"".join(rows)}</div>'
+    title = "<span>CHAIR_s: captions with an invented object</span>"
+    return f'<div class="meters" aria-label="CHAIR_s" role="group">{title}{"".join(rows)}</div>'
 
 
 def moment(results: Mapping, step: int) -> str:

@@ -77,7 +77,7 @@ def pages() -> dict[str, str]:
 
 
 def home_of(path: str) -> str | None:
-    """The module of a source file that has a page in the reference: chapters/lab/jobs.py has none."""
+    """The module of a source file that the reference lists; None for others, as lab/jobs.py."""
     module = path.removesuffix(".py").removeprefix("chapters/").replace("/", ".")
     room, _, name = module.rpartition(".")
     known = path.endswith(".py") and room in ROOMS and name in ROOMS[room][1].split()
@@ -177,13 +177,19 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
 
 
 def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
-    """A chapter as the site shows it: text through `markdown`, the full run's figures."""
+    """A chapter as the site shows it: text through `markdown`, the full run's figures, solutions
+    folded.
+    """
     book = nbformat.read(path, as_version=4)
     for cell in book.cells:
         if cell.cell_type == "markdown":
             cell.source = markdown(cell.source, source, figures)
-        else:
-            show_full_figure(cell, figures)
+            continue
+        show_full_figure(cell, figures)
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-cell")
+            prompts = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
+            cell.metadata.setdefault("mystnb", {}).update(prompts)
     lines = book.cells[0].source.split("\n")
     at = next((i for i, line in enumerate(lines) if "colab-badge" in line), 0) + 1
     book.cells[0].source = "\n".join([*lines[:at], ON_THIS_PAGE, *lines[at:]])
@@ -291,12 +297,15 @@ def build(out: Path, pages_folder: Path) -> int:
     return build_main([*given, "-d", f"{pages_folder}-trees", str(pages_folder), str(out)])
 
 
-def main() -> int:
-    """Stage and build; returns the exit code."""
-    start, out = time.perf_counter(), files.ROOT / "build/book"
+def main(given: Sequence[str] = ()) -> int:
+    """Stage and build; returns the exit code. given: a folder for the site, and one of figures."""
+    start = time.perf_counter()
+    out = Path(given[0]) if given else files.ROOT / "build/book"
+    figures = Path(given[1]) if given[1:] else files.ROOT / "figures"
+    staged = out.with_name(f"{out.name}-pages")
     shutil.rmtree(out, ignore_errors=True)  # a page that is no more must not stay
-    stage(files.ROOT / "build/book-pages")
-    code = build(out, files.ROOT / "build/book-pages")
+    stage(staged, figures)
+    code = build(out, staged)
     if not code:
         n_pages = len(list(out.rglob("*.html")))
         print(f"{n_pages} pages in {time.perf_counter() - start:.0f} s: {out}/index.html")
@@ -305,6 +314,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main())
+        sys.exit(main(sys.argv[1:]))
     except ValueError as error:
         sys.exit(str(error))
