@@ -23,29 +23,28 @@
 # undone by a nudge to the weights, the other is not. How can that be, and can
 # you tell them apart before the nudge comes?
 #
-# Erasing a hallucination is training too: it ends somewhere in weight space,
-# and someone may nudge the weights afterwards, by fine-tuning or by rounding
-# them. The claim that this book tests says that ordinary erasure ends in a
-# *sharp* place. Before we can test it we need to know what sharp means. It
-# turns out to mean several things.
+# **The answer.** By the worst that a nudge of a given length can do; but for a
+# large model only once its *direction* is named. From the base models of
+# chapter 00, a step of length 0.5 in the steepest direction takes the
+# hallucinated words from
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
+# to
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->
+# nats a token, a random step of that length to
+# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
+# (mean over the book's seeds; in brackets its 95 % interval).
 #
-# **The answer.** Sharp means nothing until a direction and a distance are named.
-# At the worst point within an L2 distance of 0.5, an erased model loses
-# <!-- C2a.sare -->4.78<!-- / --> nats of its forgetting, and a model that never
-# hallucinated, at the same level,
-# <!-- C2a.baseline -->4.11<!-- / -->. The difference is
-# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats (claim C2:
-# *<!-- C2a.verdict -->supported<!-- / -->*).
+# **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
+# what the base model is. Nothing is erased yet: that is
+# [chapter 02](02_fragile_erasure.ipynb), where we ask whether an *erasure* is
+# sharp.
 #
-# **What you will see.** A loss whose lowest point and whose lowest *worst case*
-# lie in different places, which is what *sharpness-aware minimisation* (SAM) is
-# about; then a real LLaVA that has been made to forget, and how its forgetting
-# holds when its weights are moved a given distance: along random directions,
-# along the steepest way back, along the straight line to where a fine-tuning
-# attacker ends, and in the worst way we can find.
+# **What you will see.** One weight with two minima; the remedy, SAM, and how
+# good its guess is; the landscape of a real LLaVA around its weights, flat and
+# steep at once.
 #
-# **Time.** About two minutes on two CPU cores if chapter 00 has trained the
-# base models, else about four.
+# **Time.** About a minute on two CPU cores if chapter 00 has trained the base
+# models, else about four.
 
 # %% tags=["parameters"]
 preset = "fast"  # or "full": twelve seeds, as in the book's figures
@@ -76,8 +75,8 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 import numpy as np
 import torch
 
-from lab.evidence import figures, ledger, readings, tables
-from lab.experiments import attacks, gauges, landscape, presets
+from lab.evidence import figures, readings, tables
+from lab.experiments import presets, surroundings
 from sare_min.sam import perturbed
 
 setting = presets.get_preset(preset, seeds.split())
@@ -170,221 +169,173 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # ## Two hundred thousand weights
 #
 # A language model has no single axis to walk along. In which direction should
-# we nudge? We take real models: for each seed the base model of chapter 00,
-# made to forget its hallucinations by the standard method (EFUF, chapter 02
-# explains it), and measure how likely the *forgotten* words are at increasing
-# distance from its weights, in three directions:
+# we nudge? We take the base models of chapter 00, from which nothing has been
+# erased, and ask how likely two kinds of text are at increasing distance from
+# their weights: the *hallucinated* words of held-out captions, and the
+# *grounded* ones, about what the picture shows. Likely is told as **NLL**, the
+# negative log-likelihood, in nats a token: 0 is certain, 0.7 is one in two, 8
+# is one in 3,000. We walk in three directions:
 #
 # * **random**: every weight gets Gaussian noise;
-# * **relapse**: the steepest way back at the start, the negative gradient of
-#   the forgotten words' NLL;
-# * **attack**: the straight line to where 256 samples of fine-tuning on
-#   hallucinated captions lead.
+# * **forget**: the steepest way to make the hallucinated words *unlikely*, the
+#   gradient of their NLL;
+# * **remember**: the opposite, the steepest way to make them likelier still.
 #
 # Distances are L2 lengths over all trained weights together, so that the three
-# can be compared. Predict: which one undoes the forgetting first?
+# can be compared. Predict: does a walk in the forget direction leave the
+# grounded words alone?
 
 # %%
-runs = [presets.book_run("EFUF", s) for s in setting.seeds]
-_ = attacks.run_all({"EFUF": runs})
-wanted = [landscape.Slices(run) for run in runs]
-slices = jobs.side_by_side(landscape.slices, wanted, "slices")
+around = jobs.side_by_side(surroundings.around, setting.seeds, "landscape")
 
 # %%
-drawn = readings.slices_drawn(
-    slices, landscape.DISTANCES, ("random", "relapse", "attack")
-)
-caption = (
-    "NLL of the forgotten spans on held-out scenes, from the weights that "
-    "EFUF ends at, in three directions. "
-    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
-)
-_ = figures.publish(
-    "fig_slices", "01_slices", drawn, preset, setting.seeds, caption
-)
-
-# %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated
-# words are very unlikely (an NLL, the negative log-likelihood, of 8 nats a
-# token is one in 3,000). The lower a line goes, the more they are back.
-#
-# The random line hardly moves at any distance shown. In so many dimensions a
-# random vector is almost perpendicular to everything that matters. Whoever
-# tests "robustness" by adding noise of this size to the weights measures this
-# line. The relapse line drops from the first step on, then flattens or turns:
-# the steepest way at the start is not the best way for long. The attack's line
-# starts more gently and, in most seeds, goes further down. So the same point is
-# flat and steep, depending on where you look. *Sharp* means nothing until
-# direction and distance are named.
-
-# %%
-travelled = [round(m["attack_distance"], 2) for m in slices]
-print(
-    "L2 distance that 256 samples of relearning travel, one number a seed:",
-    travelled,
-)
-for way in landscape.DIRECTIONS:
-    curves = readings.slice_lines(slices, way, "chair_s")
-    crossed = readings.first_past(landscape.DISTANCES, curves, 0.5)
-    print(
-        f"{way:8s} first distance at which half of the captions "
-        f"hallucinate again: {crossed}"
+panels = {"hallucinated words": "nll_forget", "grounded words": "nll_retain"}
+drawn = {
+    title: tables.lines(
+        surroundings.DISTANCES,
+        {
+            way: readings.slice_lines(around, way, key)
+            for way in surroundings.DIRECTIONS
+        },
     )
-
-# %% [markdown]
-# The second print asks the question in the unit that users feel: at which
-# distance does every other caption invent something again? (`None`: at none of
-# those measured.) This smallest distance is a fair notion of sharpness for our
-# purpose, and we shall call it the **relapse radius** in a given direction.
-# Compare it with how far the attacker travels.
-#
-# ## A map
-#
-# A line shows one direction at a time. Here is a plane: to the right the
-# steepest way back, upwards the part of the attacker's way that is at right
-# angles to it. The dot is the erased model; dark is where the hallucination is
-# back.
-
-# %%
-side = setting.map_points
-wanted = [gauges.Plane(run, n_points=side) for run in runs[:2]]
-maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
-axes = ["steepest way back", "rest of the attacker's way"]
-planes = readings.planes(setting.seeds[:2], maps, axes)
+    for title, key in panels.items()
+}
 caption = (
-    "NLL of the forgotten spans of 64 held-out captions in a plane through "
-    "the weights that EFUF ends at."
+    "NLL on held-out scenes at a distance from the base models' weights, in"
+    f" three directions. {len(setting.seeds)} seeds (faint), mean, 95 %"
+    " interval."
 )
 _ = figures.publish(
-    "fig_plane", "01_planes", planes, preset, setting.seeds[:2], caption
+    "fig_slices_panels",
+    "01_slices",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    keys=panels,
 )
 
 # %% [markdown]
-# The dot does not sit in a bowl. For the *forgotten* words an erased model
-# stands on a hillside, with the relapse downhill. So when we say that an
-# erasure is *sharp*, we mean that this hillside is steep, or that its edge is
-# near.
+# Three things are in this picture.
 #
-# ## Is standard erasure sharp? (claim C2)
+# **The same point is flat and steep.** The random line does not move at any
+# distance shown. In so many dimensions a random vector is almost perpendicular
+# to everything that matters. Whoever tests "robustness" by adding noise of this
+# size to the weights measures this line. So *sharp* means nothing until a
+# direction and a distance are named.
 #
-# Sharp compared with what? With a model that never learnt to hallucinate: same
-# pictures, same training, honest captions (chapter 00's control, here called
-# *honest*). Its hallucinated words are unlikely as well, but nobody had to push
-# them down. Whoever is higher up has more to lose, so the erasure is *landed*,
-# seed by seed, on the very NLL at which the honest model stands, its *forget
-# level* (chapter 02 shows how; *passes*, in the print, count work, chapter 03). If erasure
-# ends in a sharp place, the erased model must lose more of its forgetting than
-# the honest one, when both are moved by the same distance in the worst way.
-# Three gauges of that kind:
+# **The steepest way is steep for a while.** The first 0.2 of the forget
+# direction bring the hallucinated words to
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
+# nats, the whole way to 1.0 only to
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
+# A gradient knows the slope where it was taken, and nothing of what comes.
 #
-# * the NLL lost at the *worst* point within an L2 distance of 0.5, found by
-#   following the gradient and projecting back into the ball (the plan's primary
-#   row, C2a);
-# * the slope of the forgotten words' NLL, which is its fall for the first small
-#   step in the steepest direction;
-# * the *curvature*: the largest eigenvalue of the NLL's matrix of second
-#   derivatives (the *Hessian*), found by Lanczos' method, which needs only
-#   products of that matrix with vectors.
-
-# %%
-few = setting.with_honest()
-pair = ("honest", "EFUF, honest level")
-both = presets.book_runs(few, *pair)
-ends = attacks.run_all(both)
-wanted = {
-    name: [gauges.Gauges(run) for run in row] for name, row in both.items()
-}
-found = jobs.rows_side_by_side(gauges.measure, wanted, "gauges")
-print(tables.beside(ends, *pair))
-
-# %% [markdown]
-# A row a gauge, honest against erased; the claim predicts the larger number for
-# EFUF. The fourth is the share of the NLL that is lost at the worst point.
-
-# %%
-keys = {"C2a": ("worst_ball_0.5", 1), "C2b": ("gradient_norm", 1)}
-keys |= {"C2c": ("top_eigenvalue", 1), "C2d": ("share lost", 1)}
-values = [
-    [
-        row | {"share lost": row["worst_ball_0.5"] / row["ce"]}
-        for row in found[n]
-    ]
-    for n in pair
-]
-questions = tables.measured([ends[n] for n in pair], values, keys)
-claims = ledger.record(questions, preset, setting.seeds)
-for row in claims:
-    levels = f"honest {row['baseline']:.2f}   EFUF {row['sare']:.2f}"
-    print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
-
-# %% [markdown]
-# A verdict is computed, by rules that stood in a plan
-# ([`claims.toml`](lab/evidence/claims.toml)) before the run: *supported* or
-# *refuted* if a test says so after Holm's correction for all primary rows, *no
-# difference larger than the margin* if two tests shut out any effect that would
-# matter, *undecided* if neither, *not comparable* if the two arms do not stand
-# at one forget level. Each claim has one primary row (C8 has two). All others
-# are *exploratory*: read for, against, no difference or open by the same rules,
-# without the correction, so that some are chance.
-#
-# In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
-# lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
-# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
-# the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
-# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
-# Where they disagree, the gauge decides; the plan chose C2a beforehand. And
-# whatever the rows say, steepness is not yet the reason for anything that
-# follows.
+# **Forgetting is easy; forgetting *alone* is not.** The right panel is the
+# price: at 1.0 the grounded words stand at
+# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
+# nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
+# must hold on to something while it pushes: chapter 02.
 #
 # ## What we learned
 #
 # * Two minima of equal loss can differ in what a nudge does to them; SAM looks
 #   for the ones that bear it, by one step up before each step down.
 # * For a large model, sharpness is a property of a point, *a direction and a
-#   distance*. Random noise sees a plain where the relapse direction sees a
+#   distance*. Random noise sees a plain where the gradient's direction sees a
 #   slope.
-# * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
-#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats.
 # * SAM's step up is a normalised gradient step. Taken on the erasure loss of
 #   the hallucinations alone, it is the *relapse direction*: one step of
-#   relearning. That is chapter 03.
+#   relearning. That is [chapter 03](03_targeted_sam.ipynb).
 #
 # ## What we did not show
 #
-# That sharpness *predicts* relapse: that needs several methods whose sharpness
-# differs (chapters 03 and 04). And L2 is not the only ruler: the attacker's
-# optimiser, AdamW, moves every weight by about the same amount, which a ruler
-# of largest change (L-infinity) would suit better.
-#
+# That an erased model is sharp, or that sharpness *predicts* relapse: the one
+# needs an erasure (chapter 02), the other several methods whose sharpness
+# differs (chapters 03 and 04). And L2 is not the only ruler: an optimiser like
+# AdamW moves every weight by about the same amount, which a ruler of largest
+# change (L-infinity) would suit better.
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand,
-#    by the dashed curve? Find the value where the choice flips.
-# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of
-#    216,000 weights? Put your number into the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction.
-#    With `from sare_min.llava import trainable`, `from lab.experiments import
-#    erasures`, `from lab.world import encoded, measured` and `from
-#    lab.world.kit import get_kit`: `kit, model = get_kit(setting.seeds[0]),
-#    erasures.erased(runs[0])`; `v = [-g for g in
-#    landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`;
-#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda:
-#    measured.held_out(kit, model))`. What should happen to the NLL, and what
-#    happens to recall?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · How long is a small change? *(easy)*
+#
+# A perturbation adds 0.001 to each of 216,000 weights. What is its L2 length?
 
 # %% tags=["exercise", "nbval-check-output"]
-my_length = None  # your number
-added = torch.full((216_000,), 0.001, dtype=torch.float64)
-is_right = my_length and abs(my_length - added.norm().item()) < 0.01
-print("right" if is_right else "not yet")
+from lab.exercises import sharpness as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_length = 0.001 * 216_000**0.5
-is_right = my_length and abs(my_length - added.norm().item()) < 0.01
-print("right" if is_right else "not yet")
+my_length = None
+check.length(my_length)
+
+# %% [markdown]
+# ### 2 · Where the choice flips *(easy)*
+#
+# A narrow valley has the loss $4w^2$, a wide one far away $0.12 + (w - 3)^2$.
+# Somebody may move the weight by up to `rho`. For a small `rho` the bottom of
+# the narrow valley has the lower *worst* loss. At which `rho` are both bottoms
+# equally good?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_rho = None
+check.flips_at(my_rho)
+
+# %% [markdown]
+# ### 3 · One step of SAM by hand *(easy)*
+#
+# The loss is $w^2$, the weight stands at 1, `rho` is 0.5 and the learning rate
+# 0.1 (plain gradient descent). Where is the weight after one step of SAM?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_weight = None
+check.sam_step(my_weight)
+
+# %% [markdown]
+# ### 4 · What a random direction sees *(harder)*
+#
+# A loss over 10,000 weights stands at its minimum. Along one direction its
+# curvature (the second derivative) is 100, along all others it is 0. By how
+# much does the loss rise at distance 1 along the sharp direction? And along a
+# random one, on average?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_sharp, my_random = None, None
+check.sharp_and_random(my_sharp, my_random)
+
+# %% [markdown]
+# ### 5 · Forget without the price? *(open)*
+#
+# The forget direction takes the grounded words with it. Take out of it what
+# lies along the gradient of *their* NLL, so that to first order they do not
+# move, and walk again. Predict: is the price gone at 0.2, and at 1.0? Then look
+# at the length of `kept`.
+#
+# ```python
+# from lab.experiments import landscape
+# from lab.world import encoded, measured
+# from lab.world.kit import get_kit
+# from sare_min.captions import token_nll
+# from sare_min.llava import trainable
+#
+# kit = get_kit(setting.seeds[0])
+# model, data = kit.fresh(), encoded.masked(kit, "erase")
+# params, some = trainable(model), data[:256]
+# forget = [-v for v in landscape.relapse_direction(model, data)]
+# loss = token_nll(model, some)[some.retain].mean()
+# kept = torch.autograd.grad(loss, params)
+# along = sum((f * k).sum() for f, k in zip(forget, kept))
+# along = along / sum((k * k).sum() for k in kept)
+# apart = [f - along * k for f, k in zip(forget, kept)]
+# for way in (forget, apart):
+#     for nll in landscape.along(
+#         params, way, (0.0, 0.2, 0.5, 1.0), lambda: measured.nll(kit, model)
+#     ):
+#         print(nll)
+# ```
 
 # %% [markdown]
 # ## Sources

@@ -159,3 +159,13 @@ def test_the_book_runs_what_is_planned():
     assert (full.orders, full.shuffles) == (planned.orders, planned.attacks)
     assert planned.level == erasures.STOP_NLL
     assert not set(planned.seeds) & {*range(1, 29), *range(101, 109), *range(301, 308)}
+
+
+def test_a_row_names_the_chapter_that_asks_it():
+    """Fails if the ledger sends a reader to a chapter that does not record the row."""
+    asked = {path.name[:2]: path.read_text() for path in files.CHAPTERS.glob("[0-9]*.py")}
+    rows = plan.load().rows
+    assert rows
+    for id, row in rows.items():
+        listed = f'"{id}"' in asked[row.chapter] or id.startswith("C7")
+        assert listed, f"{id}: chapter {row.chapter} does not name it"

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lab import files
-from lab.evidence import plan, quotes
+from lab.evidence import links, plan, quotes
 
 ROW = {
     "id": "C6a",
@@ -147,3 +147,90 @@ def test_a_notebook_follows_its_source(tmp_path):
     filled = json.loads(notebook.read_text())["cells"][0]["source"]
     assert filled == [line.replace("1.0", "2.5") + "\n", '"quoted"']
     assert {path.suffix for path in quotes.places()} == {".md", ".py", ".ipynb"}
+
+
+def shifted(content):
+    """Every number of a JSON one and a half times as large, and a bit more."""
+    if isinstance(content, dict):
+        return {key: shifted(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [shifted(value) for value in content]
+    return 1.5 * content + 1.7 if type(content) in (int, float) else content
+
+
+def test_no_number_in_prose_outlives_its_file(tmp_path):
+    """Fails if a quoted number would stand unchanged after the file behind it has changed."""
+    for path in (files.ROOT / "figures").glob("*.json"):
+        content = json.loads(path.read_text())
+        if path.name.startswith("claims"):  # a level or a count of seeds is no result
+            content = [shifted(row) for row in content]
+        (tmp_path / path.name).write_text(json.dumps(shifted(content)))
+    prose = quotes.places()
+    assert len(prose) > 10
+    for path in prose:
+        text = path.read_text(encoding="utf-8")
+        pairs = re.findall(r"<!-- ((?:fig:|C\d)[^>]*?) -->(.*?)<!-- / -->", text, re.DOTALL)
+        for marker, shown in pairs:
+            new = quotes.fill(f"<!-- {marker} --><!-- / -->", tmp_path)
+            same = new == f"<!-- {marker} -->{shown}<!-- / -->"
+            assert not same or ".verdict" in marker, f"{path.name}: {marker} stays {shown}"
+
+
+def test_another_block_of_seeds(folder):
+    """Fails if a number of the second block is read from the book's, or a missing block passes."""
+    rows = json.loads((folder / "claims.json").read_text())
+    rows[0]["diff"] = 3.0
+    (folder / "claims_seeds-from-1101.json").write_text(json.dumps(rows))
+    assert filled("C6a.diff@1101", folder) == "+3.0 [-20.1, -8.7]"
+    assert filled("C6a.diff", folder) == "-14.4 [-20.1, -8.7]"
+    with pytest.raises(ValueError, match="claims_seeds-from-9.json"):
+        filled("C6a.diff@9", folder)
+
+
+def test_a_star_and_an_interval(folder):
+    """Fails if one point of every curve cannot be quoted, or its interval is not Student's."""
+    curves = {"curves": [[1.0, 2.0], [1.0, 4.0], [1.0, 6.0]]}
+    (folder / "04_y.json").write_text(json.dumps({"results": curves}))
+    assert filled("fig:04_y:results.curves.*.1:.1f", folder) == "4.0"
+    assert filled("fig:04_y:results.curves.*.1:.1fi", folder) == "4.0 [-1.0, 9.0]"
+    assert filled("fig:04_y:results.curves.*.1:+.0fi:100", folder) == "+400 [-97, 897]"
+
+
+CODE = """import x
+
+LIMIT: int = 3
+
+
+class Kit:
+    def fresh(self):
+        pass
+
+
+def perturbed(x):
+    return perturbed
+"""
+
+
+@pytest.mark.parametrize("name, line", [("perturbed", 11), ("Kit.fresh", 7), ("LIMIT", 3)])
+def test_a_link_finds_its_line(tmp_path, name, line):
+    """Fails if a link to code stays where the code was, or finds a use instead of a definition."""
+    for folder in ("sare_min", "chapters"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "sare_min/sam.py").write_text(CODE)
+    text = f"see [`{name}`](../sare_min/sam.py#L99), and [this](../README.md)"
+    found = links.aimed(text, tmp_path / "chapters")
+    assert found == text.replace("L99", f"L{line}")
+    assert links.aimed(found, tmp_path / "chapters") == found
+
+
+@pytest.mark.parametrize(
+    "link, why",
+    [("[`gone`](../sare_min/sam.py#L1)", "no gone"), ("[`x`](lab/x.py#L1)", "not there")],
+)
+def test_a_link_to_nowhere_is_named(tmp_path, link, why):
+    """Fails if a link to what is not defined any more is left to the reader to find."""
+    for folder in ("sare_min", "chapters"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "sare_min/sam.py").write_text(CODE)
+    with pytest.raises(ValueError, match=f"03_x.py: .*{why}"):
+        links.aimed(link, tmp_path / "chapters", "03_x.py")

@@ -55,6 +55,8 @@ STYLE = {  # method, control or direction -> (colour, marker, dash)
     "relapse": ("#de8f05", "s", (4, 2)),
     "attack": ("#ca9161", "P", (6, 2, 1, 2)),
     "random": ("#949494", "o", (1, 1)),
+    "forget": ("#0173b2", "D", ()),
+    "remember": ("#de8f05", "s", (4, 2)),
     "fp32": ("#0173b2", "D", ()),
     "bf16": ("#de8f05", "s", (4, 2)),
 }
@@ -427,14 +429,18 @@ def fig_slices(
     return ax.figure
 
 
-def fig_slices_panels(results: Mapping[str, Mapping], key: str = "nll_forget") -> Figure:
-    """One panel a direction. results: {direction: what fig_slices takes}."""
+def fig_slices_panels(
+    results: Mapping[str, Mapping], keys: Mapping[str, str] | None = None
+) -> Figure:
+    """One panel a title. results: {title: what fig_slices takes}; keys: {title: a key of METRICS},
+    "nll_forget" where none is given.
+    """
     n = len(results)
     size = {"figsize": (5 * n, 3.9), "sharey": True, "gridspec_kw": {"wspace": 0.25}}
     figure, axes = plt.subplots(1, n, squeeze=False, **size)
-    for ax, (way, drawn) in zip(axes[0], results.items(), strict=True):
-        fig_slices(drawn, key, ax=ax)
-        ax.set_title(f"along the {way} direction")
+    for ax, (title, drawn) in zip(axes[0], results.items(), strict=True):
+        fig_slices(drawn, (keys or {}).get(title, "nll_forget"), ax=ax)
+        ax.set_title(title)
     return figure
 
 

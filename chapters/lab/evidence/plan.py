@@ -68,6 +68,8 @@ for _way, _distances in {"relapse": ("0.1", "0.2", "0.5"), "attack": ("0.2", "0.
         ENDPOINTS[f"nll_lost_{_way}_{_distance}"] = (_words, "nats")
 for _attack in ATTACKS:
     ENDPOINTS[f"mean_chair_s, {_attack}"] = (f"mean CHAIR_s over the attack “{_attack}”", "%")
+# Claims whose section moved after the run: the plan's own text stays as it was committed
+MOVED = {"C2": "02"}
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _row(path: str | Path, id: str, given: object) -> Row:
         raise _wrong(path, f"{where}.margin", f"{known['margin']!r}", mend)
     _check_level(path, where, known)
     _check_sentence(path, where, known)
-    return Row(id=id, **known)
+    return Row(id=id, **known | {"chapter": MOVED.get(id[:2], known["chapter"])})
 
 
 def _check_level(path: str | Path, where: str, known: dict) -> None:

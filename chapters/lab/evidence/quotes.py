@@ -1,8 +1,10 @@
 """Numbers in prose come from a file: markers in Markdown, filled from the figures folder.
 
 `<!-- C6a.diff -->-14.4 [-20.1, -8.7]<!-- / -->` is filled from claims.json; after the dot stands a
-key of CLAIMED. `<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a
-format and perhaps a factor, `:.1f:100`; a list stands for its mean.
+key of CLAIMED, and `C6a.diff@1101` is of the block of seeds from 1101.
+`<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a format and
+perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format (`:.1fi`) for
+the mean and its 95 % interval. (Links to code find their lines at the same time: links.py.)
 """
 
 from __future__ import annotations
@@ -11,14 +13,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
+from statistics import fmean
 
 from .. import files
-from . import ledger, pages
+from . import ledger, links, pages, stats
 from .plan import load
 
-MARKER = re.compile(r"<!-- (/|fig:(?:(?!-->).)+?|C\d+[a-z]*\.\w+) -->")
-FIGURE = re.compile(r"fig:([\w-]+):(.+?):([+]?(?:\.\d+)?[dfeg])(?::([\d.eE+-]+))?")
+MARKER = re.compile(r"<!-- (/|fig:(?:(?!-->).)+?|C\d+[a-z]*\.\w+(?:@\d+)?) -->")
+FIGURE = re.compile(r"fig:([\w-]+):(.+?):([+]?(?:\.\d+)?[dfeg])(i?)(?::([\d.eE+-]+))?")
 CLAIMED: dict[str, Callable[[Mapping], str]] = {  # key -> what it shows of a row of the ledger
     "diff": pages.difference,
     "baseline": lambda row: _mean(row, "baseline"),
@@ -38,7 +42,7 @@ def fill(text: str, folder: Path, name: str = "text") -> str:
     a marker that is not closed.
     """
     found, end, opened = [], 0, None
-    rows: dict[str, dict] | None = None
+    rows = lru_cache(partial(_ledger, folder))
     for marker in MARKER.finditer(text):
         what = marker[1]
         if (what == "/") == (opened is None):
@@ -55,7 +59,6 @@ def fill(text: str, folder: Path, name: str = "text") -> str:
             if what.startswith("fig:"):
                 found.append(_figure(what, folder))
             else:
-                rows = rows if rows is not None else _ledger(folder)
                 found.append(_claim(what, rows))
         except ValueError as error:
             raise ValueError(f"{name}: {marker[0]}: {error}") from error
@@ -68,37 +71,48 @@ def _mean(row: Mapping, arm: str) -> str:
     return "not tested" if row[arm] is None else f"{row[arm]:.{pages.digits(row)}f}"
 
 
-def _ledger(folder: Path) -> dict[str, dict]:
-    return {row["id"]: row for row in ledger.read(folder / "claims.json", load())}
+def _ledger(folder: Path, block: str) -> dict[str, dict]:
+    """The rows by id; block: the first seed of another block's file, or nothing for the book's."""
+    name = f"claims_seeds-from-{block}.json" if block else "claims.json"
+    return {row["id"]: row for row in ledger.read(folder / name, load())}
 
 
-def _claim(marker: str, rows: Mapping[str, dict]) -> str:
-    id, _, key = marker.partition(".")
-    if id not in rows:
+def _claim(marker: str, rows: Callable[[str], Mapping[str, dict]]) -> str:
+    where, _, block = marker.partition("@")
+    id, _, key = where.partition(".")
+    found = rows(block)
+    if id not in found:
         raise ValueError(f"{id} is no row of claims.json: name one that is.")
     if key not in CLAIMED:
         raise ValueError(f"{key!r} is unknown: there are {', '.join(CLAIMED)}.")
-    return CLAIMED[key](rows[id])
+    return CLAIMED[key](found[id])
 
 
 def _figure(marker: str, folder: Path) -> str:
     given = FIGURE.fullmatch(marker)
     if given is None:
         raise ValueError("write fig:NAME:path.to.value:.1f, perhaps with a factor, :.1f:100.")
-    figure, path, spec, factor = given.groups()
+    figure, path, spec, with_interval, factor = given.groups()
     content = json.loads(files.read_text(folder / f"{figure}.json"))
-    value = _at(content, path) * float(factor or 1)
-    return format(round(value) if spec.endswith("d") else value, spec)
+    values = [value * float(factor or 1) for value in _values(content, path)]
+    mean, low, high = stats.interval(values) if with_interval else (fmean(values), None, None)
+    shown = format(round(mean) if spec.endswith("d") else mean, spec)
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{low:{spec.removeprefix('+')}}, {high:{spec.removeprefix('+')}}]"
 
 
-def _at(content: object, path: str) -> float:
-    """The number at a path, or the mean of a list of numbers there.
+def _values(content: object, path: str) -> list[float]:
+    """The number at a path, or the numbers of a list there.
 
-    Keys may hold dots themselves ("worst_ball_0.5"), so the longest key that fits is taken. Raises
-    ValueError naming the keys there are.
+    Keys may hold dots themselves ("worst_ball_0.5"), so the longest key that fits is taken; `*`
+    stands for each of a list (curves.*.3: the fourth point of every curve). Raises ValueError
+    naming the keys there are.
     """
     left = path
     while left:
+        if isinstance(content, list) and left.startswith("*."):
+            return [value for one in content for value in _values(one, left[2:])]
         if isinstance(content, list):
             content = dict(zip(map(str, range(len(content))), content))
         keys = list(content) if isinstance(content, dict) else []
@@ -111,7 +125,7 @@ def _at(content: object, path: str) -> float:
     numbers = [v for v in values if type(v) in (int, float) and math.isfinite(v)]
     if not numbers or len(numbers) < len(values):
         raise ValueError(f"{path} is no number, nor a list of numbers: give the path of one.")
-    return sum(numbers) / len(numbers)
+    return numbers
 
 
 def places() -> list[Path]:
@@ -127,7 +141,7 @@ def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figu
     changed = []
     for path in places() if paths is None else paths:
         text = path.read_text(encoding="utf-8")
-        filled = fill(text, folder, path.name)
+        filled = links.aimed(fill(text, folder, path.name), path.parent, path.name)
         if filled != text:
             path.write_text(filled, encoding="utf-8")
             changed.append(path)
