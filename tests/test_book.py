@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 
 from lab import files
-from lab.evidence import slider
+from lab.evidence import links, slider
 from lab.tools import book
 from lab.world import scenes
 
@@ -52,7 +52,7 @@ def made_up_strip(n_scenes: int = 12, at=(0, 8, 64, 256)) -> dict:
         extra = scenes.absent(scene)[:1] if is_relapsed else []
         for noun in (*scene.objects, *extra):
             kind = "invented" if noun in extra else "true"
-            found += [[",", 0.6, kind], [" a", 0.9, kind], [f" {noun}", 0.8, kind]]
+            found += [[",", 0.6, "plain"], [" a", 0.9, "plain"], [f" {noun}", 0.8, kind]]
         return [*found, [".", 0.98, "plain"]]
 
     def moments(relapse: int) -> list:
@@ -545,3 +545,55 @@ def test_the_slider_needs_no_torch():
     """Fails if the page's data can no longer be drawn without torch."""
     code = "import sys, lab.evidence.slider; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=files.CHAPTERS).returncode == 0
+
+
+# --- glossary and bibliography
+
+TERMS = """CHAIR_s, CHAIR_i, Recall, POPE, NLL, Nat, Greedy decoding, Co-occurrence, Sub-sentence,
+Curation, CLIP_score, Oracle, Honest control, Base model, EFUF, GA, GradDiff, NPO,
+SimNPO, SAM, Untargeted SAM, Targeted-SAM, SARE, Rho, Lambda_neg, Ascent_step, Relapse
+direction, Sharp and flat, Worst point, Hessian, Eigenvalue, Relapse radius, Forget
+level, Landing, Pass, Relearning attack, Relearning_sample, Half-life, Survival curve,
+Censored, Interval, Seed, Order of erasure, Order of attack, Preset, Plan, Verdict,
+Holm, Equivalence test, Margin, Kit, LoRA, Adapter, bf16, Microworld"""
+
+
+def entries(name: str) -> dict[str, str]:
+    """{heading: text} of the entries of glossary.md or bibliography.md."""
+    text = (files.CHAPTERS / name).read_text()
+    parts = re.split(r"^### (.+)$", text, flags=re.MULTILINE)[1:]
+    return {key: re.split(r"^## ", body, flags=re.MULTILINE)[0] for key, body in batched(parts)}
+
+
+def batched(parts: list[str]) -> list[tuple[str, str]]:
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_the_glossary_is_complete_and_short():
+    """Fails if a term is missing, explained at length, or leads to no chapter."""
+    found = entries("glossary.md")
+    known = {term.lower() for term in found}
+    assert not {" ".join(term.lower().split()) for term in TERMS.split(",")} - known
+    for term, text in found.items():
+        assert len(text.split()) <= 70, term
+        assert re.search(r"\]\(0\d_\w+\.ipynb\)", text), term
+
+
+def test_the_glossarys_links_find_their_line():
+    """Fails if a link into code names a line that no longer defines it (make evidence)."""
+    path = files.CHAPTERS / "glossary.md"
+    assert links.aimed(path.read_text(), path.parent) == path.read_text()
+
+
+def test_every_paper_that_is_cited_is_listed():
+    """Fails if a chapter, a docstring or a page cites an arXiv number that the bibliography lacks,
+    or an entry does not say what it is good for.
+    """
+    arxiv = re.compile(r"(?:arXiv[\s#]+|arxiv\.org/abs/)(\d{4}\.\d{4,5})")
+    sources = [*files.ROOT.glob("*.md"), *files.ROOT.glob("sare_min/*.py")]
+    sources += [path for path in files.CHAPTERS.rglob("*.py") if ".cache" not in path.parts]
+    cited = {n for path in sources for n in arxiv.findall(path.read_text())}
+    found = entries("bibliography.md")
+    listed = {n for text in found.values() for n in arxiv.findall(text)}
+    assert len(cited) > 15 and not cited - listed, sorted(cited - listed)
+    assert all(len(text.split("*")) >= 3 and text.strip().endswith(".") for text in found.values())

@@ -60,8 +60,7 @@ def check(results: Mapping) -> None:
 def words(caption: Sequence[Sequence]) -> str:
     """A caption's words as HTML. caption: (text with its leading space, probability, kind) each.
 
-    An invented sub-sentence (", a fork") is marked whole; its cross stands before the noun, which
-    ends it.
+    The cross stands before the noun, also where all of its sub-sentence (", a fork") is marked.
     """
     parts = []
     for i, (text, p, kind) in enumerate(caption):

@@ -35,28 +35,18 @@ BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^```.*?^```|`+[^`]+?`+)", re.DOTALL | re.MULTILINE)  # no links in there
 FIGURE = re.compile(r"[\"']((?:\d\d_\w+|bench))[\"']")
-# A room's page in the reference: which modules a reader meets there.
+# A room's page in the reference: its title, and the modules to read first
 ROOMS = {
-    "sare_min": ("The method", "sam losses captions unlearn attack llava metrics"),
-    "lab.world": ("The microworld", "scenes models bases curate kit encoded measured"),
-    "lab.experiments": (
-        "Erasures, attacks, gauges",
-        "presets erasures attacks levels landscape gauges quality cheaper traps variance",
-    ),
-    "lab.evidence": (
-        "From results to verdicts",
-        "plan observations readings stats ledger tables figures quotes slider",
-    ),
-    "lab.metrics": ("CHAIR and POPE", "chair pope"),
-    "lab.llava": ("Checkpoints and speech", "checkpoints speech"),
-    "lab.field": ("The field's files", "coco photos judge score export images devices ranks"),
+    "sare_min": ("The method", "sam losses captions unlearn attack"),
+    "lab.world": ("The microworld", "scenes models"),
+    "lab.experiments": ("Erasures, attacks, gauges", "presets erasures attacks"),
+    "lab.evidence": ("From results to verdicts", "plan ledger stats readings tables figures"),
+    "lab.metrics": ("CHAIR and POPE", ""),
+    "lab.llava": ("Checkpoints and speech", ""),
+    "lab.exercises": ("Checks of the exercises", ""),
+    "lab.field": ("The field's files", "coco photos judge score"),
 }
-ON_THIS_PAGE = """
-:::{note}
-Figures on this page are the full run's, as the numbers in the text are. What the other cells
-print comes from the fast preset's two seeds, as the notebook stores it.
-:::
-"""
+TO_SLIDER = "[The slider](../slider.md) has a page of its own on this site."
 
 
 @cache
@@ -70,18 +60,27 @@ def address() -> str:
 def pages() -> dict[str, str]:
     """{file of the repository: the page that it becomes}, both as paths from their roots."""
     chapters = [path.name for path in sorted(files.CHAPTERS.glob("[0-9][0-9]_*.ipynb"))]
-    same = [f"chapters/{name}" for name in (*chapters, "glossary.md", "bibliography.md")]
+    texts = ("glossary.md", "bibliography.md", "solutions.md")
+    same = [f"chapters/{name}" for name in (*chapters, *texts)]
     same += ["figures/claims.md", "LOG.md", "CONTRIBUTING.md"]
     own = {f"chapters/site/{name}": name for name in ("index.md", "slider.md")}
     return {name: name for name in same} | own
 
 
-def home_of(path: str) -> str | None:
-    """The module of a source file that the reference lists; None for others, as lab/jobs.py."""
-    module = path.removesuffix(".py").removeprefix("chapters/").replace("/", ".")
-    room, _, name = module.rpartition(".")
-    known = path.endswith(".py") and room in ROOMS and name in ROOMS[room][1].split()
-    return module if known else None
+@cache
+def modules(room: str) -> dict[str, str]:
+    """{module: its file in the repository} of a room, those to read first first."""
+    folder = room.replace(".", "/") if room == "sare_min" else f"chapters/{room.replace('.', '/')}"
+    first = ROOMS[room][1].split()
+    names = {path.stem for path in (files.ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+    rest = sorted(names - set(first))
+    return {f"{room}.{name}": f"{folder}/{name}.py" for name in (*first, *rest)}
+
+
+@cache
+def homes() -> dict[str, str]:
+    """{file of the repository: the module that the reference lists}."""
+    return {path: module for room in ROOMS for module, path in modules(room).items()}
 
 
 @cache
@@ -121,7 +120,7 @@ def resolve(target: str, source: str) -> str:
         return os.path.relpath(pages()[there], here) + hash_
     if there.startswith("figures/") and there.endswith(".png"):
         return os.path.relpath(there, here)
-    if module := home_of(there):
+    if module := homes().get(there):
         line = re.match(r"L(\d+)", fragment)
         name = anchor(there, int(line[1]) if line else None)
         return os.path.relpath(f"_modules/{module.replace('.', '/')}.html", here) + name
@@ -178,34 +177,33 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
 
 def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
     """A chapter as the site shows it: text through `markdown`, the full run's figures, solutions
-    folded.
+    folded, the way to the slider where a cell shows it in Jupyter.
     """
     book = nbformat.read(path, as_version=4)
-    for cell in book.cells:
+    cells, book.cells = book.cells, []
+    for cell in cells:
+        book.cells.append(cell)
         if cell.cell_type == "markdown":
             cell.source = markdown(cell.source, source, figures)
             continue
         show_full_figure(cell, figures)
+        if "slider.widget(" in cell.source:
+            note = nbformat.v4.new_markdown_cell(TO_SLIDER, id=f"{cell.get('id', 'cell')}-slider")
+            book.cells.append(note)
         if "solution" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-cell")
             prompts = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
             cell.metadata.setdefault("mystnb", {}).update(prompts)
-    lines = book.cells[0].source.split("\n")
-    at = next((i for i, line in enumerate(lines) if "colab-badge" in line), 0) + 1
-    book.cells[0].source = "\n".join([*lines[:at], ON_THIS_PAGE, *lines[at:]])
     return book
 
 
 def reference(room: str) -> str:
     """The page of a room: what its modules' docstrings say."""
-    title, names = ROOMS[room]
-    parts = [f"# {title}: `{room}`"]
-    for name in names.split():
-        path = f"{room.replace('.', '/')}/{name}.py"
-        path = path if room == "sare_min" else f"chapters/{path}"
+    parts = [f"# {ROOMS[room][0]}: `{room}`"]
+    for module, path in modules(room).items():
         # By name: autodoc asks imported functions for their signatures, too, and fails on some
-        body = f".. automodule:: {room}.{name}\n   :members: {', '.join(listed(path))}"
-        parts.append(f"## `{room}.{name}`\n\n```{{eval-rst}}\n{body}\n```")
+        body = f".. automodule:: {module}\n   :members: {', '.join(listed(path))}"
+        parts.append(f"## `{module}`\n\n```{{eval-rst}}\n{body}\n```")
     return "\n\n".join(parts) + "\n"
 
 
