@@ -41,11 +41,11 @@ def test_first_of_each_keeps_the_order_of_places():
 
 
 def test_true_scene_invents_nothing():
-    """Fails if a figure would bracket an object that is there, or could not draw the scene."""
+    """Fails if a figure would mark an object that is there, or could not draw the scene."""
     scene = SimpleNamespace(place="office", objects=("book", "clock"), cells=(0, 5))
     shown = readings.true_scene(scene)
     assert shown["says"] == [["book", False], ["clock", False]]
-    assert len(figures.fig_scenes([shown, shown]).axes) == 2
+    assert len(figures.fig_scenes([shown, shown]).axes[0].images) == 2
 
 
 def test_by_noise_keeps_seeds_apart_from_noise():
