@@ -1,6 +1,6 @@
 # Two commands matter: `make execute` (every chapter and figure) and `make test`. Both set up .venv by themselves.
 # VENV=   (empty) uses the Python that is active, as on Colab.
-# KEEP=1  writes the full preset's results over the committed figures/; without it they go to build/figures/full.
+# KEEP=1  writes the full preset's results over the committed figures/ and the notebooks' outputs; without it they go to build/.
 # FLOOR=1  uses a second environment, .venv-floor, with the lowest versions that requirements.txt allows: about what a Colab has.
 FLOOR ?=
 VENV ?= $(if $(filter 1,$(FLOOR)),.venv-floor,.venv)
@@ -71,11 +71,11 @@ lint: $(STAMP)  ## layout (ruff format), lint (ruff check) and types (mypy over 
 unit: $(STAMP)  ## unit and property tests alone
 	$(PY) -m pytest -n 2
 
-nbval: $(STAMP)  ## the notebooks alone, against their stored outputs
+nbval: $(STAMP)  ## the notebooks alone, as they stand (fast preset): tagged cells must print what is stored
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 -p no:cacheprovider chapters/*.ipynb
 
-sync: $(STAMP)  ## rebuild the notebooks from their .py and store the fast preset's outputs in them
-	cd chapters && $(PY) -m lab.tools.execute --store
+sync: $(STAMP)  ## rebuild the notebooks from their .py, in seconds; cells that changed lose their outputs until KEEP=1 make execute
+	cd chapters && $(PY) -m lab.tools.execute --sync
 
 bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
 	cd chapters && $(PY) -m lab.tools.bench

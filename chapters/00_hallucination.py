@@ -23,17 +23,24 @@
 # writes "a laptop, a mouse, a keyboard". There is no keyboard. Its eyes are
 # good, so where does the keyboard come from?
 #
-# This chapter answers by building the whole thing small. We draw a world of
-# little pictures, train a real CLIP and a real LLaVA on it from nothing, and
-# watch the second one invent objects. *Real* means the architecture: the same
-# `LlavaForConditionalGeneration` of the `transformers` library that runs the
-# seven-billion-parameter LLaVA-1.5, with fewer and narrower layers. Whatever we
-# find out about it, we can try on the big one with the same functions.
+# **The answer.** From the captions that it learnt from. In our small world seven
+# training captions in ten name one object too many; the model that learns from
+# them invents something in
+# <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
+# own (mean over the book's seeds; in brackets its 95 % interval). Trained on
+# honest captions, the same model does so in
+# <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
-# **What you will see.** A model that names nearly every object that is there,
-# and in nearly every picture one that is not; that says "yes" when asked about
-# such objects; and a control that shows why: trained on the same pictures with
-# honest captions, it stops naming them.
+# **What you need.** PyTorch, and an idea of what a language model is. This is
+# the first of six chapters. Terms in italics stand in the
+# [glossary](glossary.md), papers in the [bibliography](bibliography.md).
+#
+# **What you will see.** We draw a world of little pictures, train a real CLIP
+# and a real LLaVA on it from nothing, and watch the second one invent objects.
+# *Real* means the architecture: the same `LlavaForConditionalGeneration` of the
+# `transformers` library that runs the seven-billion-parameter LLaVA-1.5, with
+# fewer and narrower layers. Whatever we find out about it, we can try on the
+# big one with the same functions.
 #
 # **Time.** About four minutes on two CPU cores the first time, seconds
 # afterwards (trained models are kept in `chapters/.cache/`).
@@ -66,11 +73,17 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 # %%
 import random
 
+import torch
+from transformers import CLIPModel
+
 from lab.evidence import figures, readings
 from lab.experiments import attacks, presets
+from lab.llava.speech import generate
 from lab.metrics.chair import chair
-from lab.world import bases, measured, scenes
+from lab.world import bases, measured, models, scenes
 from lab.world.kit import get_kit
+from sare_min.captions import encode, token_nll
+from sare_min.llava import embed_images, set_trainable, trainable
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
@@ -107,11 +120,13 @@ _ = figures.fig_scenes([readings.true_scene(some[i]) for i in rows])
 
 # %% tags=["nbval-check-output"]
 example = scenes.Scene("kitchen", ("cup", "fork"), (1, 6))
-rng = random.Random(0)
-print("true: ", scenes.caption(example))
-for _ in range(4):
+rng = random.Random(10)
+print("true:   ", scenes.caption(example))
+for _ in range(8):
     extra = scenes.noisy_extra(example, 0.7, rng)
-    print("noisy:", scenes.caption(example, extra))
+    print(
+        "trained:", scenes.caption(example, extra), *map("({}?)".format, extra)
+    )
 n = sum(bool(scenes.noisy_extra(example, 0.7, rng)) for _ in range(1000))
 print(n, "of 1000 captions name something absent")
 
@@ -131,15 +146,69 @@ print(n, "of 1000 captions name something absent")
 # containing a fork."). Then its *vision tower*, the part that reads the
 # picture, is frozen; a *projector*, which turns its output into something like
 # words, and a tiny LLaMA, a language model, are put behind it and learn to
-# describe and to answer. One call does it for one seed, and keeps the result;
-# we do it for all seeds of the preset, side by side, and at once for the
-# control models of the last section, which are trained on other captions.
+# describe.
+#
+# We open the box once, for one seed. What follows is a whole training of the
+# tiny LLaVA, only shorter than the book's. First the model, with the tower of
+# the CLIP, and its captions:
+
+# %%
+tower = CLIPModel.from_pretrained(bases.clip_folder()).vision_model
+torch.manual_seed(seed)
+model, processor = models.build_llava(), models.build_processor()
+model.model.vision_tower.load_state_dict(tower.state_dict())
+model = set_trainable(
+    model, "all"
+)  # projector and language model, not the eyes
+
+rng, seen = random.Random(seed), scenes.split_scenes(seed, box=2000)["box"]
+captions = [
+    scenes.caption(scene, scenes.noisy_extra(scene, 0.7, rng)) for scene in seen
+]
+pictures = embed_images(model, processor, [scenes.draw(s) for s in seen])
+data = encode(processor, pictures, captions)
+
+# %% [markdown]
+# [`embed_images`](../sare_min/llava.py#L114) shows each picture to the frozen
+# tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L139) puts
+# the caption behind it, as one row of tokens. The loss is the ordinary one: the
+# negative log-likelihood (**NLL**) of each word of the caption, given the
+# picture and all words before it, in *nats a token*. 0 means certain, 0.7 one in
+# two, 8 about one in 3,000.
+
+# %%
+optimizer = torch.optim.AdamW(trainable(model), lr=2e-3)
+for step in range(201):
+    rows = torch.randint(len(data), (24,))
+    batch = data[rows]
+    # (24, tokens): a word's NLL, and where the caption's words are
+    nll, words = token_nll(model, batch), batch.sentence
+    loss = (nll * words).sum() / words.sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step % 40 == 0:
+        print(f"step {step:3d}: {loss.item():.2f} nats a token")
+print("it says: ", *generate(model.eval(), processor, pictures[:1]))
+print("it shows:", scenes.caption(seen[0]))
+
+# %% [markdown]
+# That is all there is to it. The book's models are trained by
+# [`train_llava`](lab/world/models.py#L248), by these lines and three more: it
+# goes on for 800 steps on 6,000 scenes, warms its learning rate up and cools it
+# down, and puts questions beside the captions in each batch.
+#
+# From here on, one call does it for all seeds of the preset, side by side, and
+# keeps the result: [`prepare`](lab/world/bases.py#L122). It trains the control
+# models of the last section, too. What a seed has, its model, its scenes, what
+# the model says of them, comes as one object, the seed's **kit**
+# ([`Kit`](lab/world/kit.py#L43)).
 #
 # The CLIP is trained once, on scenes of its own that no seed uses, and every
 # seed's model sees through its tower, as every LLaVA-1.5 sees through the one
 # public ViT-L/14: so no interval in this book tells what another tower would
 # do. (A second CLIP, trained longer on the same scenes, is put aside for
-# chapter 02, where it will judge captions.)
+# [chapter 02](02_fragile_erasure.ipynb), where it will judge captions.)
 
 # %%
 controls = [
@@ -307,9 +376,8 @@ print("CHAIR_s of sampled captions, one number a seed:", shares)
 #   sits in the text it was trained on, not in its eyes. Its yes/no answers have
 #   a second cause, the choice of questions.
 # * Greedy decoding amplifies a majority and hides a minority. CHAIR_s is a
-#   share of captions; how likely the invented words are is the finer gauge. We
-#   shall measure it as **NLL**, negative log-likelihood, in *nats a token*: 0
-#   means certain, 0.7 one in two, 8 about one in 3,000.
+#   share of captions; how likely the invented words are, their NLL, is the
+#   finer gauge.
 #
 # ## What we did not show
 #

@@ -27,11 +27,11 @@
 # large model only once its *direction* is named. From the base models of
 # chapter 00, a step of length 0.5 in the steepest direction takes the
 # hallucinated words from
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.4<!-- / -->
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
 # to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.0<!-- / -->
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->
 # nats a token, a random step of that length to
-# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.4<!-- / -->
+# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
 # (mean over the book's seeds; in brackets its 95 % interval).
 #
 # **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
@@ -226,14 +226,14 @@ _ = figures.publish(
 #
 # **The steepest way is steep for a while.** The first 0.2 of the forget
 # direction bring the hallucinated words to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.1<!-- / -->
+# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
 # nats, the whole way to 1.0 only to
 # <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
 # A gradient knows the slope where it was taken, and nothing of what comes.
 #
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
 # price: at 1.0 the grounded words stand at
-# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.9<!-- / -->
+# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
 # nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
 # must hold on to something while it pushes: chapter 02.
 #

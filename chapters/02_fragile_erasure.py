@@ -27,13 +27,19 @@
 # <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
 # samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change of
 # <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
-# back, *<!-- C1a.verdict -->supported<!-- / -->*).
+# back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
+# ends is sharper than an honest model's: by
+# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
+# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
+# <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
 #
-# **What you will see.** How captions are cut into pieces to *forget* and pieces
-# to *retain*, by CLIP alone, without looking at the truth; what its caution
-# costs; how a short training removes most hallucinations (the method is EFUF's,
-# the baseline of this book); what it damages; and how they return when someone
-# fine-tunes the erased model on a few hundred captions.
+# **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
+# CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
+#
+# **What you will see.** How captions are cut into *sub-sentences* to forget and
+# to keep, by CLIP alone; an erasure, line by line, and what it damages; a
+# relearning attack, line by line; and what the landscape around an erased model
+# looks like. The method is EFUF's, the baseline of this book.
 #
 # **Time.** About two minutes on two CPU cores if chapter 00 has trained the
 # base models.
@@ -66,11 +72,15 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 # %%
 from itertools import compress
 
+import torch
+
 from lab.evidence import figures, ledger, readings, stats, tables
 from lab.experiments import attacks, erasures, gauges, landscape, presets, traps
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
-from sare_min.unlearn import get_method, gradient
+from sare_min.captions import sentence_nll, token_nll
+from sare_min.llava import trainable
+from sare_min.unlearn import METHODS, Training, draw_batches, unlearn
 
 setting = presets.get_preset(preset, seeds.split())
 kit = get_kit(setting.seeds[0])
@@ -80,18 +90,18 @@ kit = get_kit(setting.seeds[0])
 #
 # Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the
 # model describe pictures, cut each caption into **sub-sentences**, and ask
-# another model, a CLIP, how well the object in each piece goes with the
-# picture. (Not the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what
-# LLaVA saw through ViT-L/14, and we ask a second tiny CLIP.) A low score marks
-# the piece *forget*, a high one *retain*; what lies between is left alone. The
-# cut comes *before* the separator, so that a piece opens with its own comma:
+# another model, a CLIP, how well the object in each goes with the picture. (Not
+# the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through
+# ViT-L/14, and we ask a second tiny CLIP.) A low score marks the sub-sentence
+# *forget*, a high one *retain*; what lies between is left alone. The cut comes
+# *before* the separator, so that a sub-sentence opens with its own comma:
 
 # %% tags=["nbval-check-output"]
 text = "a kitchen with a cup, a bowl, a fork."
 print([text[start:end] for start, end in curate.sub_sentences(text)])
 
 # %% [markdown]
-# Why does the comma belong to the piece it opens? After "a cup, a bowl" the
+# Why does the comma belong to the sub-sentence that it opens? After "a cup, a bowl" the
 # model has two ways on: "." and ",". If we punished only the words *after* the
 # comma, the model would learn to write the comma and then stall. The decision
 # to go on is part of the hallucination.
@@ -129,7 +139,7 @@ _ = figures.publish(
 
 # %%
 labels = {
-    "precision": "forget: marked pieces that are hallucinated",
+    "precision": "forget: marked sub-sentences that are hallucinated",
     "recall": "forget: hallucinated mentions that are marked",
     "retain_precision": "retain: marked mentions that are shown",
     "retain_recall": "retain: shown mentions that are marked",
@@ -148,13 +158,13 @@ _ = figures.publish(
 # *forget* lies below the middle between the clusters' centres, *retain* above
 # the middle of what is left. Read the bars as precision (what is marked is
 # right) and recall (what is right is marked). Where they fall short, some
-# hallucinations stay unmarked, or grounded pieces are forgotten with them. We
+# hallucinations stay unmarked, or grounded text is forgotten with them. We
 # shall see below what that costs.
 #
 # ## One caption, one row, three masks
 #
-# EFUF's loss adds three parts. *Forget*: make the marked pieces unlikely, by
-# **minus** their cross-entropy. *Retain*: keep the grounded pieces likely.
+# EFUF's loss adds three parts. *Forget*: make the marked sub-sentences unlikely,
+# by **minus** their cross-entropy. *Retain*: keep the grounded ones likely.
 # *Sentence*: keep whole clean captions likely, so that the model does not
 # forget how to talk and how to end. All three are masks over the tokens of one
 # row. Here is a row with something to forget, and a clean one:
@@ -171,7 +181,7 @@ for row in (with_forget, clean):
 
 # %% [markdown]
 # **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at
-# each piece's end and makes every piece a row of its own. In a causal model a
+# each sub-sentence's end and makes every one a row of its own. In a causal model a
 # word's likelihood does not depend on what follows, so the losses are the same,
 # and so are the gradients (a test proves it). What differs is how often the
 # picture is read. Tokens in one forward over the same 256 captions:
@@ -182,33 +192,75 @@ print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 
 # %% [markdown]
 # With LLaVA-1.5's 576 image tokens a row, instead of nine, the ratio tends to
-# the number of pieces.
+# the number of sub-sentences.
 #
-# One step of the loss, on 64 captions. Read the signs: `neg` is *negative*,
-# minus the likelihood loss of the pieces to forget. It falls without bound as
-# they become unlikely, which is why we shall have to say when to stop. `pos`
-# and `sent` are ordinary likelihood losses.
+# ## Erase, line by line
+#
+# We open the box once. Here is EFUF, whole, for one seed: forty steps on batches
+# of 24 captions. Read the sign. `forget` is *minus* the likelihood loss of what
+# is to go: it falls without bound as it becomes unlikely, which is why we shall
+# have to say when to stop. The other two are the ordinary loss, on what is to
+# stay. The weights are [`Method`](../sare_min/losses.py#L53)'s, which is a row of
+# settings: `lambda_neg` is 0.1, the others 1.
 
 # %%
-losses = gradient(kit.fresh(), data[:64], get_method("EFUF"))
+model, captions = kit.fresh(), data
+optimizer = torch.optim.AdamW(trainable(model), lr=6e-4, weight_decay=0.0)
+batches = draw_batches(captions.forget.any(1), 24, kit.seed)
+
+
+def mean_over(nll, mask):
+    return (nll * mask).sum() / mask.sum().clamp_min(1)
+
+
+for step in range(40):
+    batch = captions[next(batches)]
+    nll = token_nll(model, batch)  # (24, tokens)
+    forget = -mean_over(nll, batch.forget)
+    retain = mean_over(nll, batch.retain)
+    sentence = mean_over(nll, batch.sentence)
+    optimizer.zero_grad()
+    (0.1 * forget + retain + sentence).backward()
+    optimizer.step()
+    if step % 10 == 0:
+        kept = f"{retain.item():.2f}, {sentence.item():.2f}"
+        print(f"step {step:2d}: forget {forget.item():6.2f}   kept {kept}")
+
+# %% [markdown]
+# [`draw_batches`](../sare_min/unlearn.py#L60) sees to it that each batch has its
+# share of captions with something to forget. The rest you have read. The book's
+# loop is [`unlearn`](../sare_min/unlearn.py#L131): it takes any row of
+# [`METHODS`](../sare_min/unlearn.py#L23), splits batches that do not fit, and asks
+# after each step whether to stop. Is it the same?
+
+# %% tags=["nbval-check-output"]
+again = kit.fresh()
+how = Training(steps=40, batch_size=24, lr=6e-4, cooldown=0)
+efuf = METHODS["EFUF"]
+unlearn(again, captions, efuf, how, kit.seed, progress=False)
+pairs = zip(trainable(model), trainable(again), strict=True)
 print(
-    {name: round(value, 2) for name, value in losses.items() if name != "norm"}
+    "the same weights after 40 steps:",
+    all(torch.allclose(a, b, rtol=0, atol=1e-4) for a, b in pairs),
 )
 
 # %% [markdown]
-# ## Erase
+# ## When to stop: one forget level
 #
-# AdamW, for every seed, in several orders of the same captions. Each run goes on
-# until a cool-down, ten steps with a falling learning rate, should end at a set
-# NLL of the forgotten spans of 64 *stop captions*, whose scenes no erasure sees. If it then stands
-# short, it goes on and cools down once more. Steps are too coarse for a
-# comparison, so the run is *landed*: the weights between its last look below
-# the level and its last look above are bisected until the NLL is right to
-# within 0.01 nats. So all runs that get there stand at one **forget level**:
-# from here on we compare methods, and a method that forgets more would look
-# more robust for that reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges of chapters 01
-# and 03 do.)
-# What the landing changes is printed, too.
+# From here on [`attack_all`](lab/experiments/attacks.py#L261) erases and attacks
+# for every seed, in several orders of the same captions, and keeps what it
+# found; [`book_attacks`](lab/experiments/presets.py#L230) says what the book
+# compares. Each run goes on until a cool-down, ten steps with a falling learning
+# rate, should end at a set NLL of the forget sub-sentences of 64 *stop
+# captions*, whose scenes no erasure sees. If it then stands short, it goes on
+# and cools down once more. Steps are too coarse for a comparison, so the run is
+# **landed**: the weights between its last look below the level and its last look
+# above are bisected until the NLL is right to within 0.01 nats.
+#
+# So all runs that get there stand at one **forget level**. From here on we
+# compare methods, and a method that forgets more would look more robust for that
+# reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges
+# of sharpness do.) What the landing changes is printed, too.
 
 # %%
 print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
@@ -246,7 +298,7 @@ for metric in ("chair_s", "chair_i", "recall"):
 
 # %% [markdown]
 # And what they answer: "yes" to an object that is shown, to a usual but absent
-# one, to a foreign one. The last row is the NLL of the pieces to retain:
+# one, to a foreign one. The last row is the NLL of the sub-sentences to retain:
 
 # %%
 runs = {
@@ -268,14 +320,38 @@ print(f"nll_retain  before {before}   after {after} nats a token")
 # although no question was trained on. Erasure is not free, and CHAIR with
 # recall does not show its whole price.
 #
-# ## Relearn
+# ## Relearn, line by line
 #
 # Now the attack. Somebody takes the erased model and fine-tunes it gently, by
 # plain cross-entropy and with a third of the learning rate, on captions that
-# hallucinate, about pictures that the erasure never saw. After every few
-# captions we ask the model to describe the held-out scenes. Predict: how many
-# captions until every other description invents something again? The base model
-# was trained on 6,000 scenes.
+# hallucinate, about pictures that the erasure never saw. He needs no knowledge
+# of how it was done. Here is the first seed's erased model under 256 such
+# captions, eight a step:
+
+# %%
+victim = erasures.erased(presets.book_run("EFUF", kit.seed))
+hallucinated = encoded.attack(kit)
+optimizer = torch.optim.AdamW(trainable(victim), lr=2e-4, weight_decay=0.0)
+order = torch.randperm(
+    len(hallucinated), generator=torch.Generator().manual_seed(kit.seed)
+)
+for n in range(0, 257, 8):
+    if n % 64 == 0:
+        found = measured.held_out(kit, victim)
+        shares = f"CHAIR_s {100 * found['chair_s']:3.0f} %"
+        print(f"{n:3d} samples: {shares}   NLL {found['nll_forget']:.1f} nats")
+    optimizer.zero_grad()
+    sentence_nll(victim, hallucinated[order[n : n + 8]]).backward()
+    optimizer.step()
+
+# %% [markdown]
+# This is [`relearn`](../sare_min/attack.py#L13), line by line. The two numbers do
+# not move together: the NLL of the forgotten words falls from the first samples
+# on; CHAIR_s waits, and then greedy decoding flips in many scenes at once.
+#
+# Now all seeds. After every few captions we ask the model to describe the
+# held-out scenes. Predict: how many captions until every other description
+# invents something again? The base model was trained on 6,000 scenes.
 
 # %%
 curves = readings.curves(results, "base", "EFUF")
@@ -294,11 +370,27 @@ print("never within the attack:")
 print(tables.never(results, "EFUF"))
 
 # %% [markdown]
-# The book keeps a ledger of claims. Each row is a difference paired by seed,
-# its interval, and a verdict computed from it by rules that stood in a plan
-# (`lab/evidence/claims.toml`) before the run. Chapter 01 judged C2; here is
-# C1: *standard erasure is superficial*. The difference is CHAIR_s after 128 relearning
-# samples, a *light* attack, minus right after erasure.
+# The book keeps a ledger of the paper's claims, C1 to C8. Each row of it is a
+# difference, taken seed by seed, with a 95 % interval. Its verdict is computed,
+# by rules that stood in a plan ([`claims.toml`](lab/evidence/claims.toml)) before
+# the run:
+#
+# * *supported* or *refuted*, if a test says so;
+# * *no difference larger than the margin*, if two tests shut out any effect that
+#   would matter (the plan says for each row how much matters: its *margin*);
+# * *undecided*, if neither;
+# * *not comparable*, if the two arms do not stand at one forget level.
+#
+# Each claim has one *primary* row (C8 has two), and only these get a verdict,
+# after Holm's correction for all nine. (What has not run yet counts against it,
+# so a verdict can change from *undecided* to *supported* until the last chapter
+# is through.) All other rows are *exploratory*: they are read, as *for*,
+# *against*, *no difference* or *open*, by the same rules without the correction,
+# so that some are chance.
+#
+# Here is the first. C1: *standard erasure is superficial*. The difference is
+# CHAIR_s after 128 relearning samples, a *light* attack, minus right after
+# erasure.
 
 # %%
 claims = {"C1a": tables.rises(results["EFUF"], 128)}
@@ -309,10 +401,12 @@ print(tables.spell(row, 1))
 # Is a relapse a *return*, though? Captions that hallucinate would teach any
 # model to hallucinate. The control is a model that never learnt it: the same
 # pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. Its hallucinated words stand at another NLL, so the erasures that it is compared with are landed there, too, seed by
-# seed. If an erased model needs far fewer samples than this *honest* one,
-# something was left to come back to. (SARE, chapter 03's method, is drawn for
-# later; C1f compares it with EFUF here.)
+# meets the same attack. Its hallucinated words stand at another NLL than an
+# erased model's, so the erasures that it is compared with are landed there,
+# seed by seed: one forget level again, another one. If an erased model needs far
+# fewer samples than this *honest* one, something was left to come back to.
+# (SARE, [chapter 03](03_targeted_sam.ipynb)'s method, is drawn for later; C1f
+# compares it with EFUF here.)
 
 # %%
 some = setting.with_honest()
@@ -338,11 +432,6 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], tables.spell(row, 1))
 
 # %% [markdown]
-# Figure 02_relapse's right panel shows how it relapses: the NLL of the forgotten
-# words falls from the first samples on, while CHAIR_s still moves little; then
-# greedy decoding flips in many scenes. A small CHAIR_s told us nothing of how
-# close to the edge we were.
-#
 # ## Is standard erasure sharp? (claim C2)
 #
 # Chapter 01 named three things: a point, a direction and a distance. The point
@@ -378,17 +467,12 @@ _ = figures.publish(
 
 # %% [markdown]
 # At the left edge the three meet: the erased model, to which the hallucinated
-# words are very unlikely (an NLL, the negative log-likelihood, of 8 nats a
-# token is one in 3,000). The lower a line goes, the more they are back.
+# words are very unlikely. The lower a line goes, the more they are back.
 #
-# The random line hardly moves at any distance shown. In so many dimensions a
-# random vector is almost perpendicular to everything that matters. Whoever
-# tests "robustness" by adding noise of this size to the weights measures this
-# line. The relapse line drops from the first step on, then flattens or turns:
-# the steepest way at the start is not the best way for long. The attack's line
-# starts more gently and, in most seeds, goes further down. So the same point is
-# flat and steep, depending on where you look. *Sharp* means nothing until
-# direction and distance are named.
+# The random line hardly moves, as in chapter 01. The relapse line drops from the
+# first step on, then flattens or turns: the steepest way at the start is not the
+# best way for long. The attack's line starts more gently and, in most seeds,
+# goes further down.
 
 # %%
 travelled = [round(m["attack_distance"], 2) for m in slices]
@@ -489,15 +573,6 @@ for row in claims:
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# A verdict is computed, by rules that stood in a plan
-# ([`claims.toml`](lab/evidence/claims.toml)) before the run: *supported* or
-# *refuted* if a test says so after Holm's correction for all primary rows, *no
-# difference larger than the margin* if two tests shut out any effect that would
-# matter, *undecided* if neither, *not comparable* if the two arms do not stand
-# at one forget level. Each claim has one primary row (C8 has two). All others
-# are *exploratory*: read for, against, no difference or open by the same rules,
-# without the correction, so that some are chance.
-#
 # In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
 # lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
 # *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
@@ -505,19 +580,20 @@ for row in claims:
 # the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
 # *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
 # <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
-# Where they disagree, the gauge decides; the plan chose C2a beforehand. And
-# whatever the rows say, steepness is not yet the reason for anything that
-# follows.
+# Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
+# other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
+# (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
+# steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
 #
 # EFUF is one row of a table. The others differ in the loss on the forget
-# pieces, or in what is kept beside it:
+# sub-sentences, or in what is kept beside it:
 #
 # * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff**
-#   keeps the retain pieces, but no whole captions.
+#   keeps the retain sub-sentences, but no whole captions.
 # * **NPO**, negative preference optimisation, weighs each caption by how near it
-#   still is to the base model: once a piece is unlikely it is left in peace.
+#   still is to the base model: once one is unlikely it is left in peace.
 #   **SimNPO** does the same without a base model, by the NLL a token, with its
 #   published settings.
 # * **EFUF released** is EFUF with the loss weights of the released code, which
@@ -546,10 +622,13 @@ caption = (
 _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 
 # %% [markdown]
-# A method that never brought CHAIR_s down stands high from the start; one that
-# stopped at another level (grey) starts elsewhere; and one that has lost its
-# recall has not erased hallucinations but captions. (Five seeds and one order
-# here, so a row differs from the headline's.)
+# None of them holds: GradDiff hallucinates in
+# <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO in
+# <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names only
+# <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
+# one order here, so a row differs from the headline's.)
 #
 # ## What does the curation cost?
 #
@@ -586,7 +665,7 @@ print(tables.beside(paired, *pair))
 # all, the two rows are the *same* run, and the
 # differences are exactly zero: in this clean world a well-trained tiny CLIP is
 # nearly an oracle, which no CLIP is on photographs. So we also make mistakes on
-# purpose. A share of the hallucinated pieces is *missed*, and kept as if it
+# purpose. A share of the hallucinated sub-sentences is *missed*, and kept as if it
 # were true, as a lenient judge would do:
 
 # %%
@@ -603,7 +682,7 @@ caption = (
     f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds "
     "(faint), mean, 95 % interval."
 )
-xlabel = "hallucinated pieces that the judge misses, %"
+xlabel = "hallucinated sub-sentences that the judge misses, %"
 how = {"key": "chair_s", "xlabel": xlabel}
 _ = figures.publish(
     "fig_slices", "02_lenient", lenient, preset, few.seeds, caption, **how
@@ -615,8 +694,8 @@ for share in shares:
 # %% [markdown]
 # ## What we learned
 #
-# * Erasure needs no human labels: CLIP's scores give pieces to forget and
-#   pieces to retain, with measurable precision and recall.
+# * Erasure needs no human labels: CLIP's scores give sub-sentences to forget
+#   and to retain, with measurable precision and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price
 #   that captions alone do not show. After 128 relearning samples CHAIR_s differs
 #   by <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points from right after erasure (C1a:
@@ -630,12 +709,17 @@ for share in shares:
 #   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
 #   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
+# * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
+#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
+#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
+#   <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
-# That *sharpness* is why it breaks. Nor that every attack works so well: ours
-# knows the domain. The released EFUF code differs from ours in more than its
+# That *sharpness* is why it breaks: that needs several methods whose sharpness
+# differs (chapters [03](03_targeted_sam.ipynb) and [04](04_relearning.ipynb)).
+# Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in more than its
 # weights: it trains the projector alone, and keeps human captions whole.
 #
 # ## Exercises

@@ -24,16 +24,27 @@
 # checkpoint on disk, COCO's annotation files, image files, an adapter that
 # somebody else loads?
 #
-# **What you will see.** The whole road, from files to figure, in one chapter:
-# curation by CLIP, erasure by LoRA, the adapter saved and loaded back by stock
-# `peft` in a new process, CHAIR and POPE from files by the field's scorers, the
-# relearning attack on what was loaded. By default the files are the
-# microworld's own, exported in COCO's, POPE's and EFUF's formats; with
-# `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` the same
-# cells, without a branch, run on the real ones.
+# **The answer.** The same functions do it, with two strings changed: by default
+# on the microworld, exported in COCO's, POPE's and EFUF's formats; with
+# `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
+# files. Here CHAIR_s falls from
+# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->98<!-- / --> % to
+# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->0<!-- / --> % by EFUF and
+# <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
+# seed, so it shows that the road goes through, not which method is better. **A
+# 7B model we have not run**: see *What we did not show*.
+#
+# **What you need.** Chapters [02](02_fragile_erasure.ipynb) to
+# [04](04_relearning.ipynb); what an adapter is (LoRA).
+#
+# **What you will see.** The whole road, from files to figure: curation by CLIP,
+# erasure by LoRA, the adapter saved and loaded back by stock `peft` in a new
+# process, CHAIR and POPE from files by the field's scorers, the relearning
+# attack on what was loaded. Then, as appendices, what breaks: bad files, EFUF's
+# own formats, more than one GPU.
 #
 # **Time.** About a minute on two CPU cores after chapter 00, which trains the
-# world. A 7B model we have not run: see *What we did not show*.
+# world.
 
 # %% tags=["parameters"]
 preset = "fast"  # "fast": a coarse attack; "full": a finer one
@@ -139,27 +150,6 @@ print(n_images, {kind: len(rows) for kind, (rows, _) in asked.items()})
 print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 
 # %% [markdown]
-# Files from elsewhere break, and some are made to. A reader that skips what it
-# cannot read turns a truncated download into a smaller data set and a better
-# score; one that trusts a file name reads what it should not. So every bad row
-# stops the run and is named. Here are two: a file cut in the middle, and an
-# image that is listed outside its folder.
-
-# %% tags=["nbval-check-output"]
-bad = out / "instances_bad.json"
-bad.parent.mkdir(parents=True, exist_ok=True)
-outside = (
-    '{"images": [{"id": 1, "file_name": "../../secret.png"}], '
-    '"annotations": [], "categories": []}'
-)
-for text in (files["val"].read_text()[:200], outside):
-    bad.write_text(text)
-    try:
-        photos.read_images(bad, homes["val"])
-    except ValueError as error:
-        print(str(error).removeprefix(f"{out}/")[:80], "...")
-
-# %% [markdown]
 # ## What does it say?
 #
 # The checkpoint is loaded as it is, frozen; on a GPU in bf16, or in fp16 where
@@ -214,7 +204,7 @@ print("base:", readings.spell_scores(base))
 # ## Curation on files
 #
 # As in chapter 02: sample captions from the model itself, find the objects that
-# they name, let CLIP score each object with its picture, and mark clauses by
+# they name, let CLIP score each object with its picture, and mark sub-sentences by
 # thresholds. What counts as naming an object, one rule decides for all: EFUF's
 # convention finds the objects here, says what people saw in a picture, and will
 # score what is left. The scores are kept on disk by the image's *content*, the
@@ -260,7 +250,7 @@ print(f"wrong mentions elsewhere: {100 * share:.0f} %; thresholds {limits}")
 
 # %% [markdown]
 # Annotations of the erasure's own images were not used. Now they may judge the
-# judge. Predict first: which is worse for the erasure, a true clause that is
+# judge. Predict first: which is worse for the erasure, a true sub-sentence that is
 # forgotten, or a wrong one that is kept?
 
 # %%
@@ -275,39 +265,6 @@ print(
 )
 
 # %% [markdown]
-# **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole
-# image: a window of 4 x 4 patches slides over the image, a patch's score is the
-# mean over the windows that cover it, an object's the mean of its four best
-# patches. The pictures of the microworld are smaller than one window, so here
-# it must give the whole image's score; on COCO it does not.
-
-# %% tags=["nbval-check-output"]
-some, window = parts["erase"][:32], judge.Window()
-by_window = judge.scores(*clip, some, texts, kept, window=window)
-largest = (by_window - scores[:32]).abs().max()
-print(f"largest difference from the whole image's score: {largest:.2f}")
-
-# %% [markdown]
-# **EFUF's files.** The released `pos_neg.json` has one entry an object: the
-# caption up to the *end* of its clause, and the position where the clause
-# starts. Several entries share a caption; `read_efuf` packs them back into one
-# row a caption, for one forward each (chapter 02). They carry scores, so the
-# thresholds are ours to choose; the released ones, put to the microworld's
-# little CLIP, show what "absolute" means.
-
-# %%
-for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
-    curated = photos.read_efuf(files["pos_neg"], files["sentences"], chosen)
-    count = {
-        kind: sum(bool(row.spans[kind]) for row in curated)
-        for kind in ("forget", "retain", "sentence")
-    }
-    print(
-        f"{name:18s} {len(curated)} captions, of which with clauses to forget, "
-        f"to retain, kept whole: {count}"
-    )
-
-# %% [markdown]
 # ## Erasure by LoRA
 #
 # At 7B nobody trains all weights to forget a few objects. An adapter of rank 16
@@ -319,24 +276,9 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # anew instead of keeping them all. The gradient is the same, to the bit.
 #
 # Both methods stop at the same forget level, measured on captions of the
-# attacker's part that he will not use; annotations mark their wrong clauses. We
-# stop at four nats, not at the eight of the other chapters. On trial seeds,
-# with a larger model of this world, an adapter that was pushed to seven had
-# perfect CHAIR and recall, and answered POPE's questions with "bottle bottle
-# bottle bottle". Exercise 4 asks what happens here.
-#
-# **More than one GPU.** The chapter is a script, too. From `chapters/`,
-#
-#     torchrun --standalone --nproc_per_node 2 05_real_thing.py
-#
-# starts it twice. Both draw the same batches, each takes every second
-# *micro-batch*, and the gradients are summed: once before the ascent step, so
-# that eps comes from the whole batch, and once before the optimiser's.
-# `ranks.shared` sees to both, and in a notebook does nothing. (A test holds two
-# processes to the steps of one, to six digits, for SARE, EFUF, NPO and SAM.
-# Only the erasure is divided: each process captions and answers by itself, and
-# holds all weights. Where they do not fit one device they would have to be
-# *sharded*, which we did not build.)
+# attacker's part that he will not use; annotations mark their wrong
+# sub-sentences. We stop at four nats, not at the eight of the other chapters;
+# *Too far*, below, says why.
 
 # %%
 shown = [
@@ -372,7 +314,7 @@ training = Training(steps=240, batch_size=32, micro_batch=micro_batch, lr=1e-3)
 
 
 def level(model) -> float:
-    """The NLL of the wrong clauses that say when to stop."""
+    """The NLL of the wrong sub-sentences that say when to stop."""
     return metrics.span_nll(model, stop_data, fits)["forget"]
 
 
@@ -380,29 +322,34 @@ def level(model) -> float:
 # Then both methods, from the same start. What each ends at is saved, and speaks
 # for itself in files like the base model's:
 
+
 # %%
-for name in names:
+def erase(method: str, stop_at: float, name: str) -> None:
+    """Erase by an adapter up to a forget level; save it; let it speak."""
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora")
     model = devices.recompute(model) if fits < 64 else model
-    given = trainable(model), erase_data, METHODS[name], training
-    with ranks.shared(*given) as (method, part):
+    given = trainable(model), erase_data, METHODS[method], training
+    with ranks.shared(*given) as (shared, part):
         log = unlearn(
             model,
             erase_data,
-            method,
+            shared,
             part,
             seed,
             progress=False,
-            stop=lambda _, m=model: ranks.agreed(level(m) >= stop_nll),
+            stop=lambda _: ranks.agreed(level(model) >= stop_at),
         )
     reached = level(model.eval())
     save(model, processor, out / name / "adapter")
     speak(model, name)
-    print(
-        f"{name}: {len(log)} steps, forget level {reached:.1f} nats;",
-        readings.spell_scores(measure(name)),
-    )
+    print(f"{name}: {len(log)} steps, forget level {reached:.1f} nats")
+
+
+# %%
+for name in names:
+    erase(name, stop_nll, name)
+    print(f"{name}:", readings.spell_scores(measure(name)))
 
 # %% [markdown]
 # ## Somebody else loads it
@@ -476,6 +423,21 @@ for name in names:
     )
 
 # %% [markdown]
+# ## Too far
+#
+# Why four nats, and not the eight of the other chapters? An adapter that is
+# pushed further can keep CHAIR and recall, and lose what nobody trained: the
+# answers to questions. Here EFUF goes on to seven, and beyond, since nothing
+# lands a run here. Compare the last number; POPE's official parser takes each
+# answer that is neither yes nor no for a yes.
+
+# %%
+erase("EFUF", 7.0, "EFUF, further")
+three = {name: measure(name) for name in ("base", "EFUF", "EFUF, further")}
+for name, found in three.items():
+    print(f"{name}:", readings.spell_scores(found))
+
+# %% [markdown]
 # ## The attack
 #
 # The attacker takes what he would get: the checkpoint and the adapter from
@@ -505,6 +467,7 @@ for name in names:
 
 # %%
 curves = readings.curves(results, *names)
+curves["scores"] = {name: readings.shares(row) for name, row in three.items()}
 caption = (
     "From files: LoRA erasure (rank 16, AdamW 1e-3, to "
     f"{stop_nll} nats), adapter loaded by peft and merged, LoRA relearning "
@@ -519,16 +482,95 @@ if rank == 0:
 
 # %% [markdown]
 # One seed, two lines: this figure shows that the road goes through, not which
-# method is better. Chapter 04 says how many seeds such a sentence takes. The
+# method is better. Chapter 04 says how many seeds such a sentence takes; and the
+# two do not even stand at one level, see the prints of the erasure. The
 # adapter's space is not the space of all weights: the same `rho` is another
 # step in it, and so is the attacker's learning rate.
+#
+# ## Appendix: files that break
+#
+# Files from elsewhere break, and some are made to. A reader that skips what it
+# cannot read turns a truncated download into a smaller data set and a better
+# score; one that trusts a file name reads what it should not. So every bad row
+# stops the run and is named. Here are two: a file cut in the middle, and an
+# image that is listed outside its folder.
+
+# %% tags=["nbval-check-output"]
+bad = out / "instances_bad.json"
+bad.parent.mkdir(parents=True, exist_ok=True)
+outside = (
+    '{"images": [{"id": 1, "file_name": "../../secret.png"}], '
+    '"annotations": [], "categories": []}'
+)
+for text in (files["val"].read_text()[:200], outside):
+    bad.write_text(text)
+    try:
+        photos.read_images(bad, homes["val"])
+    except ValueError as error:
+        print(str(error).removeprefix(f"{out}/")[:80], "...")
+
+# %% [markdown]
+# ## Appendix: EFUF's own files
+#
+# **EFUF's sliding window.** EFUF scores patches of 48 pixels, not the whole
+# image: a window of 4 x 4 patches slides over the image, a patch's score is the
+# mean over the windows that cover it, an object's the mean of its four best
+# patches. The pictures of the microworld are smaller than one window, so here
+# it must give the whole image's score; on COCO it does not.
+
+# %% tags=["nbval-check-output"]
+some, window = parts["erase"][:32], judge.Window()
+by_window = judge.scores(*clip, some, texts, kept, window=window)
+largest = (by_window - scores[:32]).abs().max()
+print(f"largest difference from the whole image's score: {largest:.2f}")
+
+# %% [markdown]
+# **EFUF's files.** The released `pos_neg.json` has one entry an object: the
+# caption up to the *end* of its sub-sentence, and the position where that
+# starts. Several entries share a caption; `read_efuf` packs them back into one
+# row a caption, for one forward each (chapter 02). They carry scores, so the
+# thresholds are ours to choose; the released ones, put to the microworld's
+# little CLIP, show what "absolute" means.
+
+# %%
+for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
+    curated = photos.read_efuf(files["pos_neg"], files["sentences"], chosen)
+    count = {
+        kind: sum(bool(row.spans[kind]) for row in curated)
+        for kind in ("forget", "retain", "sentence")
+    }
+    print(
+        f"{name:18s} {len(curated)} captions, of which with parts to forget, "
+        f"to retain, kept whole: {count}"
+    )
+
+# %% [markdown]
+# ## Appendix: more than one GPU
+#
+# The chapter is a script, too. From `chapters/`,
+#
+#     torchrun --standalone --nproc_per_node 2 05_real_thing.py
+#
+# starts it twice. Both draw the same batches, each takes every second
+# *micro-batch*, and the gradients are summed: once before the ascent step, so
+# that eps comes from the whole batch, and once before the optimiser's.
+# `ranks.shared` sees to both, and in a notebook does nothing. (A test holds two
+# processes to the steps of one, to six digits, for SARE, EFUF, NPO and SAM.
+# Only the erasure is divided: each process captions and answers by itself, and
+# holds all weights. Where they do not fit one device they would have to be
+# *sharded*, which we did not build.)
 #
 # ## What we learned
 #
 # * The microworld's erasure needs nothing that COCO's files and a LLaVA
 #   checkpoint do not give: images, annotations, a CLIP. Two strings change.
-# * CHAIR and recall can be perfect where the model has stopped answering
-#   questions; score what was *not* trained, too.
+# * CHAIR and recall can look well where the model stops answering questions.
+#   Pushed further, EFUF keeps a recall of
+#   <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
+#   and CHAIR_s at
+#   <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
+#   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / --> %
+#   of its answers are neither yes nor no. Score what was *not* trained, too.
 # * Thresholds do not travel from CLIP to CLIP, shares do. The share must come
 #   from somewhere: here, from annotations of other images.
 # * An adapter that is saved, loaded by others and scored from files is the only

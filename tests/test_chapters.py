@@ -53,6 +53,24 @@ def test_outputs_are_stored_and_checked(pair):
     assert len(text) <= 300_000 and "papermill" not in pair[1].metadata and '"stderr"' not in text
 
 
+def test_a_kept_run_is_the_notebook_again(tmp_path, monkeypatch):
+    """Fails if keeping a run's outputs changes a cell, keeps what papermill put in, or a timing."""
+    monkeypatch.setattr(execute, "CHAPTERS", tmp_path)
+    new, cell, output = nbformat.v4.new_notebook, nbformat.v4.new_code_cell, nbformat.v4.new_output
+    source = new(cells=[cell("preset = 'fast'", metadata={"tags": ["parameters"]}), cell("1 + 1")])
+    nbformat.write(source, tmp_path / "00_x.ipynb")
+    injected = cell("preset = 'full'", metadata={"tags": ["injected-parameters"]})
+    ran = new(cells=[source.cells[0], injected, cell("1 + 1")], metadata={"papermill": {"x": 1}})
+    ran.cells[2].outputs = [output("execute_result", {"text/plain": "2"}, execution_count=3)]
+    ran.cells[2].metadata["papermill"] = {"duration": 0.1}
+    execute.keep("00_x", ran)
+    kept = nbformat.read(tmp_path / "00_x.ipynb", as_version=4)
+    assert execute.cells(kept) == execute.cells(source) and "papermill" not in nbformat.writes(kept)
+    assert [c.execution_count for c in kept.cells] == [1, 2]
+    assert kept.cells[1].outputs[0].data["text/plain"] == "2"
+    assert kept.cells[1].outputs[0].execution_count == 2
+
+
 def test_one_parameters_cell_of_literals(pair):
     """Fails if papermill could not inject, or a default is computed."""
     tagged = [c for c in pair[0].cells if "parameters" in c.metadata.get("tags", [])]
@@ -92,6 +110,8 @@ def test_every_chapter_has_its_parts(pair):
     text = "\n".join(c.source for c in pair[0].cells if c.cell_type == "markdown")
     for part in (
         "**The question.**",
+        "**The answer.**",
+        "**What you need.**",
         "**What you will see.**",
         "**Time.**",
         "## What we learned",
@@ -166,7 +186,8 @@ def test_findings_are_quoted_from_files(name):
     answer = text[text.index("**The answer.**") : text.index("**What you will see.**")]
     learned = text[text.index("## What we learned") : text.index("## What we did not show")]
     typed = re.sub(r"<!-- [^/].*?<!-- / -->", "", answer + learned, flags=re.DOTALL)
-    settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "640 samples")
+    settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "95 % interval")
+    settings += ("step of length 0.5", "640\nsamples", "640 samples")
     for setting in settings:
         typed = typed.replace(setting, "")
     assert "<!-- " in answer and not RESULT.findall(typed), RESULT.findall(typed)

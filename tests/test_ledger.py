@@ -356,6 +356,11 @@ def test_a_second_block_stands_beside_the_books(book, monkeypatch):
     assert ledger.keep(run, book) == book / "claims_seeds-from-1101.json"
     assert (book / "rows_seeds-from-1101.csv").read_text() == (run / "rows.csv").read_text()
     assert [path.name for path in ledger.rebuild(book)] == ["rows.csv", "rows_seeds-from-1101.csv"]
+    ledger.write(book / "README.md", book)
+    table = (book / "README.md").read_text()
+    assert "| verdict | on 12 other seeds |" in table
+    assert "**supported** | -10.0 [" in table and "]: undecided |" in table
+    assert "| **not tested** | not tested |" in table
     text = ledger.page(book).split("## On other seeds")[1]
     assert "| row | the book (12 seeds at most) | seeds from 1101 (12 seeds at most) |" in text
     _, first, second, agree, pooled = cells(text, "C6a")
@@ -382,7 +387,8 @@ def test_what_the_book_shows_is_what_its_rows_say():
         assert name != "the book" or seeds <= {*PLAN.seeds}
     assert (folder / "claims.md").read_text() == ledger.page(folder)
     table = readme.read_text().split(pages.MARK)[1]
-    assert table.strip() == pages.summary(ledger.read(folder / "claims.json", PLAN), PLAN)
+    book, *others = ledger.blocks(folder).values()
+    assert table.strip() == pages.summary(book, PLAN, others[0] if others else ())
 
 
 def test_make_evidence_needs_no_torch(book):

@@ -149,6 +149,17 @@ def test_a_notebook_follows_its_source(tmp_path):
     assert {path.suffix for path in quotes.places()} == {".md", ".py", ".ipynb"}
 
 
+def test_another_block_of_seeds(folder):
+    """Fails if a number of the second block is read from the book's, or a missing block passes."""
+    rows = json.loads((folder / "claims.json").read_text())
+    rows[0]["diff"] = 3.0
+    (folder / "claims_seeds-from-1101.json").write_text(json.dumps(rows))
+    assert filled("C6a.diff@1101", folder) == "+3.0 [-20.1, -8.7]"
+    assert filled("C6a.diff", folder) == "-14.4 [-20.1, -8.7]"
+    with pytest.raises(ValueError, match="claims_seeds-from-9.json"):
+        filled("C6a.diff@9", folder)
+
+
 def test_a_star_and_an_interval(folder):
     """Fails if one point of every curve cannot be quoted, or its interval is not Student's."""
     curves = {"curves": [[1.0, 2.0], [1.0, 4.0], [1.0, 6.0]]}

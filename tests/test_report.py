@@ -296,7 +296,8 @@ def house(tmp_path, monkeypatch):
         files.write_json(folder / "claims.json", tried.rows)
 
     monkeypatch.setattr(execute, "execute", execute_one)
-    monkeypatch.setattr(execute, "store", lambda name: None)
+    monkeypatch.setattr(execute, "sync", lambda name: None)
+    monkeypatch.setattr(execute, "keep", lambda name, executed: tried.written.append(name))
     monkeypatch.setattr(execute, "plan_hash", lambda: "abc")
     monkeypatch.setattr(execute.jobs, "profile", lambda start: {})
     monkeypatch.setattr(execute, "evidence", lambda: tried.written.append("evidence"))
@@ -327,7 +328,7 @@ def test_keep_writes_the_book_and_compares_with_what_stood_there(house, monkeypa
     monkeypatch.setenv("KEEP", "1")
     house.rows = [row(diff=40.0)]
     execute.main([])
-    assert house.written == ["evidence"]
+    assert house.written == [*execute.NAMES, "evidence"]
     assert json.loads((house.root / "figures/claims.json").read_text())[0]["diff"] == 40
     made = json.loads((house.root / "figures/run.json").read_text())
     assert made["seeds"] == list(files.BOOK_SEEDS)
@@ -344,12 +345,12 @@ def test_keep_with_some_of_the_books_seeds_is_refused(house, monkeypatch, capsys
     assert not house.written
 
 
-@pytest.mark.parametrize("words", [["--only", "03"], ["--store"]])
+@pytest.mark.parametrize("words", [["--only", "03"], ["--sync"]])
 def test_no_report_on_a_part_of_a_run(house, capsys, words):
     execute.main(words)
     assert "REPRODUCTION" not in capsys.readouterr().out
     assert not (house.root / "build/reproduction.html").exists()
-    assert (house.root / "build/figures/full/run.json").exists() is (words != ["--store"])
+    assert (house.root / "build/figures/full/run.json").exists() is (words != ["--sync"])
 
 
 @pytest.mark.parametrize("side", ["figures", "new"])

@@ -1,10 +1,10 @@
 """Numbers in prose come from a file: markers in Markdown, filled from the figures folder.
 
 `<!-- C6a.diff -->-14.4 [-20.1, -8.7]<!-- / -->` is filled from claims.json; after the dot stands a
-key of CLAIMED. `<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a
-format and perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format
-(`:.1fi`) and the mean's 95 % interval. (Links to
-code find their lines at the same time: links.py.)
+key of CLAIMED, and `C6a.diff@1101` is of the block of seeds from 1101.
+`<!-- fig:04_x:results.path:.1f -->14.2<!-- / -->` is filled from 04_x.json, with a format and
+perhaps a factor, `:.1f:100`; a list stands for its mean, with an i after the format (`:.1fi`) for
+the mean and its 95 % interval. (Links to code find their lines at the same time: links.py.)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 
@@ -20,7 +21,7 @@ from .. import files
 from . import ledger, links, pages, stats
 from .plan import load
 
-MARKER = re.compile(r"<!-- (/|fig:(?:(?!-->).)+?|C\d+[a-z]*\.\w+) -->")
+MARKER = re.compile(r"<!-- (/|fig:(?:(?!-->).)+?|C\d+[a-z]*\.\w+(?:@\d+)?) -->")
 FIGURE = re.compile(r"fig:([\w-]+):(.+?):([+]?(?:\.\d+)?[dfeg])(i?)(?::([\d.eE+-]+))?")
 CLAIMED: dict[str, Callable[[Mapping], str]] = {  # key -> what it shows of a row of the ledger
     "diff": pages.difference,
@@ -41,7 +42,7 @@ def fill(text: str, folder: Path, name: str = "text") -> str:
     a marker that is not closed.
     """
     found, end, opened = [], 0, None
-    rows: dict[str, dict] | None = None
+    rows = lru_cache(partial(_ledger, folder))
     for marker in MARKER.finditer(text):
         what = marker[1]
         if (what == "/") == (opened is None):
@@ -58,7 +59,6 @@ def fill(text: str, folder: Path, name: str = "text") -> str:
             if what.startswith("fig:"):
                 found.append(_figure(what, folder))
             else:
-                rows = rows if rows is not None else _ledger(folder)
                 found.append(_claim(what, rows))
         except ValueError as error:
             raise ValueError(f"{name}: {marker[0]}: {error}") from error
@@ -71,17 +71,21 @@ def _mean(row: Mapping, arm: str) -> str:
     return "not tested" if row[arm] is None else f"{row[arm]:.{pages.digits(row)}f}"
 
 
-def _ledger(folder: Path) -> dict[str, dict]:
-    return {row["id"]: row for row in ledger.read(folder / "claims.json", load())}
+def _ledger(folder: Path, block: str) -> dict[str, dict]:
+    """The rows by id; block: the first seed of another block's file, or nothing for the book's."""
+    name = f"claims_seeds-from-{block}.json" if block else "claims.json"
+    return {row["id"]: row for row in ledger.read(folder / name, load())}
 
 
-def _claim(marker: str, rows: Mapping[str, dict]) -> str:
-    id, _, key = marker.partition(".")
-    if id not in rows:
+def _claim(marker: str, rows: Callable[[str], Mapping[str, dict]]) -> str:
+    where, _, block = marker.partition("@")
+    id, _, key = where.partition(".")
+    found = rows(block)
+    if id not in found:
         raise ValueError(f"{id} is no row of claims.json: name one that is.")
     if key not in CLAIMED:
         raise ValueError(f"{key!r} is unknown: there are {', '.join(CLAIMED)}.")
-    return CLAIMED[key](rows[id])
+    return CLAIMED[key](found[id])
 
 
 def _figure(marker: str, folder: Path) -> str:

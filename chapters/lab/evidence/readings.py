@@ -252,18 +252,22 @@ def lenient(results: dict[str, list[dict]], shares: Sequence[float]) -> dict:
     }
 
 
-def spell_scores(found: Mapping[str, Mapping]) -> str:
-    """ "chair_s 12.3 %, ...": CHAIR and recall, POPE's accuracies, and the answers that are neither
-    yes nor no.
+def shares(found: Mapping[str, Mapping]) -> dict[str, float]:
+    """CHAIR and recall, POPE's accuracies, and the answers that are neither yes nor no.
 
     found: {"chair": score.score_chair's, and for each kind of POPE score.score_pope's}.
     """
-    shares = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")}
+    told = {key: found["chair"][key] for key in ("chair_s", "chair_i", "recall")}
     kinds = {name: scores for name, scores in found.items() if name != "chair"}
-    shares |= {f"POPE {name}": scores["accuracy"] for name, scores in kinds.items()}
+    told |= {f"POPE {name}": scores["accuracy"] for name, scores in kinds.items()}
     n_neither = sum(scores["neither"] * scores["n"] for scores in kinds.values())
-    shares["neither yes nor no"] = n_neither / sum(scores["n"] for scores in kinds.values())
-    return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items())
+    told["neither yes nor no"] = n_neither / sum(scores["n"] for scores in kinds.values())
+    return told
+
+
+def spell_scores(found: Mapping[str, Mapping]) -> str:
+    """ "chair_s 12.3 %, ...": `shares` in a line."""
+    return ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares(found).items())
 
 
 def mentions(scored: Sequence[Mapping], named: Sequence[Sequence[str]]) -> list[float]:

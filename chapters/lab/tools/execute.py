@@ -2,10 +2,12 @@
 `make execute` calls).
 
 The executed notebooks go to build/executed/; figures go where `files.figures_folder` says: to
-figures/ only with KEEP=1. A run of all chapters ends with the reproduction report.
+figures/ only with KEEP=1. The book's own run then also keeps its outputs in the committed
+notebooks, stripped of timings and progress bars, so that prose, figures and outputs are of one run.
+A run of all chapters ends with the reproduction report.
 
-With --store the fast preset's outputs are kept in the committed notebooks instead, stripped of
-timings and progress bars, which is what nbval compares with.
+With --sync nothing runs: notebooks are rebuilt from their .py (the source), and cells that did not
+change keep their outputs (what `make sync` calls).
 """
 
 from __future__ import annotations
@@ -108,17 +110,31 @@ def in_colours(png: str, n: int = 64) -> str:
     return base64.b64encode(small.getvalue()).decode()
 
 
-def store(name: str) -> None:
-    """Rebuild a notebook from its .py (the source) and keep the fast preset's outputs in it."""
+def sync(name: str) -> None:
+    """Rebuild a notebook from its .py (the source); unchanged cells keep their outputs."""
     subprocess.run(
         [sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--update", f"{name}.py"],
         cwd=CHAPTERS,
         check=True,
     )
-    executed = execute(name, {}, files.ROOT / "build/store" / f"{name}.ipynb")
-    source = jupytext.read(CHAPTERS / f"{name}.ipynb")
-    executed.metadata = source.metadata
-    nbformat.write(strip(executed), CHAPTERS / f"{name}.ipynb")
+
+
+def keep(name: str, executed: nbformat.NotebookNode) -> None:
+    """Keep a run's outputs in the committed notebook: same cells, without what was injected."""
+    notebook = CHAPTERS / f"{name}.ipynb"
+    executed.metadata = nbformat.read(notebook, as_version=4).metadata
+    executed.cells = [
+        cell
+        for cell in executed.cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    for count, cell in enumerate(ran, 1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+    nbformat.write(strip(executed), notebook)
 
 
 def asked(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, tuple[int, ...]]:
@@ -132,9 +148,9 @@ def asked(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, tuple
         "--seeds", default="", help='space-separated, e.g. "11 12 13"; empty: the preset\'s own'
     )
     parser.add_argument(
-        "--store",
+        "--sync",
         action="store_true",
-        help="keep the fast preset's outputs in the committed notebooks",
+        help="run nothing: rebuild the notebooks from their .py",
     )
     parser.add_argument("--only", default="", help="run the chapters whose name starts so, e.g. 03")
     options = parser.parse_args(words)
@@ -157,17 +173,19 @@ def book() -> Path:
     return files.ROOT / "figures"
 
 
-def run(options: argparse.Namespace) -> None:
-    """Run the named chapters; what took how long is printed, and kept in build/profile.json."""
+def run(options: argparse.Namespace, keeps: bool = False) -> None:
+    """Run the named chapters; what took how long is printed, and kept in build/profile.json.
+
+    keeps: keep the outputs in the committed notebooks, too.
+    """
     took, start = {}, time.time()
     for name in options.names:
         print(f"== {name}", flush=True)
         before = time.time()
-        if options.store:
-            store(name)
-        else:
-            given = {"preset": options.preset, "seeds": options.seeds}
-            execute(name, given, files.ROOT / "build/executed" / f"{name}.ipynb")
+        given = {"preset": options.preset, "seeds": options.seeds}
+        executed = execute(name, given, files.ROOT / "build/executed" / f"{name}.ipynb")
+        if keeps:
+            keep(name, executed)
         took[name] = round(time.time() - before, 1)
     built = jobs.profile(start)
     print(f"{sum(took.values()) / 60:.1f} minutes; chapters, seconds: {took}")
@@ -206,15 +224,17 @@ def compare(before: report.Run | str, new: report.Run | str) -> None:
 
 def main(words: Sequence[str] | None = None) -> None:
     options, seeds = asked(words)
-    if options.store:
-        return run(options)
+    if options.sync:
+        for name in options.names:
+            sync(name)
+        return
     # Read now: with KEEP=1 the run writes over it
     before = attempt(book())
     folder = files.figures_folder(options.preset, seeds)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "run.json", report.machine(options.preset, seeds, plan_hash()))
     print(f"figures and claims go to {folder}", flush=True)
-    run(options)
+    run(options, keeps=folder == book())
     if options.only:
         return
     if folder == book():
