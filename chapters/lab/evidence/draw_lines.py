@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,8 +45,8 @@ def fig_slices_panels(
     """One panel a title. results: {title: what fig_slices takes}; keys: {title: a key of METRICS},
     "nll_forget" where none is given.
     """
-    n = len(results)
-    size = {"figsize": (WIDTH, 3.4), "sharey": True, "gridspec_kw": {"wspace": 0.34}}
+    n, names = len(results), [name for drawn in results.values() for name in drawn["lines"]]
+    size = {"figsize": (WIDTH, 3.4), "sharey": True, "gridspec_kw": _room(names)}
     figure, axes = plt.subplots(1, n, squeeze=False, **size)
     for ax, (title, drawn) in zip(axes[0], results.items(), strict=True):
         fig_slices(drawn, (keys or {}).get(title, "nll_forget"), ax=ax, xlabel=xlabel)
@@ -79,6 +79,11 @@ def fig_training(results: Mapping, window: int = 5) -> Figure:
     return axes[0].figure
 
 
+def _room(names: Iterable[str]) -> dict[str, float]:
+    """Space between panels for the names at their lines' ends."""
+    return {"wspace": 0.34 + 0.024 * max(map(len, names))}
+
+
 def _running(curve: Sequence[float], n: int) -> np.ndarray:
     """Means of n neighbours, where all are there."""
     return np.convolve(curve, np.ones(n) / n, "valid")
@@ -94,7 +99,7 @@ def fig_relapse(
     metric: [a curve per seed]}}}. A line at 50 % marks where a relapse is counted.
     """
     if axes is None:
-        room = {"wspace": 0.34 + 0.024 * max(map(len, results["lines"]))}  # for names at the ends
+        room = _room(results["lines"])
         how = {"figsize": (WIDTH, 3.3), "squeeze": False, "gridspec_kw": room}
         _, grid = plt.subplots(1, len(keys), **how)
         axes = grid[0]

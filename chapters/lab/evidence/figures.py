@@ -198,10 +198,12 @@ def _frame(figure: Figure, title: str, caption: str) -> None:
     figure.set_dpi(plt.rcParams["savefig.dpi"])
     _fit(figure)
     box, width, height = figure.get_tightbbox(), figure.get_figwidth(), figure.get_figheight()
-    left, wrap = EDGE / width, int(figure.get_figwidth() * 9.4)
+    left = EDGE / width
     above, below = box.y1 / height + 0.1 / height, box.y0 / height - 0.1 / height
-    title = "\n".join(textwrap.wrap(title, wrap))
-    caption = "\n".join(textwrap.wrap(caption, int(width * 15.5)))
+    title, caption = (
+        "\n".join(textwrap.wrap(text.replace(" %", "\N{NO-BREAK SPACE}%"), int(width * letters)))
+        for text, letters in ((title, 10), (caption, 17))
+    )
     how = {"ha": "left", "linespacing": 1.25}
     figure.text(left, above, title, fontsize=12, fontweight="bold", color=INK, va="bottom", **how)
     figure.text(left, below, caption, fontsize=8, color=MID, va="top", **how)

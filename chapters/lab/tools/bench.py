@@ -583,7 +583,7 @@ def fig_bench(results: Mapping, ax: Axes | None = None) -> Figure:
                 mark = ">" if side == "at least" else "<"
                 ax.plot(bound, at, mark, color=colour, markerfacecolor="none", ms=9)
     ax.axvline(1, color=looks.INK, linewidth=1, linestyle=(0, (5, 4)))
-    labels = [" over ".join(SAID.get(case, case) for case in RATIOS[name]) for name in names]
+    labels = [", against ".join(SAID.get(case, case) for case in RATIOS[name]) for name in names]
     ax.set(
         xscale="log",
         yticks=range(len(names)),
@@ -603,13 +603,13 @@ def picture(results: Mapping, path: Path) -> None:
     ratio, size = results["ratio"], results["size"]
     title = (
         f"A step of SARE takes {ratio['sare_over_efuf']:.2g} times EFUF's time and"
-        f" {ratio['memory_sare_over_efuf']:.2g} times its memory"
+        f" {ratio['memory_sare_over_efuf']:.2f} times its memory"
     )
+    n_tokens = (size["side"] // size["patch"]) ** 2
     caption = (
-        f"One gradient on {size['captions']} captions by a LLaVA with random weights and"
-        f" {(size['side'] // size['patch']) ** 2} image tokens, on one core. Time: median and quartiles of"
-        f" {size['rounds']} rounds in turn; memory: the highest. Open triangle: the aim, pointing"
-        " where it is met."
+        f"One gradient on {size['captions']} captions by a LLaVA with random weights and {n_tokens}"
+        f" image tokens, on one core. Time: median and quartiles of {size['rounds']} rounds in"
+        " turn; memory: the highest. Open triangle: the aim, pointing where it is met."
     )
     figures.save(fig_bench(results), path, title, caption)
 
