@@ -752,27 +752,81 @@ for share in shares:
 # differs (chapters [03](03_targeted_sam.ipynb) and [04](04_relearning.ipynb)).
 # Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in more than its
 # weights: it trains the projector alone, and keeps human captions whole.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences
-#    are there? Put the number into the next cell.
-# 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run,
-#    stop_nll=3.0))` (`dataclasses.replace`) makes another attack of one of
-#    `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it.
-#    Does the relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean =
-#    encoded.masked(kit, "attack"); clean = clean[clean.sentence.any(1)]` goes
-#    to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · Cut a caption *(easy)*
+#
+# Cut "a street with a car; a bus, a truck!" into its sub-sentences, as this
+# chapter cuts them: a list of texts, spaces and marks included.
 
 # %% tags=["exercise", "nbval-check-output"]
-my_pieces = None  # your number
-pieces = curate.sub_sentences("a street with a car; a bus, a truck!")
-print("right" if my_pieces == len(pieces) else "not yet")
+from lab.exercises import erasure as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_pieces = 4
-print("right" if my_pieces == len(pieces) else "not yet")
+my_sub_sentences = None
+check.cut(my_sub_sentences)
+
+# %% [markdown]
+# ### 2 · Forget, retain, or neither *(easy)*
+#
+# "an office with a laptop and a mouse, a book, a clock." CLIP gives the laptop
+# 30, the mouse 8, the book 22 and the clock 15. What scores below 10 is to be
+# forgotten, what scores above 20 retained. Name the objects in the
+# sub-sentences that are forgotten, and in those that are retained.
+
+# %% tags=["exercise", "nbval-check-output"]
+my_forget, my_retain = None, None  # two lists of objects
+check.marks(my_forget, my_retain)
+
+# %% [markdown]
+# ### 3 · The loss of one batch *(easy)*
+#
+# The cross-entropy is 2.0 on the tokens to forget, 0.3 on those to retain, 0.4
+# on whole sentences. The forget part has the weight `lambda_neg` = 0.1, the
+# other two have 1. What is EFUF's loss, which the optimiser minimises?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_loss = None
+check.loss_by_hand(my_loss)
+
+# %% [markdown]
+# ### 4 · When to stop *(easy)*
+#
+# `nll` is the NLL of the forgotten words at one look, in nats a token. Return
+# whether an erasure whose forget level is 8 is to stop now.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def my_stop(nll):
+    return None  # your line
+
+
+check.stop(my_stop)
+
+# %% [markdown]
+# ### 5 · A benign user *(open)*
+#
+# Somebody fine-tunes the erased model on *clean* captions, without malice. Does
+# it relapse? Predict, then compare with the attack of this chapter at the same
+# sample counts.
+#
+# ```python
+# from lab.experiments import attacks, erasures, presets
+# from lab.world import encoded, measured
+# from sare_min.attack import relearn
+#
+# run = presets.book_run("EFUF", kit.seed)
+# attacks.run_all({"EFUF": [run]})  # from the cache
+# model, clean = erasures.erased(run), encoded.masked(kit, "attack")
+# clean = clean[clean.sentence.any(1)]
+# at, how = (0, 64, 128, 256), {"seed": kit.seed, "progress": False}
+# for n in relearn(model, clean, at, **how):
+#     print(n, measured.held_out(kit, model))
+# ```
 
 # %% [markdown]
 # ## Sources

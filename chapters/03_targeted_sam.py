@@ -662,32 +662,105 @@ _ = figures.publish(
 # Whether flatness *is the reason* for anything: a rank correlation is not a
 # cause, and the controls come in chapter 04. Small weights, small radius. The
 # paper's own settings are not public, so ours are our own.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* Which sign would the difference "away minus home" in the first
-#    experiment have, had we perturbed along the gradient of +CE? Put `"+"` or
-#    `"-"` into the next cell.
-# 2. *(easy)* Run one erasure with a far step: `unlearn(kit.fresh(),
-#    encoded.masked(kit, "erase", "clip"), get_method("SARE", rho=2.0),
-#    Training(steps=10))`, both from `sare_min.unlearn`. What happens to the
-#    loss, and why?
-# 3. *(harder)* Untargeted SAM is `erasures.Run(kit.seed, "SARE",
-#    changes=(("perturb", ("neg", "pos", "sent")),))`. Draw its slices beside
-#    the others.
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer. Exercises 3
+# and 4 are the heart of this book: your code meets the checks that our own
+# `sam.py` has to pass in the test-suite.
+#
+# ### 1 · The sign *(easy)*
+#
+# In this chapter's first experiment, suppose that we had perturbed along the
+# gradient of *+CE*. Which sign would the NLL "away minus home" have?
 
 # %% tags=["exercise", "nbval-check-output"]
-losses = method_losses(model, data, METHODS["SARE"], counts(data, "token"))
-params, plus_ce = trainable(model), -losses["neg"]
-uphill = torch.autograd.grad(plus_ce, params, allow_unused=True)
-with sam.perturbed(params, uphill, rho=0.2):
-    wrong_way = span_nll(model, data)["forget"]
-my_sign = None  # "+" or "-"
-print("right" if my_sign == ("+" if wrong_way > home else "-") else "not yet")
+from contextlib import contextmanager
 
-# %% tags=["solution", "nbval-check-output"]
-my_sign = "+"
-print("right" if my_sign == ("+" if wrong_way > home else "-") else "not yet")
+from lab.exercises import targeted_sam as check
+
+my_sign = None  # "+" or "-"
+check.sign(my_sign)
+
+# %% [markdown]
+# ### 2 · What a step costs *(easy)*
+#
+# Count a forward over the whole batch as 1 and a backward as 2. Of 64 captions
+# 32 have something to forget. How many passes does a step of EFUF take, and how
+# many a step of SARE?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_efuf, my_sare = None, None
+check.work(my_efuf, my_sare)
+
+# %% [markdown]
+# ### 3 · Write the ascent step *(the central one)*
+#
+# Write the `with` block that moves the weights to theta + eps\* and gives them
+# back. `params` are the weights, `direction` holds the gradient of $L_{neg}$,
+# one tensor for each of them. What stands before `yield` happens when the block
+# is entered; there move every weight by its part of a step of length `rho` up
+# the gradient. What stands after it happens at the end; there give the weights
+# back, bit for bit, *also when the code in the block fails*. Eight lines are
+# enough. (Weights are moved under `torch.no_grad()`, or autograd complains.)
+#
+# The check tries the sign, the length, the way back, the way back after an
+# error, and whether a gradient taken inside is that at theta + eps\*.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+@contextmanager
+def my_step(params, direction, rho):
+    # move the weights
+    yield
+    # and give them back
+
+
+check.step(my_step)
+
+# %% [markdown]
+# ### 4 · Write the whole gradient *(harder)*
+#
+# Now leave the gradient of Targeted-SAM in `.grad`,
+#
+# $$g = \nabla\,\mathrm{target}(\theta + \epsilon^*) + \nabla\,\mathrm{rest}(\theta),$$
+#
+# for a batch that comes in parts. `losses(batch)` returns the pair `(target,
+# rest)` of one micro-batch; the whole batch's loss is their *sum* over
+# `batches`, and eps\* is a step on that whole target. All `.grad` are None at
+# the start, and `.backward()` adds to them. Use your `my_step`, or
+# `sam.perturbed`. Eight lines again.
+#
+# The check compares with brute force, for one batch and for three
+# micro-batches, and then lets the forward at theta + eps\* fail.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def my_gradient(params, batches, losses, rho):
+    pass  # your lines
+
+
+check.gradient(my_gradient)
+
+# %% [markdown]
+# ### 5 · A long reach *(open)*
+#
+# Run 24 steps of an erasure with `rho` ten times the book's, beside as many
+# with the book's own. `neg` is minus the words' NLL at home, `norm` the length
+# of the gradient there. What does the far step do to the progress, and why?
+#
+# ```python
+# from sare_min.unlearn import Training, unlearn
+#
+# captions = encoded.masked(kit, "erase")
+# for far in (0.2, 2.0):
+#     method = get_method("SARE", rho=far)
+#     given = kit.fresh(), captions, method, Training(steps=24)
+#     log = unlearn(*given, progress=False)
+#     print(far, [(round(r["neg"], 2), round(r["norm"], 1)) for r in log[::4]])
+# ```
 
 # %% [markdown]
 # ## Sources

@@ -634,27 +634,76 @@ _ = figures.publish(
 # are their best (all were run at the book's learning rate). An interval that
 # spans zero is not equality; *no difference larger than the margin* is a test
 # of its own.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* A curve reads 0 % at 0 samples, 20 % at 64 and 80 % at 128. At how
-#    many samples does it pass 50 %, by linear interpolation? Put the number
-#    into the next cell.
-# 2. *(easy)* Draw the recall along the attack (`keys=("recall",)` of
-#    `figures.fig_relapse`). Does the attacker pay for what he gets?
-# 3. *(harder)* Let the attacker train the projector alone:
-#    `set_trainable(erasures.erased(specs["EFUF"][0].run), "projector")`, from
-#    `sare_min.llava`, goes to `relearn`. Is he slower?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · Read a relapse curve *(easy)*
+#
+# CHAIR_s is 0 % at 0 relearning samples, 20 % at 64 and 80 % at 128. At how
+# many samples does the curve pass 50 %, by linear interpolation?
 
 # %% tags=["exercise", "nbval-check-output"]
-my_samples = None  # your number
-passed = stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])
-is_right = my_samples is not None and abs(my_samples - passed) < 1
-print("right" if is_right else "not yet")
+from lab.exercises import relearning as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_samples = 96
-print("right" if abs(my_samples - passed) < 1 else "not yet")
+my_samples = None
+check.passes_half(my_samples)
+
+# %% [markdown]
+# ### 2 · Runs that never relapsed *(easy)*
+#
+# Five attacks of 640 samples each: three erasures relapse after 96, 160 and 224
+# samples, two never do. What is the *restricted* mean of the samples that it
+# takes?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_mean = None
+check.restricted_mean(my_mean)
+
+# %% [markdown]
+# ### 3 · Four verdicts *(easy)*
+#
+# A claim says that a difference is *below* zero; differences of up to 5 points
+# do not matter (the margin). Four experiments end with the 95 % intervals [-8,
+# -1], [-3, 2], [-9, 4] and [1, 9]. Give each its verdict: `"supported"`, `"no
+# difference"`, `"undecided"` or `"refuted"`.
+
+# %% tags=["exercise", "nbval-check-output"]
+my_verdicts = [None, None, None, None]
+check.verdicts(my_verdicts)
+
+# %% [markdown]
+# ### 4 · A paired interval by hand *(harder)*
+#
+# Mean CHAIR_s over the attack on five seeds, in %: EFUF 60, 70, 40, 80, 50;
+# SARE, in the same order of seeds, 50, 55, 38, 60, 47. What is the 95 %
+# interval of SARE - EFUF, paired by seed? (For four degrees of freedom
+# Student's t is 2.776. Numpy may do the sums.)
+
+# %% tags=["exercise", "nbval-check-output"]
+my_low, my_high = None, None
+check.paired_interval(my_low, my_high)
+
+# %% [markdown]
+# ### 5 · A smaller attacker *(open)*
+#
+# Let the attacker train the projector alone, and leave the language model as it
+# is. Is he slower than the headline's? Does he pay in recall?
+#
+# ```python
+# from lab.world import measured
+# from sare_min.llava import set_trainable
+#
+# run = presets.book_run("EFUF", kit.seed)
+# attacks.run_all({"EFUF": [run]})  # from the cache
+# model = set_trainable(erasures.erased(run), "projector")
+# captions, at = encoded.attack(kit), (0, 64, 128, 256)
+# for n in relearn(model, captions, at, seed=kit.seed, progress=False):
+#     print(n, measured.held_out(kit, model))
+# ```
 
 # %% [markdown]
 # ## Sources

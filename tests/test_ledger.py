@@ -359,8 +359,16 @@ def test_a_second_block_stands_beside_the_books(book, monkeypatch):
     ledger.write(book / "README.md", book)
     table = (book / "README.md").read_text()
     assert "| verdict | on 12 other seeds |" in table
-    assert "**supported** | -10.0 [" in table and "]: undecided |" in table
-    assert "| **not tested** | not tested |" in table
+    last = {
+        id: line.split("|")[-2].strip()
+        for line in table.splitlines()
+        for id in PLAN.primaries
+        if f"**{id}**" in line
+    }
+    second = {row["id"]: row for row in ledger.blocks(book)["seeds from 1101"]}
+    assert second["C6a"]["diff"] > -15  # the book's own is -20
+    assert last["C6a"] == f"{pages.difference(second['C6a'])}: {second['C6a']['verdict']}"
+    assert last["C1a"] == "not tested"
     text = ledger.page(book).split("## On other seeds")[1]
     assert "| row | the book (12 seeds at most) | seeds from 1101 (12 seeds at most) |" in text
     _, first, second, agree, pooled = cells(text, "C6a")
