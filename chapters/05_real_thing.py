@@ -28,8 +28,8 @@
 # on the microworld, exported in COCO's, POPE's and EFUF's formats; with
 # `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
 # files. Here CHAIR_s falls from
-# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->98<!-- / --> % to
-# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->0<!-- / --> % by EFUF and
+# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> % to
+# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF and
 # <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
 # seed, so it shows that the road goes through, not which method is better. **A
 # 7B model we have not run**: see *What we did not show*.
