@@ -112,7 +112,7 @@ def _ground(ax: Axes, results: Mapping):
     """The loss as shades with lines of equal loss."""
     grid = (results["x"], results["y"], np.asarray(results["neg"]))
     filled = ax.contourf(*grid, levels=12, cmap=SHADES)
-    ax.contour(*grid, levels=12, colors=PALE, linewidths=0.4)
+    ax.contour(*grid, levels=12, colors=PALE, linewidths=0.4, linestyles="solid")
     ax.grid(False)
     return filled
 

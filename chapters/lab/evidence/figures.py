@@ -38,10 +38,10 @@ from .draw_rows import (
     fig_variance,
 )
 from .draw_weights import fig_geometry, fig_plane, fig_two_minima, move_geometry
-from .looks import INK, MID, STYLE
+from .looks import EDGE, INK, MID, STYLE, WIDTH
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
-__all__ = ["STYLE", "again", "numbers", "publish", "redraw", "save"]
+__all__ = ["STYLE", "WIDTH", "again", "numbers", "publish", "redraw", "save"]
 DRAW: dict[str, Callable[..., Figure]] = {
     function.__name__: function
     for function in (
@@ -52,7 +52,6 @@ DRAW: dict[str, Callable[..., Figure]] = {
     )
 }
 MOVE = {"fig_geometry": ("03_step", move_geometry)}  # also drawn as a short film of that name
-EDGE = 0.08  # inches around a figure
 
 
 def publish(
