@@ -10,6 +10,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from PIL import Image
 
@@ -355,16 +356,22 @@ def publish(name, as_name=None):
     return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
 
 
+def width(path):
+    """Pixels."""
+    with Image.open(path) as picture:
+        return picture.width
+
+
 def test_every_figure_is_as_wide_as_the_book_and_legible(folder):
     """Fails if a chapter's figures differ in width, letters are smaller than 7.5 pt where the page
     is 900 pixels wide, or words are cut off at a side.
     """
     for name in FIXTURES:
         path = publish(name)
-        assert Image.open(path).width == round(looks.WIDTH * plt.rcParams["savefig.dpi"])
+        assert width(path) == round(looks.WIDTH * plt.rcParams["savefig.dpi"])
         figure = plt.gcf()
         figure.set_dpi(150)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         words = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
         shown = [t for t in words if t.axes is None or t.axes.get_visible()]
         assert min(t.get_fontsize() for t in shown) >= 7.5, name
@@ -406,6 +413,9 @@ def test_the_step_moves_and_ends_where_the_figure_does(folder):
             moving.seek(i)
             frames.append(np.asarray(moving.convert("RGB")))
     assert (frames[0] == frames[2]).all() and (frames[0] != frames[1]).any()
+    for name in ("EFUF", "SARE"):  # a palette of greys would lose the arrows' colours
+        meant = 255 * np.asarray(to_rgb(looks.STYLE[name][0]))
+        assert np.abs(frames[0].astype(float) - meant).max(-1).min() < 16
 
 
 def test_what_is_invented_needs_no_colour():
@@ -453,7 +463,9 @@ def test_committed_figures_say_what_they_show():
         facts = json.loads(path.read_text())
         if isinstance(facts, dict) and "drawn_by" in facts:
             assert facts["title"] and facts["caption"].endswith("."), path
-            assert Image.open(path.with_suffix(".png")).width == 1350, path
+            assert width(path.with_suffix(".png")) == 1350, path
+
+
 def test_a_run_that_is_not_the_books_says_so(folder, capsys):
     """Fails if a reader could take the fast preset's figure for the book's, or the book's own run
     would print a line that differs from what is stored.

@@ -20,11 +20,11 @@ def test_who_lasts_longer_is_read_off_the_data():
     slow, fast = line([0, 0.1, 0.6]), line([0, 0.6, 0.9])
     drawn = {"at": [0, 100, 200], "lines": {"EFUF": fast, "SARE": slow, "base": line([1, 1, 1])}}
     ahead = titles.lasting(drawn)
-    start = "SARE keeps them clean longer: half of its captions hallucinate after 180"
+    start = "SARE keeps captions clean longer: half of its captions hallucinate after 180"
     assert ahead.startswith(start) and ahead.endswith("half of EFUF's after 83")
     assert "base" not in ahead
     drawn["lines"] |= {"EFUF": slow, "SARE": fast}
-    assert titles.lasting(drawn).startswith("EFUF keeps them clean longer")
+    assert titles.lasting(drawn).startswith("EFUF keeps captions clean longer")
     drawn["lines"] |= {"SARE": slow}
     assert "longer" not in titles.lasting(drawn)
 

@@ -62,7 +62,7 @@ def fig_training(results: Mapping, window: int = 5) -> Figure:
     curve per seed], "retain": [...]}}}. The right panel is smoothed: a batch of 24 captions says
     little about the grounded ones, so each point is the mean of `window` steps around it.
     """
-    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), gridspec_kw={"wspace": 0.34})
+    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), gridspec_kw=_room(results["lines"]))
     labels = {
         "forget": "NLL of sub-sentences to forget,\nnats a token, higher: forgotten",
         "retain": "NLL of sub-sentences to retain,\nnats a token, lower is better",

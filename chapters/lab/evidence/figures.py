@@ -217,7 +217,7 @@ def _fit(figure: Figure) -> None:
     """Stretch the axes sideways until they and all that is written beside them fill the width."""
     width = figure.get_figwidth()
     for _ in range(3):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         box, axes = figure.get_tightbbox(), [ax for ax in figure.axes if ax.get_visible()]
         places = [ax.get_position(original=True) for ax in axes]
         left, right = min(p.x0 for p in places), max(p.x1 for p in places)
@@ -233,7 +233,7 @@ def _save_png(figure: Figure, path: Path) -> None:
     """Write the figure, the book's width wide and as high as what is on it."""
     shown = figure.dpi
     figure.set_dpi(plt.rcParams["savefig.dpi"])
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.get_tightbbox()
     whole = Bbox([[0, box.y0 - EDGE], [figure.get_figwidth(), box.y1 + EDGE]])
     figure.savefig(path, metadata={"Software": None}, bbox_inches=whole)

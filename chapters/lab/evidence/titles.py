@@ -105,23 +105,22 @@ def scores(results: Mapping) -> str:
     """Of fig_scores: how right the judge is."""
     precision, recall = (100 * results[key] for key in ("precision", "recall"))
     return (
-        f"Of what the judge marks to forget {precision:.1f} % is hallucinated;"
-        f" of what is hallucinated it marks {recall:.1f} %"
+        f"Of what the judge marks to forget {precision:.3g} % is hallucinated;"
+        f" of what is hallucinated it marks {recall:.3g} %"
     )
 
 
 def training(results: Mapping) -> str:
     """Of fig_training: where the two losses go."""
     (line,) = list(results["lines"].values())[:1]
-    ends = {
-        kind: [fmean(curve[i] for curve in line[kind]) for i in (0, -1)]
-        for kind in ("forget", "retain")
-    }
-    (low, high), (before, after) = ends["forget"], ends["retain"]
+    low, high = (fmean(curve[i] for curve in line["forget"]) for i in (0, -1))
+    before, after = (
+        fmean(x for curve in line["retain"] for x in curve[few])
+        for few in (slice(5), slice(-5, None))
+    )
     return (
         f"In {len(results['step'])} steps what is to be forgotten goes from {low:.1f} to"
-        f" {high:.1f} nats,"
-        f" what is retained from {before:.2f} to {after:.2f}"
+        f" {high:.1f} nats, what is retained from {before:.2f} to {after:.2f} (means of five steps)"
     )
 
 
@@ -155,7 +154,7 @@ def lasting(drawn: Mapping) -> str:
         f"half of {_short(other)}'s " + ("never" if m is None else f"after {m:.0f}")
         for other, m in others
     ]
-    start = f"{_short(name)} keeps them clean longer: " if ahead else ""
+    start = f"{_short(name)} keeps captions clean longer: " if ahead else ""
     words = ", ".join([start + words, *ends])
     return words[0].upper() + words[1:]
 
@@ -197,10 +196,10 @@ def lenient(results: Mapping) -> str:
     """Of 02_lenient: what a lenient judge leaves."""
     (line,) = results["lines"].values()
     parts = [
-        f"{_share([c[i] for c in line['curves']])} of captions ({share:g} % missed)"
+        f"{_share([c[i] for c in line['curves']])} ({share:g} % missed)"
         for i, share in enumerate(results["distances"])
     ]
-    return f"What a lenient judge misses stays: objects are invented in {_and(parts)}"
+    return f"What the judge misses stays: CHAIR_s after erasure is {_and(parts)}"
 
 
 # Rows of arms, chapters 02 and 04
