@@ -293,11 +293,11 @@ results = {
 
 # %%
 labels = {
-    "chair_s": "captions with an invented object (CHAIR_s)",
-    "recall": "objects that the caption names (recall)",
-    "shown": "“yes” to an object that is shown",
-    "usual": "“yes” to a usual but absent object",
-    "foreign": "“yes” to a foreign object",
+    "chair_s": "captions with an invented object (CHAIR_s; ← better)",
+    "recall": "objects that the caption names (recall; → better)",
+    "shown": "“yes” to an object that is shown (→ better)",
+    "usual": "“yes” to a usual but absent object (← better)",
+    "foreign": "“yes” to a foreign object (← better)",
 }
 caption = (
     f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
@@ -335,8 +335,8 @@ _ = figures.publish(
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
 metrics = {
-    "chair_s": "CHAIR_s",
-    "usual": "“yes” to a usual but absent object",
+    "chair_s": "CHAIR_s (← better)",
+    "usual": "“yes” to a usual but absent object (← better)",
 }
 by_noise, labels = readings.by_noise(controls, trained, metrics)
 

@@ -368,7 +368,8 @@ for label, metric in metrics.items():
 for label, row in rows.items():
     diff, interval = f"{row['diff']:+.2f}", np.round(row["ci95"], 2)
     print(f"{label:32s} SARE - EFUF: {diff}, 95 % interval {interval}")
-how = {"xlabel": "SARE - EFUF after erasure"}
+way = "left is better; recall: right is better"
+how = {"xlabel": f"SARE - EFUF after erasure ({way})"}
 how |= {"title": titles.differences(rows)}
 caption = (
     f"{len(setting.seeds)} seeds, {setting.orders} orders of erasure each. "
@@ -461,7 +462,8 @@ found = {"base": told["base"]} | found
 beaches = tables.by_place(found, "beach")
 caption = (
     "Erased without one caption of a beach: CHAIR_s and recall on held-out"
-    f" scenes of beaches and of the other three places; {len(few.seeds)} seeds."
+    f" scenes of beaches and of the other three places; {len(few.seeds)} seeds:"
+    " a dot each, mean, 95 % interval."
 )
 how = {"title": titles.places(beaches)}
 _ = figures.publish(

@@ -148,8 +148,8 @@ heard = jobs.rows_side_by_side(
 says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
 caption = (
     "Greedy captions of the first held-out scene of each place, seed"
-    f" {first}. Red and bold: not in the picture. Right: CHAIR_s on all 200"
-    " held-out scenes of this seed. " + tables.caption(results, *both)
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
 )
 how = {"at": (0, 128, 640)}
 how |= {"title": titles.strip(says, how["at"])}
