@@ -176,8 +176,8 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
 
 
 def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
-    """A chapter as the site shows it: text through `markdown`, the full run's figures, solutions
-    folded, the way to the slider where a cell shows it in Jupyter.
+    """A chapter as the site shows it: text through `markdown`, the full run's figures, and
+    the way to the slider where a cell shows it in Jupyter.
     """
     book = nbformat.read(path, as_version=4)
     cells, book.cells = book.cells, []
@@ -190,10 +190,6 @@ def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
         if "slider.widget(" in cell.source:
             note = nbformat.v4.new_markdown_cell(TO_SLIDER, id=f"{cell.get('id', 'cell')}-slider")
             book.cells.append(note)
-        if "solution" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-cell")
-            prompts = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
-            cell.metadata.setdefault("mystnb", {}).update(prompts)
     return book
 
 
@@ -264,7 +260,7 @@ def to_rst(lines: Sequence[str]) -> list[str]:
     for block in "\n".join(lines).strip("\n").split("\n\n"):
         rows = block.split("\n")
         if all(row.startswith("    ") for row in rows):
-            found += ["::", "", *rows, ""]
+            found += [".. code-block:: text", "", *rows, ""]
             continue
         for row in rows:
             text = row.strip()
@@ -280,10 +276,10 @@ def to_rst(lines: Sequence[str]) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """`code` stays code, every other sign of reStructuredText is escaped."""
-    parts = re.split(r"`([^`]+)`", text)
+    """`code` and *words* keep their marks, every other sign of reStructuredText is escaped."""
+    parts = re.split(r"(`[^`]+`|(?<![\w*])\*\w[^*`]*?\w\*(?![\w*]))", text)
     parts[::2] = [re.sub(r"([\\*|`_])", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [rf"\ ``{part.strip()}``\ " for part in parts[1::2]]
+    parts[1::2] = [rf"\ `{part}`\ " if part[0] == "`" else rf"\ {part}\ " for part in parts[1::2]]
     return "".join(parts)
 
 
