@@ -77,7 +77,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab.evidence import figures, readings
+from lab.evidence import figures, readings, titles
 from lab.experiments import presets
 from lab.field import coco, devices, export, judge, photos, ranks, score
 from lab.llava.checkpoints import load, save
@@ -475,7 +475,7 @@ caption = (
     f"{len(val)} test images; one seed."
 )
 if rank == 0:
-    how = {"keys": ("chair_s", "recall")}
+    how = {"keys": ("chair_s", "recall"), "title": titles.halves_of(curves)}
     figures.publish(
         "fig_relapse", "05_real_thing", curves, preset, [seed], caption, **how
     )
