@@ -204,17 +204,16 @@ def reference(room: str) -> str:
 
 
 def own_page(name: str, figures: Path) -> str:
-    """A page of the site itself, with the parts that are there only if their files are."""
-    text = files.read_text(SITE / name)
-    strip = figures / "04_strip.png"
-    if "<!-- strip -->" in text:
-        alt = "Four scenes and what base model, EFUF and SARE say of them, inventions in red"
-        if strip.exists():
-            alt = json.loads(files.read_text(strip.with_suffix(".json")))["caption"]
-        shown = f"![{alt}](../../figures/04_strip.png)" if strip.exists() else ""
-        text = text.replace("<!-- strip -->", shown)
-    text = markdown(text, f"chapters/site/{name}", figures)
-    if "<!-- slider -->" in text:  # after the links: the panel is no Markdown
+    """A page of the site itself, with the parts that are there only if their files are: the strip
+    and the slider.
+    """
+    text = markdown(files.read_text(SITE / name), f"chapters/site/{name}", figures)
+    strip, shown = figures / "04_strip.png", ""
+    if "<!-- strip -->" in text and strip.exists():
+        caption = json.loads(files.read_text(strip.with_suffix(".json")))["caption"]
+        shown = f"![{caption}](figures/{strip.name})"
+    text = text.replace("<!-- strip -->", shown)
+    if "<!-- slider -->" in text:
         results = slider.read(figures)
         panel = slider.page(results) if results else slider.MISSING
         text = text.replace("<!-- slider -->", f"```{{raw}} html\n{panel}\n```")
