@@ -170,8 +170,8 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
         outputs[0].data["image/png"] = base64.b64encode(png).decode()
         mystnb["image"] = {"alt": facts["caption"]}
         values = f"{address()}/blob/main/figures/{names[0]}.json"
-        run = f"{facts['preset']} preset, {len(facts['seeds'])} seeds"
-        run += "" if len(facts["seeds"]) > 1 else " (one)"
+        n_seeds = len(facts["seeds"])
+        run = f"{facts['preset']} preset, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
         mystnb["figure"] = {"caption": f"Figure {names[0]}, {run}. [Its values]({values})."}
 
 
