@@ -353,6 +353,24 @@ def publish(name, as_name=None):
     return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
 
 
+def test_a_run_that_is_not_the_books_says_so(folder, capsys):
+    """Fails if a reader could take the fast preset's figure for the book's, or the book's own run
+    would print a line that differs from what is stored.
+    """
+    results, *_ = (
+        FIXTURES["fig_two_minima"]
+        if isinstance(FIXTURES["fig_two_minima"], tuple)
+        else (FIXTURES["fig_two_minima"],)
+    )
+    for preset, seeds in (("fast", (1001, 1002)), ("full", (5, 6)), ("full", files.BOOK_SEEDS)):
+        figures.publish("fig_two_minima", "01_x", results, preset, seeds, "A caption.")
+    said = capsys.readouterr().out
+    assert said == (
+        "fast preset, 2 seeds; the book's own: figures/01_x.png\n"
+        "full preset, 2 seeds; the book's own: figures/01_x.png\n"
+    )
+
+
 def test_published_twice_is_equal_bytes(folder):
     """Fails if a date, a version of matplotlib's own or float noise gets into a file."""
     contents = []

@@ -71,13 +71,17 @@ def publish(
 
     The JSON holds all that `redraw` needs: results, title, caption without its stamp, preset,
     seeds, versions, function and how. No dates: equal results are equal bytes. Raises ValueError
-    on an unknown function, and on results or a setting in `how` that JSON cannot hold.
+    on an unknown function, and on results or a setting in `how` that JSON cannot hold. A run that
+    is not the book's says so in a line above the figure.
     """
     drawn_by = {
         "function": function,
         "how": {key: _plain(f"{name}: {key}", value) for key, value in how.items()},
     }
     facts = _facts(name, results, preset, seeds, caption) | {"title": title, "drawn_by": drawn_by}
+    if not files.is_book(preset, seeds):
+        seen = f"{preset} preset, {len(seeds)} seeds" if len(seeds) > 1 else f"{preset} preset"
+        print(f"{seen}; the book's own: figures/{name}.png")
     figure = _draw(facts)
     path = _path(name, preset, seeds)
     _save_png(figure, path.with_suffix(".png"))
