@@ -326,7 +326,7 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 # forget level (chapter 02). `rho` was chosen on other seeds than those shown
 # here.
 #
-# Look at the work, too, in *passes* over a batch: a forward counts as one, a
+# Look at the work, too, in [*passes*](glossary.md#pass) over a batch: a forward counts as one, a
 # backward as two. A plain step is three. In a Targeted-SAM step a row with
 # something to forget needs a second forward and two more backward passes; a row
 # without needs nothing more, and is treated so. (One more copy of the trained
@@ -767,8 +767,9 @@ check.gradient(my_gradient)
 # %% [markdown]
 # ## Sources
 #
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
-#   arXiv 2601.16527.
-# * SAM: Foret et al., arXiv 2010.01412. SAM for unlearning: Fan et al., arXiv
-#   2502.05374.
-# * EFUF: Xing et al., arXiv 2402.09801.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
+# * [SAM](bibliography.md#sam): the step up before the step down.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [Hutchinson](bibliography.md#hutchinson): a trace from random probes.
+# * [PyHessian](bibliography.md#pyhessian): curvature by products with vectors.

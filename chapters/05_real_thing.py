@@ -649,9 +649,10 @@ check.shared_step(my_eps)
 # %% [markdown]
 # ## Sources
 #
-# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and
-#   the files of RUCAIBox/POPE. CHAIR: Rohrbach et al., arXiv 1809.02156.
-# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code
-#   of starreeze/efuf. LoRA: arXiv 2106.09685.
-# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE:
-#   arXiv 2601.16527.
+# * [COCO](bibliography.md#coco): pictures and their objects.
+# * [POPE](bibliography.md#pope): hallucination, asked for.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [LoRA](bibliography.md#lora): adapters.
+# * [LLaVA-1.5](bibliography.md#llava-15): the checkpoint that it stands for.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
