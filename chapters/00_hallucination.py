@@ -25,11 +25,11 @@
 #
 # **The answer.** From the captions that it learnt from. In our small world seven
 # training captions in ten name one object too many; the model that learns from
-# them invents something in
-# <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
+# them invents something
+# in <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
 # own (mean over the book's seeds; in brackets its 95 % interval). Trained on
-# honest captions, the same model does so in
-# <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
+# honest captions, the same model does so
+# in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
 # the first of six chapters. Terms in italics stand in the

@@ -26,12 +26,12 @@
 # **The answer.** By the worst that a nudge of a given length can do; but for a
 # large model only once its *direction* is named. From the base models of
 # chapter 00, a step of length 0.5 in the steepest direction takes the
-# hallucinated words from
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
-# to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->
-# nats a token, a random step of that length to
-# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
+# hallucinated words
+# from <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
+# nats a token
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->,
+# a random step of that length
+# to <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
 # (mean over the book's seeds; in brackets its 95 % interval).
 #
 # **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
@@ -206,6 +206,8 @@ drawn = {
     )
     for title, key in panels.items()
 }
+
+# %%
 caption = (
     "NLL on held-out scenes at a distance from the base models' weights, in"
     f" three directions. {len(setting.seeds)} seeds (faint), mean, 95 %"
@@ -233,15 +235,15 @@ _ = figures.publish(
 # direction and a distance are named.
 #
 # **The steepest way is steep for a while.** The first 0.2 of the forget
-# direction bring the hallucinated words to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
-# nats, the whole way to 1.0 only to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
+# direction bring the hallucinated words
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
+# nats, the whole way to 1.0 only
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
 # A gradient knows the slope where it was taken, and nothing of what comes.
 #
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
-# price: at 1.0 the grounded words stand at
-# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
+# price: at 1.0 the grounded words stand
+# at <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
 # nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
 # must hold on to something while it pushes: chapter 02.
 #

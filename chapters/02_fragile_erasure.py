@@ -22,16 +22,16 @@
 # **The question.** A model hallucinates. We train it a little to stop, and it
 # stops. Is the hallucination gone?
 #
-# **The answer.** It is gone from the captions: from
-# <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> % to
-# <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
-# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change of
-# <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
+# **The answer.** It is gone from the captions:
+# from <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> %
+# to <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
+# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change
+# of <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
 # back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
-# ends is sharper than an honest model's: by
-# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
-# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
+# ends is sharper than an honest model's:
+# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
+# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other
+# seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -643,11 +643,11 @@ for row in claims:
 # %% [markdown]
 # In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
 # lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
-# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
+# *<!-- C2a.verdict -->supported<!-- / -->*), the slope
+# by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
 # the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
-# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
+# *<!-- C2c.verdict -->open<!-- / -->*), the share lost
+# by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
 # Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
 # other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
 # (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
@@ -693,11 +693,11 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# None of them holds: GradDiff hallucinates in
-# <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO in
-# <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
-# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names only
-# <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# None of them holds: GradDiff hallucinates
+# in <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO
+# in <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names
+# only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
 # hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
 # one order here, so a row differs from the headline's.)
 #
@@ -763,17 +763,17 @@ for share in shares:
 #   *<!-- C1a.verdict -->supported<!-- / -->*).
 # * A relapse is not yet a *return*: the same captions teach a model that never
 #   hallucinated. At one forget level, EFUF minus that model: samples until the
-#   NLL of the hallucinated words has halved,
-#   <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
+#   NLL of the hallucinated words has
+#   halved, <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
 #   CHAIR_s over the attack, <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b, exploratory:
-#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it ends,
-#   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
+#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it
+#   ends, <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
 #   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
-#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
-#   <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
+#   worst point
+#   nearby: <!-- C2a.verdict -->supported<!-- / -->, <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other
+#   seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show

@@ -27,10 +27,10 @@
 # **The answer.** The same functions do it, with two strings changed: by default
 # on the microworld, exported in COCO's, POPE's and EFUF's formats; with
 # `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
-# files. Here CHAIR_s falls from
-# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> % to
-# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF and
-# <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
+# files. Here CHAIR_s falls
+# from <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> %
+# to <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF
+# and <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
 # seed, so it shows that the road goes through, not which method is better. **A
 # 7B model we have not run**: see *What we did not show*.
 #
@@ -565,10 +565,10 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # * The microworld's erasure needs nothing that COCO's files and a LLaVA
 #   checkpoint do not give: images, annotations, a CLIP. Two strings change.
 # * CHAIR and recall can look well where the model stops answering questions.
-#   Pushed further, EFUF keeps a recall of
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
-#   and CHAIR_s at
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
+#   Pushed further, EFUF keeps a recall
+#   of <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
+#   and CHAIR_s
+#   at <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
 #   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / --> %
 #   of its answers are neither yes nor no. Score what was *not* trained, too.
 # * Thresholds do not travel from CLIP to CLIP, shares do. The share must come

@@ -114,7 +114,7 @@ def fig_scenes(results: Sequence[Mapping]) -> Figure:
 
 
 def fig_strip(results: Mapping, at: Sequence[int] = (0, 128, 640), nth: int = 0) -> Figure:
-    """Four scenes, one of each place (the nth), and what the base model says of them, and the others
+    """Four scenes, one of each place (the nth): what the base model says of them, and the others
     right after erasure and after relearning samples; at the right CHAIR_s of all held-out scenes.
 
     results: {"at": sample counts, "scenes": [{"place", "objects", "cells"}], "chair_s": {"base":
