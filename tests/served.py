@@ -69,6 +69,7 @@ class Web(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else 40 ms a file, waiting for an acknowledgement
     server: Web
 
     def log_message(self, *_):

@@ -108,6 +108,7 @@ class _Run:
     lock: threading.Lock = field(default_factory=threading.Lock)
     own: threading.local = field(default_factory=threading.local)  # a session is not for two
     sessions: list[requests.Session] = field(default_factory=list)
+    live: dict[Path, requests.Response] = field(default_factory=dict)
     sizes: dict[Path, int] = field(default_factory=dict)  # bytes, as the bar counts on them
     received: int = 0  # bytes
 
@@ -129,6 +130,13 @@ class _Run:
         with self.lock:
             self.bar.total += size - self.sizes.get(file.path, file.size or file.about)
             self.sizes[file.path] = size
+
+    def halt(self) -> None:
+        """Let the threads end, also those that wait for a byte (urllib3 can, from 2.3 on)."""
+        self.stop.set()
+        for response in list(self.live.values()):
+            with suppress(Exception):
+                response.raw.shutdown()
 
     def wait(self, tries: int, after: float) -> None:
         patience = self.patience
@@ -160,7 +168,7 @@ def download(
             for job in as_completed(jobs):
                 _note(job, failed)
         except BaseException:
-            run.stop.set()
+            run.halt()
             pool.shutdown(cancel_futures=True)
             raise
     if failed:
@@ -258,13 +266,16 @@ def _receive(file: Wanted, run: _Run) -> tuple[str, str]:
             if total is not None:
                 run.expect(file, total)
             if start != total:
+                run.live[file.path] = response
                 _write(file.part, start, response, run)
             published = _published(response)
-    # Both: requests hands on some of what urllib3 raises while a body is read
+    # The second: requests hands on some of what urllib3 raises while a body is read
     except (requests.RequestException, HTTPError) as error:
-        if isinstance(error, ValueError) and not isinstance(error, requests.JSONDecodeError):
+        if isinstance(error, ValueError):
             raise FetchError(f"{file.url}: no usable URL ({error}). Mend it.") from error
         raise _Passing(f"no status, the connection failed ({_reason(error)})") from error
+    finally:
+        run.live.pop(file.path, None)
     if total is not None and _size(file.part) < total:
         raise _Passing(f"{status}, but the connection ended at {_size(file.part)} of {total} bytes")
     if total is not None and _size(file.part) > total:
@@ -294,7 +305,8 @@ def _place(
         if not at or start != at or (code == 416 and total != at) or not is_plain:
             # The part is longer than the file, or the server counts in its own way, as packed
             raise _Spoiled(f"{status}, but not from byte {at} on")
-        total = total if total is not None else start + int(headers.get("Content-Length", 0))
+        if total is None and headers.get("Content-Length", "").isdigit():
+            total = start + int(headers["Content-Length"])
     elif code == 200:
         length = headers.get("Content-Length", "") if is_plain else ""
         start, total = 0, int(length) if length.isdigit() else None
