@@ -380,11 +380,16 @@ def test_files_that_lie_elsewhere_below_are_found(server, right, tmp_path):
     """
     get(server, tmp_path / "all")
     (tmp_path / "all/pope").rename(tmp_path / "all/POPE")
+    (tmp_path / "all/zips").mkdir()
+    archive = tmp_path / "all/annotations_trainval2014.zip"
+    archive.rename(tmp_path / "all/zips" / archive.name)
+    (tmp_path / "all/annotations/captions_val2014.json").unlink()  # to be unpacked once more
     (tmp_path / "all/images").mkdir()
     for split in ("train2014", "val2014"):
         (tmp_path / "all" / split).rename(tmp_path / "all/images" / split)
     server.log.clear()
     assert get(server, tmp_path / "all")["fetched"] == 0 == len(server.log)
+    assert (tmp_path / "all/annotations/captions_val2014.json").exists()
     shutil.copy(tmp_path / "all/POPE/coco_pope_random.json", tmp_path / "all")
     with pytest.raises(FetchError, match="keep one of them"):
         get(server, tmp_path / "all")
@@ -500,6 +505,12 @@ def test_bad_arguments(tmp_path, capsys, arguments, says):
     assert says in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
+def test_no_torch_is_loaded():
+    """Fails if whoever fetches waits for torch first."""
+    code = "import sys, lab.field.fetch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "chapters").returncode == 0
+
+
 def test_a_folder_that_is_none(tmp_path, capsys):
     """Fails if a file in the place of the folder is a traceback."""
     (tmp_path / "file").write_text("")
@@ -520,10 +531,15 @@ FAULTY = st.builds(
 @settings(
     deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(faults=st.lists(FAULTY, max_size=12), full_at=st.sampled_from([None] * 9 + [0, 5, 20]))
-def test_any_faults_in_any_order(server, right, tmp_path_factory, faults, full_at):
-    """Fails if some faults end in something else than the right files, or one error that names what
-    failed and no wrong file; or if the run after that asks for a file that had come.
+@given(
+    faults=st.lists(FAULTY, max_size=12),
+    full_at=st.sampled_from([None] * 9 + [0, 5, 20]),
+    there=st.lists(st.booleans(), min_size=17, max_size=17),
+)
+def test_any_faults_in_any_order(server, right, tmp_path_factory, faults, full_at, there):
+    """Fails if some faults, from some files on, end in something else than the right files, or one
+    error that names what failed and no wrong file; or if the run after that asks for a file that
+    had come.
     """
     server.log.clear()
     server.faults.clear()
@@ -531,6 +547,12 @@ def test_any_faults_in_any_order(server, right, tmp_path_factory, faults, full_a
     for place, fault in faults:
         server.faults[paths[place]].append(fault)
     folder, writes, write = tmp_path_factory.mktemp("any"), [], download._write
+    names = {name for name, is_there in zip(right, there, strict=True) if is_there}
+    if names.issuperset(fetch.MEMBERS):  # what is unpacked needs no archive
+        names.add("annotations_trainval2014.zip")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(right[name])
 
     def written(*given):
         writes.append(1)
@@ -544,11 +566,11 @@ def test_any_faults_in_any_order(server, right, tmp_path_factory, faults, full_a
         assert re.search(r"status|cannot be written", str(error))
         finished = {n: b for n, b in tree(folder).items() if not n.endswith(".part")}
         assert finished.items() <= right.items()
-        there = {path for path in paths if Path(path).name in {Path(n).name for n in finished}}
+        came = {path for path in paths if Path(path).name in {Path(n).name for n in finished}}
         server.faults.clear()
         server.log.clear()
         get(server, folder)
-        assert not there & {asked.path for asked in server.log}
+        assert not came & {asked.path for asked in server.log}
     assert tree(folder) == right
     shutil.rmtree(folder)
 

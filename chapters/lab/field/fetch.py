@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -100,7 +101,7 @@ def fetch(
         needed = [*POPE, *([ARCHIVE] if plan.members else [])]  # to know which images
         if failed and not all(_is_there(plan.at[name]) for name in needed):
             raise failed
-        _unpack(plan.at[ARCHIVE], plan.members)
+        _unpack(into, plan.at[ARCHIVE], plan.members)
         later = plan if plan.is_full else make_plan(into, *how)
         _room(into, later.n_bytes())
         lacking = [image for split in later.images.values() for image in split]
@@ -232,7 +233,7 @@ def _listed(
     for part, row, entry in rows:
         name, url = entry.get("file_name"), entry.get("coco_url")
         if part == "images" and (names is None or name in names):
-            if urlsplit(url).scheme not in ("http", "https"):
+            if not re.fullmatch(r"https?://[\w.:-]+/[^\s\\]*", url):
                 raise FetchError(f"{instances}, images row {row}: coco_url {url!r:.80} is none.")
             found.setdefault(name, url)
         if len(found) == most:
@@ -273,17 +274,17 @@ def _bytes(n_bytes: int) -> str:
     return f"{tqdm.format_sizeof(n_bytes)}B"
 
 
-def _unpack(archive: Path, members: Mapping[str, Path]) -> None:
+def _unpack(into: Path, archive: Path, members: Mapping[str, Path]) -> None:
     """Take the members, and no others, out of the archive, each whole or not at all."""
     if not members:
         return
     try:
         with zipfile.ZipFile(archive) as file:
             infos = {name: file.getinfo(name) for name in members}
-            _room(archive.parent, sum(info.file_size for info in infos.values()))
+            _room(into, sum(info.file_size for info in infos.values()))
             for name, info in infos.items():
                 with file.open(info) as packed:
-                    _write(packed, _inside(archive.parent, Wanted("", members[name])))
+                    _write(packed, _inside(into, Wanted("", members[name])))
     # A name that is not in it, a checksum that fails, what cannot be unpacked
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise FetchError(
