@@ -9,11 +9,13 @@ import sys
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.text import Text
 
 from lab import files
-from lab.evidence import figures
+from lab.evidence import figures, looks
 from lab.experiments import presets
 
+METHODS = ("base", "honest", "EFUF", "SARE")  # the names whose hue means them
 SCENE = {
     "place": "office",
     "objects": ["book", "clock"],
@@ -24,6 +26,27 @@ CURVES = {
     "method": "EFUF",
     "chair_s": [[0.0, 0.5, 1.0], [0.1, 0.4, 0.9], [0.0, 0.2, 0.8]],
     "nll_forget": [[6.0, 3.0, 1.0]] * 3,
+}
+PAIR = {"differences": [1.0, 2.0, 0.5], "diff": 1.2, "ci95": [0.1, 2.3]}
+TOKENS = [
+    [" a", 0.9, "plain"],
+    [" cup", 0.8, "true"],
+    [",", 1, "plain"],
+    [" fork", 0.6, "invented"],
+]
+STRIP = {
+    "seed": 1001,
+    "at": [0, 128, 640],
+    "scenes": [
+        {"place": place, "objects": [noun], "cells": [i]}
+        for place, noun in (("kitchen", "cup"), ("office", "book"))
+        for i in range(3)
+    ],
+    "chair_s": {"base": [1.0], "EFUF": [0.02, 0.3, 0.97], "SARE": [0.01, 0.1, 0.85]},
+    "says": {
+        name: [[TOKENS if scene % 2 else TOKENS[:2] for scene in range(6)]] * n
+        for name, n in (("base", 1), ("EFUF", 3), ("SARE", 3))
+    },
 }
 RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"method": "SARE"}}}
 FIXTURES = {
@@ -78,6 +101,19 @@ FIXTURES = {
         "lines": {"EFUF": {"forget": [[1, 2], [1, 3]], "retain": [[0.1, 0.1], [0.2, 0.1]]}},
     },
     "fig_relapse": RELAPSE,
+    "fig_relearning": RELAPSE
+    | {
+        "pair": ["SARE", "EFUF"],
+        "pairs": {"half-life": PAIR | {"better": "right is better"}, "%": PAIR | {"better": ""}},
+    },
+    "fig_strip": STRIP,
+    "fig_groups": {
+        place: {
+            name: {"chair_s": [0.1, 0.2, 0.3], "recall": [0.9, 1.0, 0.9]}
+            for name in ("base", "SARE")
+        }
+        for place in ("beaches", "elsewhere")
+    },
     "fig_attacks": (
         {"noise": RELAPSE, "rounding": RELAPSE | {"at": [8, 4, 2]}},
         {"noise": "chair_s", "rounding": "chair_s"},
@@ -143,7 +179,7 @@ FIXTURES = {
         "cost": {"more seeds": {"seconds": [10, 100, 1000], "half_width": [2, 0.9, 0.4]}},
     },
     "fig_paired": (
-        {"recall": {"differences": [1.0, 2.0, 0.5], "diff": 1.2, "ci95": [0.1, 2.3]}},
+        {"recall": PAIR},
         "SARE - EFUF",
     ),
 }
@@ -165,7 +201,7 @@ def draw(name):
 
 
 def test_every_figure_function_has_a_fixture():
-    assert set(FIXTURES) == {name for name in vars(figures) if name.startswith("fig_")}
+    assert set(FIXTURES) == set(figures.DRAW)
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -177,11 +213,14 @@ def test_figure_draws(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["fig_slices", "fig_relapse", "fig_training", "fig_survival", "fig_sweep"]
+    "name", ["fig_slices", "fig_relapse", "fig_training", "fig_survival", "fig_sweep", "fig_front"]
 )
-def test_axes_name_their_unit(name):
+def test_axes_name_their_unit_and_which_way_is_better(name):
+    """Fails if a reader must guess what an axis counts, or whether up is good."""
     for ax in draw(name).axes:
-        assert ax.get_xlabel() and any(unit in ax.get_ylabel() for unit in ("%", "nats"))
+        words = ax.get_ylabel()
+        assert ax.get_xlabel() and any(unit in words for unit in ("%", "nats", "samples", "passes"))
+        assert "better" in words or "forgotten" in words
 
 
 def test_an_interval_of_samples_stays_within_what_was_sampled():
@@ -196,7 +235,7 @@ def texts(ax):
     """{text: its box in pixels} of what is written in or beside the axes."""
     ax.figure.canvas.draw()
     written = [text for text in ax.texts if text.get_text()]
-    return {text.get_text(): text.get_window_extent() for text in written}
+    return {text.get_text(): Text.get_window_extent(text) for text in written}  # no hair line
 
 
 @pytest.mark.parametrize("name", ["fig_arms", "fig_survival", "fig_sweep", "fig_relapse"])
@@ -223,7 +262,9 @@ def test_a_name_without_a_style_is_neutral():
     """Fails if a control that nobody gave a colour to cannot be drawn."""
     line = CURVES | {"method": "a control of yours"}
     ax = figures.fig_relapse(RELAPSE | {"lines": {"mine": line}}).axes[0]
-    assert ax.lines[-1].get_color() == figures.NEUTRAL[0]
+    colours = {name: look[0] for name, look in looks.STYLE.items()}
+    assert ax.lines[-2].get_color() == looks.SPARE[0][0]  # the last marks 50 %
+    assert ax.lines[-2].get_color() not in {colours[name] for name in METHODS}
 
 
 def test_arms_say_what_they_cost_and_which_are_off():
@@ -236,8 +277,8 @@ def test_arms_say_what_they_cost_and_which_are_off():
         assert text in written, (text, list(written))
     same_row = [written[text].y0 for text in ("EFUF", "225", "8.00", "99.0", "1,000")]
     assert max(same_row) - min(same_row) < 3
-    diamonds = [line.get_color() for line in ax.lines if line.get_marker() == "D"]
-    assert diamonds[0] == diamonds[1] != diamonds[2]
+    marks = [line.get_color() for line in ax.lines if line.get_markersize() == 7]
+    assert marks == [looks.STYLE["EFUF"][0], looks.INK, looks.PALE]
 
 
 def test_a_column_that_no_arm_fills_is_left_out():
@@ -248,7 +289,7 @@ def test_a_column_that_no_arm_fills_is_left_out():
 def test_survival_is_kaplan_meier():
     """Fails if a censored run counts as a relapse, or leaves the runs at risk too early."""
     ax = draw("fig_survival").axes[0]
-    line, ticks = ax.lines[1], ax.lines[2]  # the first marks 128 samples
+    line, ticks = ax.lines[:2]
     assert line.get_drawstyle() == "steps-post"
     steps = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     assert steps == {0: 100, 100: 75, 200: 50, 300: 50, 640: 50}
@@ -256,7 +297,9 @@ def test_survival_is_kaplan_meier():
     # a run that is censored before a relapse: two are left, and one of them relapses
     arm = {"samples": [100.0, 50.0, 640.0], "censored": [False, True, True], "n_seeds": 3}
     ax = figures.fig_survival({"end": 640, "arms": {"SARE": arm}}).axes[0]
-    assert list(ax.lines[1].get_ydata()) == [100, 100, 50, 50, 50]
+    assert list(ax.lines[0].get_ydata()) == [100, 100, 50, 50, 50]
+    at_risk = [text.get_text() for text in ax.texts if text.get_text().isdigit()]
+    assert at_risk == ["3", "1", "1", "1", "1", "1"]  # at 0, 128, ...: censored at 50, back at 100
 
 
 def test_a_rate_that_ruins_recall_is_hollow_and_never_the_worst():
@@ -295,6 +338,7 @@ def test_two_seeds_get_no_band_three_do():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where `publish` writes to."""
+    monkeypatch.setitem(plt.rcParams, "figure.max_open_warning", 0)
     monkeypatch.setattr(files, "figures_folder", lambda preset, seeds: tmp_path)
     return tmp_path
 
@@ -307,6 +351,24 @@ def publish(name, as_name=None):
     how = dict(zip(keys, values, strict=True))
     caption = "A caption."
     return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
+
+
+def test_a_run_that_is_not_the_books_says_so(folder, capsys):
+    """Fails if a reader could take the fast preset's figure for the book's, or the book's own run
+    would print a line that differs from what is stored.
+    """
+    results, *_ = (
+        FIXTURES["fig_two_minima"]
+        if isinstance(FIXTURES["fig_two_minima"], tuple)
+        else (FIXTURES["fig_two_minima"],)
+    )
+    for preset, seeds in (("fast", (1001, 1002)), ("full", (5, 6)), ("full", files.BOOK_SEEDS)):
+        figures.publish("fig_two_minima", "01_x", results, preset, seeds, "A caption.")
+    said = capsys.readouterr().out
+    assert said == (
+        "fast preset, 2 seeds; the book's own: figures/01_x.png\n"
+        "full preset, 2 seeds; the book's own: figures/01_x.png\n"
+    )
 
 
 def test_published_twice_is_equal_bytes(folder):

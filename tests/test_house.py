@@ -22,6 +22,7 @@ ORDER = (
     "evidence",
     "experiments",
     "field",
+    "exercises",
     "tools",
     "score",
 )
