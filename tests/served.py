@@ -25,8 +25,8 @@ PADDING = 60_000  # bytes of keypoints in the archive, so that a break leaves so
 @dataclass
 class Fault:
     """What one answer does wrong. kind: drop (after `at` bytes), status (with `at` as the code),
-    refuse (no answer), plain (ranges are ignored), short, long or garbled (whole, but wrong), hold
-    (after `at` bytes, until `go` is set).
+    refuse (no answer), plain (ranges are ignored), elsewhere (another range comes), short, long or
+    garbled (whole, but wrong), hold (after `at` bytes, until `go` is set).
     """
 
     kind: str
@@ -101,7 +101,10 @@ class _Handler(BaseHTTPRequestHandler):
                 headers["Content-Range"] = f"bytes */{len(body)}"
                 return self._answer(asked, 416, b"", headers)
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self._answer(asked, 206 if start else 200, body[start:], headers, fault, start)
+        if span and fault.kind == "elsewhere":
+            start, headers["Content-Range"] = 0, f"bytes 0-{len(body) - 1}/{len(body)}"
+        status = 206 if span and fault.kind != "plain" else 200
+        self._answer(asked, status, body[start:], headers, fault, start)
 
     def _answer(self, asked, status, body, headers, fault=None, start=0):
         self.send_response_only(status)  # and no Server of its own

@@ -324,9 +324,7 @@ def _place(
 
 
 def _write(part: Path, start: int, response: requests.Response, run: _Run) -> None:
-    with open(part, "r+b" if start else "wb") as out:
-        out.seek(start)
-        out.truncate()
+    with open(part, "ab" if start else "wb") as out:
         for block in response.iter_content(BLOCK):
             if run.stop.is_set():
                 raise _Stopped
