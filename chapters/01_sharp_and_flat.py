@@ -132,7 +132,7 @@ _ = figures.publish(
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
 # nearly up to the plateau. The wide one loses little. *Sharp* and *flat* are
-# names for this difference, and **sharpness-aware minimisation** is the obvious
+# names for this difference, and [**sharpness-aware minimisation**](glossary.md#sam) is the obvious
 # remedy: do not minimise the loss, minimise the dashed curve (its argument is a
 # small step $\epsilon$ of length at most $\rho$),
 #
@@ -348,10 +348,8 @@ check.sharp_and_random(my_sharp, my_random)
 # %% [markdown]
 # ## Sources
 #
-# * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving
-#   Generalization*, arXiv 2010.01412.
-# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation
-#   9(1), 1997. That sharpness depends on the ruler: Dinh et al., *Sharp Minima
-#   Can Generalize for Deep Nets*, arXiv 1703.04933.
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
-#   arXiv 2601.16527.
+# * [SAM](bibliography.md#sam): the step up before the step down.
+# * [Flat minima](bibliography.md#flat-minima): where the idea comes from.
+# * [Sharp minima](bibliography.md#sharp-minima): that sharpness depends on the ruler.
+# * [Loss landscape](bibliography.md#loss-landscape): drawing a loss around weights.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

@@ -326,7 +326,7 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 # forget level (chapter 02). `rho` was chosen on other seeds than those shown
 # here.
 #
-# Look at the work, too, in *passes* over a batch: a forward counts as one, a
+# Look at the work, too, in [*passes*](glossary.md#pass) over a batch: a forward counts as one, a
 # backward as two. A plain step is three. In a Targeted-SAM step a row with
 # something to forget needs a second forward and two more backward passes; a row
 # without needs nothing more, and is treated so. (One more copy of the trained
@@ -368,7 +368,8 @@ for label, metric in metrics.items():
 for label, row in rows.items():
     diff, interval = f"{row['diff']:+.2f}", np.round(row["ci95"], 2)
     print(f"{label:32s} SARE - EFUF: {diff}, 95 % interval {interval}")
-how = {"xlabel": "SARE - EFUF after erasure"}
+way = "left is better; recall: right is better"
+how = {"xlabel": f"SARE - EFUF after erasure ({way})"}
 how |= {"title": titles.differences(rows)}
 caption = (
     f"{len(setting.seeds)} seeds, {setting.orders} orders of erasure each. "
@@ -461,7 +462,8 @@ found = {"base": told["base"]} | found
 beaches = tables.by_place(found, "beach")
 caption = (
     "Erased without one caption of a beach: CHAIR_s and recall on held-out"
-    f" scenes of beaches and of the other three places; {len(few.seeds)} seeds."
+    f" scenes of beaches and of the other three places; {len(few.seeds)} seeds:"
+    " a dot each, mean, 95 % interval."
 )
 how = {"title": titles.places(beaches)}
 _ = figures.publish(
@@ -765,8 +767,9 @@ check.gradient(my_gradient)
 # %% [markdown]
 # ## Sources
 #
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
-#   arXiv 2601.16527.
-# * SAM: Foret et al., arXiv 2010.01412. SAM for unlearning: Fan et al., arXiv
-#   2502.05374.
-# * EFUF: Xing et al., arXiv 2402.09801.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
+# * [SAM](bibliography.md#sam): the step up before the step down.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [Hutchinson](bibliography.md#hutchinson): a trace from random probes.
+# * [PyHessian](bibliography.md#pyhessian): curvature by products with vectors.

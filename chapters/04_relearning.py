@@ -148,10 +148,10 @@ heard = jobs.rows_side_by_side(
 says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
 caption = (
     "Greedy captions of the first held-out scene of each place, seed"
-    f" {first}. Red and bold: not in the picture. Right: CHAIR_s on all 200"
-    " held-out scenes of this seed. " + tables.caption(results, *both)
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
 )
-how = {"at": (0, 128, 640)}
+how = {"at": presets.PRESETS["fast"].coarse}  # as the fast preset measures
 how |= {"title": titles.strip(says, how["at"])}
 _ = figures.publish(
     "fig_strip", "04_strip", says, preset, [first], caption, **how
@@ -200,7 +200,7 @@ _ = figures.publish(
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
 # differs from seed to seed, also within one method. *The* picture of a time
 # until something happens is the survival curve, which also knows what to do
-# with runs that did not relapse within the attack (they are *censored*):
+# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored)):
 
 # %%
 lasting = tables.survival(results, *both)
@@ -290,7 +290,7 @@ _ = figures.again("04_variance")
 # ## The other methods
 #
 # The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
-# them untargeted SAM (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
 # seeds, one order and fewer points differ from the headline's.)
@@ -708,7 +708,10 @@ check.paired_interval(my_low, my_high)
 # %% [markdown]
 # ## Sources
 #
-# * Relearning attacks: Fan et al., arXiv 2502.05374; Hu et al., *Jogging the
-#   Memory of Unlearned LLMs Through Targeted Relearning Attacks*, arXiv
-#   2406.13356.
-# * SARE: arXiv 2601.16527. EFUF: arXiv 2402.09801. CHAIR: arXiv 1809.02156.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [Jogging](bibliography.md#jogging): relearning from little.
+# * [Kaplan-Meier](bibliography.md#kaplan-meier): the survival curve.
+# * [LookSAM](bibliography.md#looksam): a step kept for several steps.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.

@@ -8,8 +8,11 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.text import Text
+from PIL import Image
 
 from lab import files
 from lab.evidence import figures, looks
@@ -351,6 +354,116 @@ def publish(name, as_name=None):
     how = dict(zip(keys, values, strict=True))
     caption = "A caption."
     return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
+
+
+def width(path):
+    """Pixels."""
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def test_every_figure_is_as_wide_as_the_book_and_legible(folder):
+    """Fails if a chapter's figures differ in width, letters are smaller than 7.5 pt where the page
+    is 900 pixels wide, or words are cut off at a side.
+    """
+    for name in FIXTURES:
+        path = publish(name)
+        assert width(path) == round(looks.WIDTH * plt.rcParams["savefig.dpi"])
+        figure = plt.gcf()
+        figure.set_dpi(150)
+        figure.draw_without_rendering()
+        words = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+        shown = [t for t in words if t.axes is None or t.axes.get_visible()]
+        assert min(t.get_fontsize() for t in shown) >= 7.5, name
+        box = figure.get_tightbbox()
+        assert box.x0 >= -0.01 and box.x1 <= looks.WIDTH + 0.01, (name, box)
+        plt.close("all")
+
+
+def test_a_title_stands_on_top_and_is_kept(folder):
+    """Fails if what a figure says is lost on the way to the file, or runs over the edge."""
+    title = "A result in words. " * 12
+    path = figures.publish("fig_relapse", "trial", RELAPSE, "full", (1, 2), "Below.", title=title)
+    assert json.loads(path.with_suffix(".json").read_text())["title"] == title
+    figure = plt.gcf()
+    (written,) = (t for t in figure.texts if t.get_text().startswith("A result"))
+    inside = [ax.get_tightbbox().y1 for ax in figure.axes]
+    assert written.get_window_extent().y0 >= max(inside) and "\n" in written.get_text()
+
+
+def test_numbers_are_kept_without_a_picture(folder):
+    """Fails if results that prose quotes cannot be found, or redrawing stumbles over them."""
+    path = figures.numbers("trial", {"a": [1 / 3]}, "full", (1, 2), "What they are.")
+    facts = json.loads(path.read_text())
+    assert facts["results"] == {"a": [0.333333]} and facts["caption"] == "What they are."
+    assert figures.redraw(folder) == [] and [p.name for p in folder.iterdir()] == ["trial.json"]
+
+
+def test_the_step_moves_and_ends_where_the_figure_does(folder):
+    """Fails if the film is large, differs from run to run, or does not open with the whole step."""
+    publish("fig_geometry")
+    film = folder / "03_step.gif"
+    before = film.read_bytes()
+    assert figures.redraw(folder) == ["fig_geometry"] and film.read_bytes() == before
+    assert len(before) < 400_000
+    with Image.open(film) as moving:
+        assert moving.n_frames > 10 and moving.info["loop"] == 0
+        frames = [np.asarray(moving.convert("RGB")) for _ in [moving.seek(0)]]
+        for i in (1, moving.n_frames - 1):
+            moving.seek(i)
+            frames.append(np.asarray(moving.convert("RGB")))
+    assert (frames[0] == frames[2]).all() and (frames[0] != frames[1]).any()
+    for name in ("EFUF", "SARE"):  # a palette of greys would lose the arrows' colours
+        meant = 255 * np.asarray(to_rgb(looks.STYLE[name][0]))
+        assert np.abs(frames[0].astype(float) - meant).max(-1).min() < 16
+
+
+def test_what_is_invented_needs_no_colour():
+    """Fails if a grey print of the strip cannot tell invented words from true ones."""
+    ax = draw("fig_strip").axes[0]
+    words = {t.get_text(): t for t in ax.texts}
+    assert words["fork"].get_fontweight() == "bold" != words["a cup,"].get_fontweight()
+    underlined = [line for line in ax.lines if line.get_color() == words["fork"].get_color()]
+    n_said = sum(t.get_text() == "fork" for t in ax.texts)
+    assert len(underlined) == n_said == 7  # of the second place, in each of the seven rows
+    assert words["30 %"] and words["97 %"] and len(ax.images) == 2
+
+
+def test_the_strip_names_a_count_that_was_not_measured():
+    with pytest.raises(ValueError, match="at: 64 samples were not measured: there are 0, 128, 640"):
+        figures.fig_strip(STRIP, at=(0, 64))
+
+
+def test_recall_is_shown_where_it_decides():
+    """Fails if an attack that silences the model looks harmless, or the others fill the figure."""
+    lines = {
+        "EFUF": CURVES | {"recall": [[1.0, 0.99, 0.98]] * 3},
+        "SARE": CURVES | {"method": "SARE", "recall": [[1.0, 0.99, 0.98]] * 3},
+    }
+    quiet = {"EFUF": lines["EFUF"] | {"recall": [[1.0, 0.5, 0.2]] * 3}}
+    drawn = {
+        "noise": {"at": [0, 1, 2], "lines": lines},
+        "leading": {"at": [0, 1, 2], "lines": quiet},
+    }
+    figure = figures.fig_attacks(drawn, dict.fromkeys(drawn, "chair_s"), {})
+    shown = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
+    assert shown == ["noise", "leading", "recall: leading"]
+
+
+def test_nll_lost_starts_at_zero():
+    """Fails if two erasures that start at other levels are compared by where they stand."""
+    drawn = {"distances": [0, 1], "lines": {"EFUF": {"method": "EFUF", "curves": [[6, 3], [8, 4]]}}}
+    ax = figures.fig_slices(drawn, "nll_lost").axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0, 3], [0, 4], [0, 3.5]]
+
+
+def test_committed_figures_say_what_they_show():
+    """Fails if a committed figure has no title, or was drawn for another width."""
+    for path in sorted((files.ROOT / "figures").glob("*.json")):
+        facts = json.loads(path.read_text())
+        if isinstance(facts, dict) and "drawn_by" in facts:
+            assert facts["title"] and facts["caption"].endswith("."), path
+            assert width(path.with_suffix(".png")) == 1350, path
 
 
 def test_a_run_that_is_not_the_books_says_so(folder, capsys):

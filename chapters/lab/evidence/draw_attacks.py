@@ -98,7 +98,9 @@ def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
         ax.plot([0, *kept.quantiles, end], [100, *share, share[-1]], **how)
         ticks = samples[censored]
         ax.plot(ticks, 100 * kept.evaluate(ticks), "|", color=colour, ms=10, mew=1.5, clip_on=False)
-        labels.append((share[-1], f"{name}: never\nin {censored.sum()} of {len(samples)}", colour))
+        n, kept_n = len(samples), censored.sum()
+        words = f"{kept_n} of {n}\nnever relapse" if kept_n else f"all {n}\nrelapse"
+        labels.append((share[-1], f"{name}: {words}", colour))
         _at_risk(ax, row, name, colour, samples)
     half = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}
     ax.axhline(50, **half)

@@ -33,6 +33,8 @@ def fig_slices(
     for name, line in results["lines"].items():
         row = factor * np.asarray(line["curves"], float)
         lines[name] = (line["method"], row[:, :1] - row if key == "nll_lost" else row)
+    if log:
+        ax.xaxis.set_major_formatter("{x:g}")
     curves(ax, results["distances"], lines, bounds)
     return ax.figure
 
@@ -60,7 +62,7 @@ def fig_training(results: Mapping, window: int = 5) -> Figure:
     curve per seed], "retain": [...]}}}. The right panel is smoothed: a batch of 24 captions says
     little about the grounded ones, so each point is the mean of `window` steps around it.
     """
-    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), gridspec_kw={"wspace": 0.34})
+    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), gridspec_kw=_room(results["lines"]))
     labels = {
         "forget": "NLL of sub-sentences to forget,\nnats a token, higher: forgotten",
         "retain": "NLL of sub-sentences to retain,\nnats a token, lower is better",
@@ -123,7 +125,7 @@ def fig_relearning(results: Mapping, xlabel: str = "relearning samples") -> Figu
     text of the direction that favours the first of the pair}, "pair": their names.
     """
     figure = plt.figure(figsize=(WIDTH, 3.5))
-    grid = figure.add_gridspec(1, 3, width_ratios=(1.25, 1, 0.85), wspace=0.75)
+    grid = figure.add_gridspec(1, 3, width_ratios=(1.15, 1, 0.95), wspace=0.62)
     fig_relapse(results, axes=[figure.add_subplot(grid[0, i]) for i in (0, 1)], xlabel=xlabel)
     rows = results["pairs"]
     inner = grid[0, 2].subgridspec(len(rows), 1, hspace=1.6)
@@ -136,7 +138,7 @@ def fig_relearning(results: Mapping, xlabel: str = "relearning samples") -> Figu
         ax.set_xlabel(f"{label}, {row['better']}", fontsize=8)
         ax.tick_params(labelsize=8, pad=1)
         if i == 0:
-            ax.set_title(" − ".join(results["pair"]) + ", a dot a seed")
+            ax.set_title(" − ".join(results["pair"]) + " (dot: a seed)", fontsize=9)
     return figure
 
 

@@ -89,6 +89,7 @@ def fig_groups(
             mean = dots(ax, row, values, bounds, colour, marker)
             beside(ax, row, 34, 0, f"{mean:.3g}", fontweight="bold")
         _row_axis(ax, [f"{group}: {name}" for group, name in rows], label, bounds)
+        ax.set_xlabel(label)  # what dots and bars are stands in the caption: two would collide
         for row in np.cumsum([len(names) for names in results.values()])[:-1]:
             ax.axhline(row - 0.5, color=PALE, linewidth=0.8)
     return figure
@@ -183,15 +184,18 @@ def beside(
 def _arm_columns(arms: Mapping[str, Mapping]) -> list[tuple[str, float, list[str]]]:
     """(header, width in points, a text an arm) of each column that some arm has a value for.
 
-    The arms' common level is the median over all runs. An arm that is further off than 0.05 nats
-    says so in brackets.
+    The arms' common level is the median over all runs, if at least half of the arms stand there.
+    An arm that is further off than 0.05 nats says so in brackets.
     """
-    runs = [level for arm in arms.values() for level in arm.get("level", ())]
-    common = np.median(runs) if runs else 0
+    of_arms = [arm["level"] for arm in arms.values() if arm.get("level")]
+    common = np.median(np.concatenate(of_arms)) if of_arms else 0
+    n_there = sum(abs(np.mean(row) - common) < 0.05 for row in of_arms)
+
+    has_common = 2 * n_there >= len(of_arms)
 
     def level(values: Sequence[float]) -> str:
         off = max(abs(value - common) for value in values)
-        return f"{np.mean(values):.2f}" + (f" (off {off:.2f})" if off > 0.05 else "")
+        return f"{np.mean(values):.2f}" + (f" (off {off:.2f})" if off > 0.05 and has_common else "")
 
     columns = {
         "values": ("mean", 42, lambda values: f"{np.mean(values):.3g}"),

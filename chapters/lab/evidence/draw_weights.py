@@ -17,7 +17,7 @@ from .looks import INK, MID, PALE, STYLE, WIDTH, dashes
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#8b909a"])  # ink stays legible
 DEPTH = LinearSegmentedColormap.from_list("depth", ["#3b4350", "#ffffff"])
-FRAMES, MILLISECONDS = 20, 110  # of the film, after its first still
+FRAMES, MILLISECONDS = 20, 90  # of the film, after its first still
 
 
 def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
@@ -112,7 +112,7 @@ def _ground(ax: Axes, results: Mapping):
     """The loss as shades with lines of equal loss."""
     grid = (results["x"], results["y"], np.asarray(results["neg"]))
     filled = ax.contourf(*grid, levels=12, cmap=SHADES)
-    ax.contour(*grid, levels=12, colors=PALE, linewidths=0.4)
+    ax.contour(*grid, levels=12, colors=PALE, linewidths=0.4, linestyles="solid")
     ax.grid(False)
     return filled
 
@@ -174,10 +174,10 @@ def move_geometry(results: Mapping, path: Path) -> None:
         "home: the plain gradient of L_neg",
         "one step of relearning, to theta + eps*",
         "the gradient found there ...",
-        "... is the one that is taken from home",
+        "... is the one that is taken at home: SARE's",
     )
     moments = [4.0, *np.linspace(0.05, 4, FRAMES), 4.0]
-    figure, ax = plt.subplots(figsize=(5, 4.3), dpi=80)
+    figure, ax = plt.subplots(figsize=(5, 4.3), dpi=110)
     pictures = []
     for moment in moments:
         ax.clear()
@@ -188,8 +188,20 @@ def move_geometry(results: Mapping, path: Path) -> None:
         figure.canvas.draw()
         pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB"))
     plt.close(figure)
-    palette = pictures[0].quantize(48, dither=Image.Dither.NONE)
+    palette = _palette(pictures[0])
     first, *others = (p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
-    pauses = [900, *[MILLISECONDS] * FRAMES, 900]
+    pauses = [700, *[MILLISECONDS] * FRAMES, 500]
     how = {"save_all": True, "append_images": others, "duration": pauses, "loop": 0}
     first.save(path, "GIF", optimize=False, **how)
+
+
+def _palette(picture: Image.Image, n: int = 255) -> Image.Image:
+    """A GIF's palette: half of it by frequency, for shades, half by spread: the arrows are few
+    pixels, and would come out grey.
+    """
+    found: list[int] = []
+    for method in (Image.Quantize.MEDIANCUT, Image.Quantize.MAXCOVERAGE):
+        found += picture.quantize(n // 2, method=method).getpalette()[: 3 * (n // 2)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(found)
+    return palette

@@ -38,10 +38,10 @@ from .draw_rows import (
     fig_variance,
 )
 from .draw_weights import fig_geometry, fig_plane, fig_two_minima, move_geometry
-from .looks import INK, MID, STYLE
+from .looks import EDGE, INK, MID, STYLE, WIDTH
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
-__all__ = ["STYLE", "again", "numbers", "publish", "redraw", "save"]
+__all__ = ["STYLE", "WIDTH", "again", "numbers", "publish", "redraw", "save"]
 DRAW: dict[str, Callable[..., Figure]] = {
     function.__name__: function
     for function in (
@@ -52,7 +52,6 @@ DRAW: dict[str, Callable[..., Figure]] = {
     )
 }
 MOVE = {"fig_geometry": ("03_step", move_geometry)}  # also drawn as a short film of that name
-EDGE = 0.08  # inches around a figure
 
 
 def publish(
@@ -218,7 +217,7 @@ def _fit(figure: Figure) -> None:
     """Stretch the axes sideways until they and all that is written beside them fill the width."""
     width = figure.get_figwidth()
     for _ in range(3):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         box, axes = figure.get_tightbbox(), [ax for ax in figure.axes if ax.get_visible()]
         places = [ax.get_position(original=True) for ax in axes]
         left, right = min(p.x0 for p in places), max(p.x1 for p in places)
@@ -234,7 +233,7 @@ def _save_png(figure: Figure, path: Path) -> None:
     """Write the figure, the book's width wide and as high as what is on it."""
     shown = figure.dpi
     figure.set_dpi(plt.rcParams["savefig.dpi"])
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     box = figure.get_tightbbox()
     whole = Bbox([[0, box.y0 - EDGE], [figure.get_figwidth(), box.y1 + EDGE]])
     figure.savefig(path, metadata={"Software": None}, bbox_inches=whole)

@@ -23,6 +23,7 @@ from matplotlib.transforms import offset_copy
 from .stats import band
 
 WIDTH = 9.0  # inches, of every figure: 100 an inch where a page is 900 pixels wide
+EDGE = 0.08  # inches left free around it
 INK, MID, PALE = "#111827", "#4b5563", "#8b909a"
 STYLE = {  # name -> (colour, marker, dash)
     "base": ("#6b1a1a", "o", (1, 1)),

@@ -275,7 +275,7 @@ def by_place(measured: Mapping[str, Row], place: str) -> dict[str, dict]:
     """What figures.fig_groups takes: CHAIR_s and recall on a place, and the mean over the others;
     measured: quality.measure's results by name, one a seed.
     """
-    found: dict[str, dict] = {f"{place}, in no caption of the erasure": {}, "the other places": {}}
+    found: dict[str, dict] = {f"{place}, never erased on": {}, "the other places": {}}
     for name, row in measured.items():
         here = [m["places"][place] for m in row]
         others = [[shares for at, shares in m["places"].items() if at != place] for m in row]

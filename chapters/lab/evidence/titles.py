@@ -18,7 +18,7 @@ Lines = Mapping[str, Mapping]
 
 def _share(values: Sequence[float]) -> str:
     """ "97.8 %": the mean of shares."""
-    return f"{100 * fmean(values):.1f} %"
+    return f"{100 * fmean(values):.3g} %"
 
 
 def _whole(values: Sequence[float]) -> str:
@@ -61,10 +61,8 @@ def base(results: Mapping[str, Sequence[float]]) -> str:
 def noise(results: Mapping[str, Sequence[float]]) -> str:
     """Of 00_noise: CHAIR_s by the noise in the training captions."""
     found = {key.split(" at ")[1]: row for key, row in results.items() if key.startswith("chair_s")}
-    parts = [f"{100 * float(share):.0f} % noise: {_share(row)}" for share, row in found.items()]
-    return (
-        f"Captions that invent an object, by the noise in what was trained on: {'; '.join(parts)}"
-    )
+    parts = [f"{_share(row)} ({100 * float(share):.0f} %)" for share, row in found.items()]
+    return f"CHAIR_s by the share of noisy captions in the training: {_and(parts)}"
 
 
 def minima(results: Mapping) -> str:
@@ -107,23 +105,22 @@ def scores(results: Mapping) -> str:
     """Of fig_scores: how right the judge is."""
     precision, recall = (100 * results[key] for key in ("precision", "recall"))
     return (
-        f"Of what the judge marks to forget {precision:.1f} % is hallucinated;"
-        f" of what is hallucinated it marks {recall:.1f} %"
+        f"Of what the judge marks to forget {precision:.3g} % is hallucinated;"
+        f" of what is hallucinated it marks {recall:.3g} %"
     )
 
 
 def training(results: Mapping) -> str:
     """Of fig_training: where the two losses go."""
     (line,) = list(results["lines"].values())[:1]
-    ends = {
-        kind: [fmean(curve[i] for curve in line[kind]) for i in (0, -1)]
-        for kind in ("forget", "retain")
-    }
-    (low, high), (before, after) = ends["forget"], ends["retain"]
+    low, high = (fmean(curve[i] for curve in line["forget"]) for i in (0, -1))
+    before, after = (
+        fmean(x for curve in line["retain"] for x in curve[few])
+        for few in (slice(5), slice(-5, None))
+    )
     return (
         f"In {len(results['step'])} steps what is to be forgotten goes from {low:.1f} to"
-        f" {high:.1f} nats,"
-        f" what is retained from {before:.2f} to {after:.2f}"
+        f" {high:.1f} nats, what is retained from {before:.2f} to {after:.2f} (means of five steps)"
     )
 
 
@@ -142,18 +139,24 @@ def halves(drawn: Mapping) -> dict[str, float | None]:
 
 def lasting(drawn: Mapping) -> str:
     """Of fig_relapse and fig_relearning: whose captions stay clean longer."""
-    found = sorted(halves(drawn).items(), key=lambda item: item[1] or float("inf"), reverse=True)
-    parts = [
-        f"{_short(name)}'s " + ("never do" if n is None else f"after {n:.0f}") for name, n in found
+    found = halves(drawn)
+    if not found:
+        return where_it_ends(drawn)
+    last = {name: float("inf") if n is None else n for name, n in found.items()}
+    (name, n), *others = sorted(found.items(), key=lambda item: -last[item[0]])
+    ahead = others and others[0][1] is not None and (n is None or n > others[0][1])
+    whose = "its" if ahead else f"{_short(name)}'s"
+    if n is None:
+        words = f"fewer than half of {whose} captions hallucinate by the end"
+    else:
+        words = f"half of {whose} captions hallucinate after {n:.0f} relearning samples"
+    ends = [
+        f"half of {_short(other)}'s " + ("never" if m is None else f"after {m:.0f}")
+        for other, m in others
     ]
-    if len(found) == 1:
-        words = parts[0].replace("never do", "do not within the attack")
-        return f"Half of the captions hallucinate again: {words}" + " relearning samples" * (
-            found[0][1] is not None
-        )
-    ranked = found[0][1] is None or found[1][1] is not None and found[0][1] > found[1][1]
-    best = f"{_short(found[0][0])}'s captions stay clean longer" if ranked else "A tie"
-    return f"{best}: samples until half of the captions hallucinate: {_and(parts)}"
+    start = f"{_short(name)} keeps captions clean longer: " if ahead else ""
+    words = ", ".join([start + words, *ends])
+    return words[0].upper() + words[1:]
 
 
 def halves_of(drawn: Mapping) -> str:
@@ -193,10 +196,10 @@ def lenient(results: Mapping) -> str:
     """Of 02_lenient: what a lenient judge leaves."""
     (line,) = results["lines"].values()
     parts = [
-        f"{_share([c[i] for c in line['curves']])} of captions ({share:g} % missed)"
+        f"{_share([c[i] for c in line['curves']])} ({share:g} % missed)"
         for i, share in enumerate(results["distances"])
     ]
-    return f"What a lenient judge misses stays: objects are invented in {_and(parts)}"
+    return f"What the judge misses stays: CHAIR_s after erasure is {_and(parts)}"
 
 
 # Rows of arms, chapters 02 and 04
@@ -221,20 +224,25 @@ def least(results: Mapping, enough: float = 0.95) -> str:
 
 def levels(results: Mapping) -> str:
     """Of 04_levels: one method against itself."""
-    parts = [f"{fmean(arm['values']):.1f} % ({name})" for name, arm in results["arms"].items()]
-    return f"One method against itself, mean CHAIR_s over the attack: {_and(parts)}"
+    parts = [
+        f"{fmean(arm['values']):.1f} % ({name.split('stopped at ')[-1]})"
+        for name, arm in results["arms"].items()
+    ]
+    return f"One method, stopped at other levels: mean CHAIR_s over the attack {_and(parts)}"
 
 
 def cost(results: Mapping) -> str:
     """Of 04_cost: the exact step and its cheapest approximation."""
     arms = results["arms"]
     rough = [name for name in arms if name.startswith("SARE, ")]
-    names = ["SARE", *sorted(rough, key=lambda name: fmean(arms[name]["passes"]))[:1]]
-    parts = [
-        f"{name} hallucinates in {fmean(arm['values']):.1f} % for {fmean(arm['passes']):.0f} passes"
-        for name, arm in ((name, arms[name]) for name in names)
-    ]
-    return "; ".join(parts)
+    cheapest = min(rough, key=lambda name: fmean(arms[name]["passes"]), default=None)
+    words = {"SARE": "SARE", cheapest: f"its cheapest approximation ({cheapest})"}
+    return "; ".join(
+        f"{text.replace('SARE, ', '')}: {fmean(arms[name]['values']):.1f} % over the attack for"
+        f" {fmean(arms[name]['passes']):.0f} passes"
+        for name, text in words.items()
+        if name
+    )
 
 
 # Chapter 03
@@ -304,17 +312,16 @@ def ranks(results: Mapping[str, Mapping], labels: Mapping[str, str]) -> str:
         if not row["ci95"][0] <= 0 <= row["ci95"][1]
     ]
     words = _and(sure) if sure else "none"
-    return f"Of {len(results)} gauges {len(sure)} have an interval without zero: {words}"
+    n = f"{len(sure)} of {len(results)}"
+    return f"Gauges whose rank correlation has an interval without zero, {n}: {words}"
 
 
 def places(results: Mapping[str, Mapping]) -> str:
     """Of 03_beaches: what each model says of the place that no erasure saw."""
     group, rows = next(iter(results.items()))
-    parts = [
-        f"{name} invents in {_whole(row['chair_s'])}, recall {_whole(row['recall'])}"
-        for name, row in rows.items()
-    ]
-    return f"{group.capitalize()}: {'; '.join(parts)}"
+    chair = _and([f"{_whole(row['chair_s'])} ({name})" for name, row in rows.items()])
+    recall = _and([_whole(row["recall"]) for row in rows.values()])
+    return f"{group.capitalize()}: CHAIR_s {chair}, recall {recall}"
 
 
 # Chapter 04
@@ -323,8 +330,9 @@ def places(results: Mapping[str, Mapping]) -> str:
 def strip(results: Mapping, at: Sequence[int]) -> str:
     """Of fig_strip: CHAIR_s of all scenes at the first and the last count."""
     index = [list(results["at"]).index(n) for n in (at[0], at[-1])]
+    names = [name for name in results["says"] if name != "base"]
     first, last = (
-        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in ("EFUF", "SARE")])
+        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in names])
         for i in index
     )
     return (
