@@ -387,6 +387,7 @@ def test_a_title_stands_on_top_and_is_kept(folder):
     path = figures.publish("fig_relapse", "trial", RELAPSE, "full", (1, 2), caption, title=title)
     assert json.loads(path.with_suffix(".json").read_text())["title"] == title
     figure = plt.gcf()
+    figure.set_dpi(150)  # as it is saved
     (written,) = (t for t in figure.texts if t.get_text().startswith("A result"))
     inside = [ax.get_tightbbox().y1 for ax in figure.axes]
     assert written.get_window_extent().y0 >= max(inside) and "\n" in written.get_text()
