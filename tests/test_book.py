@@ -464,15 +464,23 @@ def test_the_full_runs_figure_is_shown_and_described():
 def test_docstrings_become_text_that_says_the_same():
     """Fails if a star, a bar or an underscore of a docstring is taken for markup."""
     found = book.to_rst(
-        ["x: a `b_c` * |d| e_", "rho: more.", "", "    f * g", "", "- one", "  two"]
+        [
+            "x: a `b_c` * |d| e_, *so so*, eps* of f*g*",
+            "rho: more.",
+            "",
+            "    f * g",
+            "",
+            "- one",
+            "  two",
+        ]
     )
     assert found == [
         "",
-        r"x: a \ ``b_c``\  \* \|d\| e\_",
+        r"x: a \ ``b_c``\  \* \|d\| e\_, \ *so so*\ , eps\* of f\*g\*",
         "",
         "rho: more.",
         "",
-        "::",
+        ".. code-block:: text",
         "",
         "    f * g",
         "",
@@ -550,10 +558,10 @@ def test_the_slider_needs_no_torch():
 # --- glossary and bibliography
 
 TERMS = """CHAIR_s, CHAIR_i, Recall, POPE, NLL, Nat, Greedy decoding, Co-occurrence, Sub-sentence,
-Curation, CLIP_score, Oracle, Honest control, Base model, EFUF, GA, GradDiff, NPO,
-SimNPO, SAM, Untargeted SAM, Targeted-SAM, SARE, Rho, Lambda_neg, Ascent_step, Relapse
+Curation, CLIP score, Oracle, Honest control, Base model, EFUF, GA, GradDiff, NPO,
+SimNPO, SAM, Untargeted SAM, Targeted-SAM, SARE, Rho, Lambda_neg, Ascent step, Relapse
 direction, Sharp and flat, Worst point, Hessian, Eigenvalue, Relapse radius, Forget
-level, Landing, Pass, Relearning attack, Relearning_sample, Half-life, Survival curve,
+level, Landing, Pass, Relearning attack, Relearning sample, Half-life, Survival curve,
 Censored, Interval, Seed, Order of erasure, Order of attack, Preset, Plan, Verdict,
 Holm, Equivalence test, Margin, Kit, LoRA, Adapter, bf16, Microworld"""
 

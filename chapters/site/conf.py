@@ -10,7 +10,7 @@ from lab.tools import book  # noqa: E402  (autodoc needs the same paths)
 
 project = "sare_min"
 copyright = "the authors of sare_min, Apache-2.0"
-html_title = "Sharpness-aware erasure, a textbook that runs"
+html_title = "Sharpness-aware erasure"
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx.ext.mathjax"]

@@ -38,7 +38,7 @@ def read(folder: Path = files.ROOT / "figures") -> dict | None:
     except (KeyError, TypeError, ValueError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: {problem}: draw 04_strip again.") from error
-    return facts["results"] | {"caption": facts.get("caption", "")}
+    return facts["results"]
 
 
 def check(results: Mapping) -> None:
@@ -141,9 +141,8 @@ def page(results: Mapping) -> str:
         '<label class="numbers"><input type="checkbox" id="numbers"> show how sure, in %</label>'
         "</div>"
     )
-    caption = html.escape(results.get("caption", ""))
     foot = '<p class="visually-hidden" id="spoken" role="status"></p>'
-    foot += f'<p class="caption">{caption} Seed {results["seed"]}.</p>'
+    foot += f'<p class="caption">Seed {results["seed"]}; data of figures/{NAME}.</p>'
     script = '<script src="_static/slider.js"></script>'
     return f'<div class="relapse">{head}{cards(results, steps, 0)}{foot}</div>{script}'
 

@@ -330,8 +330,9 @@ def places(results: Mapping[str, Mapping]) -> str:
 def strip(results: Mapping, at: Sequence[int]) -> str:
     """Of fig_strip: CHAIR_s of all scenes at the first and the last count."""
     index = [list(results["at"]).index(n) for n in (at[0], at[-1])]
+    names = [name for name in results["says"] if name != "base"]
     first, last = (
-        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in ("EFUF", "SARE")])
+        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in names])
         for i in index
     )
     return (

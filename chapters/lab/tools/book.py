@@ -170,14 +170,14 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
         outputs[0].data["image/png"] = base64.b64encode(png).decode()
         mystnb["image"] = {"alt": facts["caption"]}
         values = f"{address()}/blob/main/figures/{names[0]}.json"
-        run = f"{facts['preset']} preset, {len(facts['seeds'])} seeds"
-        run += "" if len(facts["seeds"]) > 1 else " (one)"
+        n_seeds = len(facts["seeds"])
+        run = f"{facts['preset']} preset, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
         mystnb["figure"] = {"caption": f"Figure {names[0]}, {run}. [Its values]({values})."}
 
 
 def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
-    """A chapter as the site shows it: text through `markdown`, the full run's figures, solutions
-    folded, the way to the slider where a cell shows it in Jupyter.
+    """A chapter as the site shows it: text through `markdown`, the full run's figures, and
+    the way to the slider where a cell shows it in Jupyter.
     """
     book = nbformat.read(path, as_version=4)
     cells, book.cells = book.cells, []
@@ -190,10 +190,6 @@ def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
         if "slider.widget(" in cell.source:
             note = nbformat.v4.new_markdown_cell(TO_SLIDER, id=f"{cell.get('id', 'cell')}-slider")
             book.cells.append(note)
-        if "solution" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-cell")
-            prompts = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
-            cell.metadata.setdefault("mystnb", {}).update(prompts)
     return book
 
 
@@ -208,17 +204,16 @@ def reference(room: str) -> str:
 
 
 def own_page(name: str, figures: Path) -> str:
-    """A page of the site itself, with the parts that are there only if their files are."""
-    text = files.read_text(SITE / name)
-    strip = figures / "04_strip.png"
-    if "<!-- strip -->" in text:
-        alt = "Four scenes and what base model, EFUF and SARE say of them, inventions in red"
-        if strip.exists():
-            alt = json.loads(files.read_text(strip.with_suffix(".json")))["caption"]
-        shown = f"![{alt}](../../figures/04_strip.png)" if strip.exists() else ""
-        text = text.replace("<!-- strip -->", shown)
-    text = markdown(text, f"chapters/site/{name}", figures)
-    if "<!-- slider -->" in text:  # after the links: the panel is no Markdown
+    """A page of the site itself, with the parts that are there only if their files are: the strip
+    and the slider.
+    """
+    text = markdown(files.read_text(SITE / name), f"chapters/site/{name}", figures)
+    strip, shown = figures / "04_strip.png", ""
+    if "<!-- strip -->" in text and strip.exists():
+        caption = json.loads(files.read_text(strip.with_suffix(".json")))["caption"]
+        shown = f"![{caption}](figures/{strip.name})"
+    text = text.replace("<!-- strip -->", shown)
+    if "<!-- slider -->" in text:
         results = slider.read(figures)
         panel = slider.page(results) if results else slider.MISSING
         text = text.replace("<!-- slider -->", f"```{{raw}} html\n{panel}\n```")
@@ -264,7 +259,7 @@ def to_rst(lines: Sequence[str]) -> list[str]:
     for block in "\n".join(lines).strip("\n").split("\n\n"):
         rows = block.split("\n")
         if all(row.startswith("    ") for row in rows):
-            found += ["::", "", *rows, ""]
+            found += [".. code-block:: text", "", *rows, ""]
             continue
         for row in rows:
             text = row.strip()
@@ -280,10 +275,10 @@ def to_rst(lines: Sequence[str]) -> list[str]:
 
 
 def escape(text: str) -> str:
-    """`code` stays code, every other sign of reStructuredText is escaped."""
-    parts = re.split(r"`([^`]+)`", text)
+    """`code` and *words* keep their marks, every other sign of reStructuredText is escaped."""
+    parts = re.split(r"(`[^`]+`|(?<![\w*])\*\w[^*`]*?\w\*(?![\w*]))", text)
     parts[::2] = [re.sub(r"([\\*|`_])", r"\\\1", part) for part in parts[::2]]
-    parts[1::2] = [rf"\ ``{part.strip()}``\ " for part in parts[1::2]]
+    parts[1::2] = [rf"\ `{part}`\ " if part[0] == "`" else rf"\ {part}\ " for part in parts[1::2]]
     return "".join(parts)
 
 
