@@ -3,8 +3,10 @@
     sare-min score pope --questions FILE --answers FILE [--parser official|strict]
     sare-min score chair --captions FILE --instances FILE... --human FILE... --convention NAME
     sare-min compare A B [--allow-unknown]
+    sare-min audit --base CHECKPOINT --erased CHECKPOINT_OR_ADAPTER --data DIR --out DIR
 
-Each prints one JSON object; `sare-min score pope --help` lists the rest.
+The first three print one JSON object each, `audit` writes a report; `sare-min score pope --help`
+and `sare-min audit --help` list the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..audit import command
 from ..field import score
 
 
@@ -22,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return score.main(given[1:], "sare-min score")
     if given[:1] == ["compare"]:
         return score.main(given, "sare-min")
+    if given[:1] == ["audit"]:
+        return command.main(given[1:])
     is_help = given in ([], ["-h"], ["--help"])
     print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else 2
