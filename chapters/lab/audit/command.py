@@ -32,6 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped: the same words go on from here.", file=sys.stderr)
+        return 130
     print(found["answer"]["says"])
     print(f"The report: {Path(given.out) / 'report.html'}")
     return 0

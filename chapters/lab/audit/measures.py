@@ -16,6 +16,7 @@ from ..llava.speech import generate
 from ..metrics.chair import Convention, chair
 from ..metrics.pope import pope, says_neither, says_no
 from ..world.curate import Thresholds, curate
+from .settings import BATCH
 
 ORACLE = Thresholds(0.5, 0.5, 0.99)  # annotations as scores: 1 for what is shown, 0 for the rest
 
@@ -125,10 +126,10 @@ def attackers(
     for one step of the attack.
     """
     rows, spans = judged(said, truth, rules)
-    if len(rows) < n_level + 8:
+    if len(rows) < n_level + BATCH:
         raise ValueError(
             f"{len(rows)} of {len(said)} captions of the base model hallucinate, and the audit"
-            f" needs {n_level + 8}: give more --train-images."
+            f" needs {n_level + BATCH}: give more --train-images."
         )
     parts = [(rows[:n_level], spans[:n_level]), (rows[n_level:], None)]
     level, attack = (

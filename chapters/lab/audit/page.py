@@ -175,13 +175,13 @@ def _label(lr: float | None, attack: Mapping) -> str:
 def _lines(name: str, attack: Mapping, before: Mapping, metric: str) -> list[Line]:
     """In percent; an attack without samples starts at the model before it."""
     found = []
-    for place, (lr, rows) in enumerate(_groups(attack)):
+    for style, (lr, rows) in enumerate(_groups(attack)):
         mean, first = mean_curve(rows), [] if name in TUNED else [before["erased"][metric]]
         curves = [[*first, *(point[metric] for point in row["curve"])] for row in rows]
         whole = [*first, *(point[metric] for point in mean)]
         seeds = [_percents(curve) for curve in curves] if len(rows) > 1 else []
         x = [p["at"] for p in mean] if name in TUNED else list(range(len(whole)))
-        found.append(Line(_label(lr, attack), x, _percents(whole), seeds, place % N_STYLES))
+        found.append(Line(_label(lr, attack), x, _percents(whole), seeds, style % N_STYLES))
     return found
 
 
@@ -194,10 +194,13 @@ def _sentence(name: str, attack: Mapping) -> str:
     said = f"{n} seeds, faint, and their mean." if n > 1 else "One seed: no spread is known."
     if name in ("rounding", "prefill"):
         said = "Without chance: one run."
+    if name == "prefill":
+        said += " The words put in name objects that are shown, so recall says little here."
     if name in TUNED:
-        worst = attack["worst"]
+        worst, highest = attack["worst"], attack["rates"][-1]["lr"]
         said += (
             f" The worst learning rate that keeps {100 * KEPT:.0f} % of recall: {worst:g}."
+            + " It is the highest tried: a higher one may be worse." * (worst == highest)
             if worst
             else f" No learning rate keeps {100 * KEPT:.0f} % of recall at every point."
         )
@@ -225,6 +228,7 @@ def _rates(attack: Mapping) -> str:
     rows = [
         (
             f"{rate['lr']:g}",
+            str(rate["n"]),
             percent(rate["mean_chair_s"]),
             "never" if rate["halfway"] is None else f"{rate['halfway']:.0f}",
             percent(rate["lowest_recall"]),
@@ -232,7 +236,7 @@ def _rates(attack: Mapping) -> str:
         )
         for rate in attack["rates"]
     ]
-    head = ("learning rate", "mean CHAIR_s over the attack", "samples until halfway back")
+    head = ("learning rate", "seeds", "mean CHAIR_s over the attack", "samples until halfway back")
     return table((*head, "lowest recall, of that before", "recall kept"), rows)
 
 
@@ -241,8 +245,8 @@ def _slices(found: Mapping) -> list[str]:
     ways = {"random": "a random direction", "relapse": "the relapse direction"}
     ways |= {"worst": "the worst point found within the radius"}
     lines = [
-        Line(label, found["distances"], found[way], style=place)
-        for place, (way, label) in enumerate(ways.items())
+        Line(label, found["distances"], found[way], style=style)
+        for style, (way, label) in enumerate(ways.items())
     ]
     top = ceiling([value for way in ways for value in found[way]])
     marks = [

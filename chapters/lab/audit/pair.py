@@ -71,12 +71,17 @@ def check(base: str, erased: str) -> Pair:
     return Pair(base, erased, is_adapter, prints)
 
 
+def short(error: Exception) -> str:
+    """Its kind and the start of what it says, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def _config(path: str, which: str):
     try:
         config = AutoConfig.from_pretrained(path)
     except Exception as error:  # the hub, the file system and transformers have each their own
         raise ValueError(
-            f"{which} {path}: no checkpoint ({type(error).__name__}: {str(error)[:200]}). Give a"
+            f"{which} {path}: no checkpoint ({short(error)}). Give a"
             " folder with config.json and weights, or a hub name."
         ) from error
     if config.model_type != "llava":
@@ -113,8 +118,7 @@ def _words(path: str, which: str) -> dict[str, int]:
         return AutoTokenizer.from_pretrained(path).get_vocab()
     except Exception as error:  # as in _config
         raise ValueError(
-            f"{which} {path}: no tokenizer ({type(error).__name__}: {str(error)[:200]}). Save the"
-            " processor beside the weights."
+            f"{which} {path}: no tokenizer ({short(error)}). Save the processor beside the weights."
         ) from error
 
 
@@ -184,7 +188,7 @@ def load_erased(pair: Pair, device: str = "auto") -> nn.Module:
     except Exception as error:  # peft, safetensors and torch have each their own
         raise ValueError(
             f"--erased {pair.erased}: the adapter does not fit --base {pair.base}"
-            f" ({type(error).__name__}: {str(error)[:200]}). Give its own base."
+            f" ({short(error)}). Give its own base."
         ) from error
     if odd:
         raise ValueError(

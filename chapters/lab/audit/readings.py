@@ -30,9 +30,9 @@ STRENGTHS = {
 RULE = (
     f"A relapse is a rise of CHAIR_s by more than {100 * RISE:.0f} points at a strength where"
     f" recall is at least {100 * KEPT:.0f} % of what it was before the attack, both as means"
-    " over the seeds. Where recall is lost the model is broken, and its CHAIR_s says little. The worst"
-    " learning rate is the one with the highest mean CHAIR_s over the attack (the area under the"
-    " curve) of those that keep recall at every point."
+    " over the seeds. Where recall is lost the model is broken, and its CHAIR_s says little. The"
+    " worst learning rate is the one with the highest mean CHAIR_s over the attack (the area under"
+    " the curve) of those that keep recall at every point."
 )
 
 

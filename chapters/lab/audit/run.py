@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from .. import jobs
 from ..files import read_text
 from . import material, page, pair, readings
-from .bench import Bench
+from .bench import SOURCES, Bench
 from .measures import judged
 from .settings import FOR, Part, Settings, choose, parts, spell_time
 from .shelf import Shelf, plain, seal, write
@@ -45,7 +46,7 @@ def audit(asked: Asked, say: Say = print, progress: bool | None = None) -> dict:
     found = material.read(asked.data, asked.settings)
     planned = parts(asked.settings, found.n_questions)
     stamps = stamps_of(planned, checkpoints, found, asked.settings)
-    shelf, results = Shelf(asked.out / "parts"), {}
+    shelf, results = Shelf(_made(asked.out) / "parts"), {}
     for part in planned:
         kept, why = shelf.read(part.name, stamps[part.name])
         if kept is not None:
@@ -68,6 +69,18 @@ def audit(asked: Asked, say: Say = print, progress: bool | None = None) -> dict:
     return whole
 
 
+def _made(out: Path) -> Path:
+    """The folder, there and writable before the work begins."""
+    try:
+        write(out / ".writable", "")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--out {out}: cannot be written ({error}). Give another folder."
+        ) from error
+    return out
+
+
 def stamps_of(
     planned: Sequence[Part],
     checkpoints: pair.Pair,
@@ -75,7 +88,7 @@ def stamps_of(
     settings: Settings,
 ) -> dict[str, dict]:
     """Part's name -> what it is measured for: the checkpoints it depends on, the data, its own
-    settings and those of all, the device, the versions.
+    settings and those of all, the device, the code and its libraries' versions.
     """
     common = {key: getattr(settings, key) for key in ("test", "train", "skip", "level", "tokens")}
     common |= {
@@ -90,14 +103,14 @@ def stamps_of(
             "data": found.fingerprint,
             "settings": common | part.own,
             "device": pair.device_name(),
-            "versions": versions(),
+            "code": jobs.key("", SOURCES),
         }
         for part in planned
     }
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that a result depends on."""
+    """Of the libraries that a result depends on most."""
     return {name: version(name) for name in ("torch", "transformers", "peft")}
 
 
