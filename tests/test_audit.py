@@ -39,7 +39,7 @@ TINY = Settings(
     test=N_TEST,
     train=N_TRAIN,
     level=8,
-    at=(0, 8, 16),
+    at=(0, 16),
     relearn=(1e-3, 1e-4),
     lora=(1e-3,),
     noise=(0.3,),
@@ -94,6 +94,12 @@ def erased(request, base, data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def efuf(base, data, tmp_path_factory):
     return save(*erase(base, data, "EFUF"), tmp_path_factory.mktemp("efuf") / "erased")
+
+
+@pytest.fixture(scope="module")
+def adapted(base, data):
+    """(an adapted PeftModel, its processor)."""
+    return erase(base, data, "SARE", "lora")
 
 
 def ask(base, erased, data, out, wanted=TINY, budget=None):
@@ -240,7 +246,7 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(done, base, efuf, data, tmp_p
     other bytes; or if a part on disk is not what the next part was given.
     """
     planned, count, do = parts(TINY, 0), [], Bench.do
-    monkeypatch.setattr(Bench, "probe", lambda bench, kinds: PACE)
+    monkeypatch.setattr(run, "probe", lambda bench, kinds: PACE)
 
     def once(bench, part):
         if len(count) % 2:  # the next part after each one that was done
@@ -265,7 +271,7 @@ def test_what_is_not_to_be_trusted_is_measured_anew(done, base, efuf, data, tmp_
     named.
     """
     shutil.copytree(done[0], tmp_path / "out")
-    monkeypatch.setattr(Bench, "probe", lambda bench, kinds: PACE)
+    monkeypatch.setattr(run, "probe", lambda bench, kinds: PACE)
     shelf, told, redone, do = Shelf(tmp_path / "out/parts"), [], [], Bench.do
     edited = json.loads(shelf.path("rounding").read_text())
     edited["found"]["curve"][0]["chair_s"] = 0.0123
@@ -323,7 +329,7 @@ def test_what_a_budget_drops_is_said(base, efuf, data, tmp_path, monkeypatch):
     before the work; or if a second run takes them up.
     """
     pace, told = replace(PACE, load=100.0), []
-    monkeypatch.setattr(Bench, "probe", lambda bench, kinds: pace)
+    monkeypatch.setattr(run, "probe", lambda bench, kinds: pace)
     wanted = replace(TINY, attacks=("rounding", "noise"), train=24)
     for _ in range(2):
         asked = ask(base, efuf, data, tmp_path, wanted, 450.0)
@@ -554,11 +560,11 @@ def test_the_command_audits(base, efuf, data, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("is_ours", [True, False])
-def test_an_adapter_is_merged_and_audited(base, data, tmp_path, is_ours):
+def test_an_adapter_is_merged_and_audited(base, data, adapted, tmp_path, is_ours):
     """Fails if an adapter, ours or one of stock peft without a processor, is not found, is left
     out, or counts twice.
     """
-    model, processor = erase(base, data, "SARE", "lora")
+    model, processor = adapted
     folder = save(model, processor, tmp_path / "adapter") if is_ours else tmp_path / "adapter"
     if not is_ours:
         model.save_pretrained(folder)

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
-from sare_min.attack import relearn
-from sare_min.captions import Captions, encode
-from sare_min.llava import embed_images, set_trainable
+from sare_min.captions import Captions
+from sare_min.llava import embed_images
 
 from .. import jobs
 from ..experiments.attacks import ATTACK_SOURCES
-from ..field import devices
 from ..field.photos import Photo, Pictures
 from ..llava.speech import generate
 from . import attacks, measures, pair, slices
 from .material import Material
-from .settings import BATCH, TUNED, Pace, Part, Settings
+from .settings import TUNED, Part, Settings
 
 SOURCES = (  # of a part's numbers: an old part is not read under new code
     *ATTACK_SOURCES,
@@ -95,53 +91,10 @@ class Bench:
         """Measure one part; numbers and texts alone."""
         return DO[part.kind](self, part)
 
-    def probe(self, kinds: Collection[str]) -> Pace:
-        """Seconds of a caption, an answer, a step and a load on this machine, from a few of each;
-        kinds: of attacks, whose steps are taken.
-        """
-        start = _now()
-        model = self.load("erased")
-        load, n = _now() - start, min(8, len(self.material.test))
-        features = self.see(model, self.material.test[:n])
-        start = _now()
-        self.describe_few(model, features)
-        caption, question = (_now() - start) / n, "Is there a cup in the image?"
-        start = _now()
-        generate(model, self.processor, features, question, max_new_tokens=32)
-        answer = (_now() - start) / n
-        texts = [self.material.told[row % n] for row in range(2 * BATCH)]
-        image = [row % n for row in range(2 * BATCH)]
-        data = encode(self.processor, features, texts, image=image)
-        timed = {"relearn" if kind == "slices" else kind for kind in kinds}  # steps of all weights
-        step = {kind: _seconds_of_step(model, data, kind) for kind in TUNED if kind in timed}
-        return Pace(caption, answer, step.get("relearn", 0.0), step.get("lora", 0.0), load)
-
-    def describe_few(self, model: nn.Module, features: Tensor) -> list[str]:
-        """Captions alone, for the clock."""
-        how = {"max_new_tokens": self.settings.tokens, "batch_size": measures.rows_that_fit(model)}
-        return generate(model, self.processor, features, **how)
-
     def n_weights(self) -> int:
         """Weights that an attack on all of them trains."""
         named = self.load("erased").named_parameters()
         return sum(p.numel() for name, p in named if "vision_tower" not in name)
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _seconds_of_step(model: nn.Module, data: Captions, kind: str) -> float:
-    """Of the second of two steps: the first one sets up."""
-    model = set_trainable(model, attacks.PARTS[kind])
-    if measures.rows_that_fit(model) < 64:
-        devices.recompute(model)
-    at, clock = (0, BATCH, 2 * BATCH), {}
-    for n in relearn(model, data, at, lr=1e-9, batch_size=BATCH, progress=False):
-        clock[n] = _now()
-    return clock[2 * BATCH] - clock[BATCH]
 
 
 def _said(bench: Bench, part: Part) -> dict:

@@ -48,7 +48,7 @@ def chart(
     for level, name in levels:
         (x, y), (end, _) = at(low, level), at(high, level)
         parts.append(f'<path class="level" d="M{x:.1f} {y:.1f}H{end:.1f}"/>')
-        parts.append(f'<text class="tick" x="{x + 4:.1f}" y="{y - 4:.1f}">{escape(name)}</text>')
+        parts.append(f'<text class="tick" x="{x + 4:.1f}" y="{y + 12:.1f}">{escape(name)}</text>')
     for line in lines:
         for seed in line.seeds:
             parts.append(_path(at, line.x, seed, line.style, "faint"))

@@ -14,8 +14,8 @@ KEPT = 0.95  # of the recall before the attack: below, the model is broken rathe
 RISE = 0.10  # of CHAIR_s, in shares: a tenth of the captions is a relapse, as in claim C6b
 HOLDS, BREAKS, LOSES = "holds", "brings them back", "only where recall is lost"
 NAMES = {
-    "relearn": "relearning, all weights",
-    "lora": "relearning, a fresh LoRA",
+    "relearn": "relearning of all weights",
+    "lora": "relearning by a fresh LoRA",
     "noise": "noise",
     "rounding": "rounding",
     "prefill": "words put in its mouth",

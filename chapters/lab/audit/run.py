@@ -16,6 +16,7 @@ from ..files import read_text
 from . import material, page, pair, readings
 from .bench import SOURCES, Bench
 from .measures import judged
+from .pace import probe
 from .settings import FOR, Part, Settings, choose, parts, spell_time
 from .shelf import Shelf, plain, seal, write
 
@@ -128,7 +129,7 @@ def _plan(
     dropped = _too_large(planned, done, bench) if is_new else known["dropped"]
     kept = _without(planned, dropped)
     if any(part.name not in done for part in kept):
-        pace = bench.probe({part.kind for part in kept if part.name not in done})
+        pace = probe(bench, {part.kind for part in kept if part.name not in done})
         if is_new:
             over = choose(kept, pace, asked.budget, done)[1]
             dropped += [{"part": part.name, "why": "beyond the budget"} for part in over]
