@@ -137,10 +137,15 @@ def test_before_any_attack_it_says_what_the_fields_scorers_say(done, base, efuf,
         assert {key: found[key] for key in ("chair_s", "chair_i", "recall")} == rounded(
             {key: captions[key] for key in ("chair_s", "chair_i", "recall")}
         )
+        n_neither = n_yes = 0
         for kind, (questions, _) in m.asked.items():
             (tmp_path / "asked").write_text("\n".join(map(json.dumps, questions)))
             answers = score.score_pope(tmp_path / "asked", tmp_path / f"{kind}.jsonl")
             assert found[f"POPE {kind}"] == rounded(answers["accuracy"])
+            n_neither += answers["neither"] * answers["n"]
+            n_yes += answers["yes_ratio"] * answers["n"]
+        shares = {"neither": n_neither / m.n_questions, "yes": n_yes / m.n_questions}
+        assert same(found, shares) and found["neither"] > 0, "sanity: random weights do not answer"
         level, _ = held(model, processor, m, done[0])
         nll = span_nll(model, level)
         assert found["nll_forget"] == rounded(nll["forget"])
@@ -439,7 +444,11 @@ def test_the_worst_rate_keeps_recall():
     assert worst["halfway"] == pytest.approx(8 + 8 * (0.5 - 0.4) / 0.3)
     assert mild["halfway"] is None and not wild["keeps_recall"] and wild["peak"] is None
     assert wild["lowest_recall"] == pytest.approx(0.1)
+    assert "keeps 95 % of recall: 0.001.</p>" in page.sentence("relearn", found)
+    edge = readings.of_attack("relearn", rows[:2], ERASED, BASE)
+    assert "It is the highest tried" in page.sentence("relearn", edge)
     none = readings.of_attack("relearn", rows[3:], ERASED, BASE)
+    assert "No learning rate keeps 95 %" in page.sentence("relearn", none)
     assert none["worst"] is None and none["verdict"] == readings.LOSES
     held = readings.of_attack("relearn", [curve(1e-4, point(8, 0.2))], ERASED, BASE)
     assert held["verdict"] == readings.HOLDS, "a rise of ten points, not more"

@@ -155,7 +155,7 @@ def _attack(name: str, attack: Mapping, before: Mapping) -> list[str]:
         )
     ]
     title = NAMES[name][0].upper() + NAMES[name][1:]
-    parts = [f"<h2>{escape(title)}</h2>", _sentence(name, attack), key(lines["chair_s"])]
+    parts = [f"<h2>{escape(title)}</h2>", sentence(name, attack), key(lines["chair_s"])]
     parts += [f'<div class="charts">{"".join(drawn)}</div>', _numbers(name, attack)]
     return [*parts, _rates(attack)] if name in TUNED else parts
 
@@ -189,7 +189,8 @@ def _percents(curve: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else 100 * value for value in curve]
 
 
-def _sentence(name: str, attack: Mapping) -> str:
+def sentence(name: str, attack: Mapping) -> str:
+    """What stands above an attack's figure: its seeds, the worst learning rate."""
     n = len({row["seed"] for row in attack["rows"]})
     said = f"{n} seeds, faint, and their mean." if n > 1 else "One seed: no spread is known."
     if name in ("rounding", "prefill"):
