@@ -23,6 +23,7 @@ ORDER = (
     "experiments",
     "field",
     "audit",
+    "exercises",
     "tools",
     "score",
 )
