@@ -32,8 +32,8 @@
 # in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
-# the first of six chapters. Terms in italics stand in the
-# [glossary](glossary.md), papers in the [bibliography](bibliography.md).
+# the first of six chapters. Links lead to the
+# [glossary](glossary.md); papers stand in the [bibliography](bibliography.md).
 #
 # **What you will see.** We draw a world of little pictures, train a real CLIP
 # and a real LLaVA on it from nothing, and watch the second one invent objects.
@@ -236,8 +236,8 @@ print(f"{n_weights:,} parameters,", n_tokens, "image tokens")
 # We ask "Describe the image." about scenes that it has never seen and let it
 # answer *greedily*, always taking the most likely word. Before you run the
 # cell, predict: in seven training captions of ten there was one invented
-# object. In what share of the greedy captions do you expect one? (In brackets:
-# what is not in the picture.)
+# object. In what share of the greedy captions do you expect one? (Red, bold,
+# underlined: not in the picture.)
 
 # %%
 said = measured.describe(kit, kit.model)
@@ -316,13 +316,15 @@ _ = figures.publish(
 # every time. The questions show it too: foreign objects are denied, so the
 # model sees at least which place it is; usual ones are affirmed whether they
 # are there or not. (Most "no" answers in training are about foreign objects, as
-# in random question sets; that helps to make "usual" a "yes". A seed whose
-# three question rows all read 100 % has not learnt to answer at all: it says
-# yes to everything. Its captions are as good as the others'.)
+# in random question sets; that helps to make "usual" a "yes". A seed that
+# says yes to everything, or no, has not learnt to answer. Its captions are as
+# good as the others'.)
 #
 # The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
-# is drawn below three seeds. With twelve seeds the factor is 2.2. A single
+# is drawn below three seeds. With twelve seeds the factor is 2.2.
+# (These intervals know nothing of 0 and 100 %: where one passes them, read it as
+# "to the end".) A single
 # number without its spread is no result.
 #
 # ## Is it really the captions?
