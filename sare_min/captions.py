@@ -192,10 +192,8 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
     is_image = input_ids == model.config.image_token_id
     n_tokens, n_features = is_image.sum(1).tolist(), features.shape[1]
     if bad := [row for row, n in enumerate(n_tokens) if n != n_features]:
-        raise ValueError(
-            f"row {bad[0]} has {n_tokens[bad[0]]} image tokens but its image has {n_features}"
-            " features: encode it by its processor."
-        )
+        which = f"row {bad[0]} has {n_tokens[bad[0]]} image tokens, its image {n_features} features"
+        raise ValueError(f"{which}: encode it by its processor.")
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -230,7 +228,5 @@ def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
     no sentence.
     """
     if not batch.sentence.any():
-        raise ValueError(
-            f"none of {len(batch)} captions has a sentence token to train on: encode without spans."
-        )
+        raise ValueError(f"no sentence token in {len(batch)} captions: encode without spans.")
     return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

@@ -74,9 +74,7 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
     """What a loss is a mean over in the whole batch; ValueError if there is nothing to forget."""
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
-        raise ValueError(
-            f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold."
-        )
+        raise ValueError(f"no forget token in a batch of {len(batch)}: raise the forget threshold.")
     kept = {"pos": batch.retain, "sent": batch.sentence}
     return {"neg": n_forget} | {name: max(1, int(mask.sum())) for name, mask in kept.items()}
 

@@ -63,9 +63,7 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     """
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
-        raise ValueError(
-            f"none of the {len(has_forget)} captions has a forget token: raise the threshold."
-        )
+        raise ValueError(f"no forget token in {len(has_forget)} captions: raise the threshold.")
     # Neither pool is left out, however small.
     share = round(batch_size * len(pools[0]) / len(has_forget))
     n_forget = max(1, min(batch_size - (len(pools[1]) > 0), share))
@@ -111,9 +109,7 @@ def gradient(
     first = [logged.get(id(part), {}) for part in parts]  # at theta; a process may take but some
     log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
     if not all(map(math.isfinite, log.values())):
-        raise ValueError(
-            f"a loss is not finite ({log}), no step was taken: lower the learning rate."
-        )
+        raise ValueError(f"a loss is not finite ({log}), no step taken: lower the learning rate.")
     return log | {"norm": norm}
 
 
@@ -148,7 +144,8 @@ def unlearn(
     params, log, end = trainable(model), [], training.steps - 1
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
-    optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=True)
+    fused = len({*map(type, params)}) == 1  # the kernel takes all sharded (DTensors), or none
+    optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=fused)
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
     for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
         changes = method.schedule(step / training.steps) if method.schedule else {}
