@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 DESCRIBE = "Describe the image."  # the default question
+ANSWER = "\ue000"  # one that no chat template holds
 # Fields of Captions of shape (n, T)
 TOKENS = ("input_ids", "attention_mask", "forget", "retain", "sentence")
 
@@ -86,14 +87,15 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
 
 def render(processor, question: str, *, opened: bool = False) -> str:
     """The chat template's text of the question about an image, or all that stands before an answer
-    (some open it with a space).
+    (some open it with a space). Raises ValueError if the template leaves an answer out.
     """
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
-    text = processor.apply_chat_template(
-        [*chat, {"role": "assistant", "content": [{"type": "text", "text": "X"}]}]
-    )
-    return text[: text.index("X", len(prompt))] if opened else prompt
+    answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+    head, found, _ = processor.apply_chat_template([*chat, answer]).partition(ANSWER)
+    if opened and not found:
+        raise ValueError(f"the chat template leaves the answer out: {head[-80:]!r}. Mend it.")
+    return head if opened else prompt
 
 
 def special_tokens(tokenizer) -> set[str]:
@@ -111,8 +113,7 @@ def refuse_special(processor, **texts: Sequence[str]) -> None:
         for row, text in enumerate(rows):
             if found := [token for token in special if token in text]:
                 raise ValueError(
-                    f"{kind} {row} holds the special token {found[0]!r}: {text!r:.80}. Take it out:"
-                    " the chat template puts such tokens where they belong."
+                    f"{kind} {row} holds the special token {found[0]!r}. Take it out: {text!r:.80}"
                 )
 
 

@@ -34,9 +34,7 @@ def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) 
     open-unlearning's per-sequence sum.
     """
     if reference is None:
-        raise ValueError(
-            "NPO compares with the base model: give the captions a reference, by with_reference."
-        )
+        raise ValueError("NPO compares with the base model: give a reference, by with_reference.")
     return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
 
 

@@ -68,7 +68,7 @@ def test_relearning_brings_it_back(data):
 
 @pytest.mark.parametrize("at", [(0, 3), (0, 100)])
 def test_attack_sizes_are_checked(model, data, at):
-    with pytest.raises(ValueError, match="multiples of batch_size=2 and at most the data's 8"):
+    with pytest.raises(ValueError, match="multiples of batch_size=2 up to 8 rows"):
         list(relearn(model, data, at=at, batch_size=2, progress=False))
 
 
