@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -132,22 +133,31 @@ def unlearn(
     seed: int = 0,
     *,
     stop: Callable[[int], bool] | None = None,
+    checkpoint=None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train the model's trainable parameters by one method; returns a log row per step.
 
     data: captions with forget, retain and sentence masks. stop(step): asked after each step; True
     starts the cool-down that ends the run (a matched forget level). Asked again at its end: False,
-    and the run goes on at full speed until a later cool-down holds. Raises ValueError if nothing
+    and the run goes on at full speed until a later cool-down holds. checkpoint: a
+    lab.llava.resuming.Checkpoint, from which a run that was killed goes on to the same bytes (what
+    `stop` and a schedule remember by themselves is theirs to keep). Raises ValueError if nothing
     trains, nothing is to be forgotten, or a loss is not finite.
     """
-    params, log, end = trainable(model), [], training.steps - 1
+    params, end = trainable(model), training.steps - 1
+    log: list[dict[str, float]] = []
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
     fused = len({*map(type, params)}) == 1  # the kernel takes all sharded (DTensors), or none
     optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=fused)
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
-    for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
+    if checkpoint:  # fills log: a row a step that was done
+        last = checkpoint.resume(model, data, method, training, seed, optimizer, log)
+        rows = islice(rows, len(log), None)  # the same batches, drawn and passed over
+    for step in tqdm(range(len(log), training.steps), desc="unlearn", disable=not progress):
+        if step > last:
+            break
         changes = method.schedule(step / training.steps) if method.schedule else {}
         now = replace(method, **changes)
         left = min(1.0, (last - step + 1) / (training.cooldown + 1))
@@ -157,6 +167,6 @@ def unlearn(
         optimizer.step()
         if stop and last in (end, step):  # not while it cools down
             last = min(last, step + training.cooldown) if stop(step) else end
-        if step == last:
-            break
+        if checkpoint:
+            checkpoint.save(optimizer, log, last)
     return log
