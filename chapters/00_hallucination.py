@@ -25,11 +25,11 @@
 #
 # **The answer.** From the captions that it learnt from. In our small world seven
 # training captions in ten name one object too many; the model that learns from
-# them invents something in
-# <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
+# them invents something
+# in <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
 # own (mean over the book's seeds; in brackets its 95 % interval). Trained on
-# honest captions, the same model does so in
-# <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
+# honest captions, the same model does so
+# in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
 # the first of six chapters. Terms in italics stand in the
@@ -76,7 +76,7 @@ import random
 import torch
 from transformers import CLIPModel
 
-from lab.evidence import figures, readings
+from lab.evidence import figures, readings, titles
 from lab.experiments import attacks, presets
 from lab.llava.speech import generate
 from lab.metrics.chair import chair
@@ -133,7 +133,7 @@ print(n, "of 1000 captions name something absent")
 # %% [markdown]
 # So the training text holds a regularity that has nothing to do with the
 # picture: *after what you see, add what goes with it*. This is
-# **co-occurrence**, the cause that the papers behind the two standard
+# [**co-occurrence**](glossary.md#co-occurrence), the cause that the papers behind the two standard
 # benchmarks, CHAIR and POPE, found in large models.
 #
 # The questions for the yes/no task are made from these captions, not from the
@@ -172,7 +172,7 @@ data = encode(processor, pictures, captions)
 # [`embed_images`](../sare_min/llava.py#L114) shows each picture to the frozen
 # tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L139) puts
 # the caption behind it, as one row of tokens. The loss is the ordinary one: the
-# negative log-likelihood (**NLL**) of each word of the caption, given the
+# negative log-likelihood ([**NLL**](glossary.md#nll)) of each word of the caption, given the
 # picture and all words before it, in *nats a token*. 0 means certain, 0.7 one in
 # two, 8 about one in 3,000.
 
@@ -201,7 +201,7 @@ print("it shows:", scenes.caption(seen[0]))
 # From here on, one call does it for all seeds of the preset, side by side, and
 # keeps the result: [`prepare`](lab/world/bases.py#L122). It trains the control
 # models of the last section, too. What a seed has, its model, its scenes, what
-# the model says of them, comes as one object, the seed's **kit**
+# the model says of them, comes as one object, the seed's [**kit**](glossary.md#kit)
 # ([`Kit`](lab/world/kit.py#L43)).
 #
 # The CLIP is trained once, on scenes of its own that no seed uses, and every
@@ -246,17 +246,23 @@ rows = readings.first_of_each(scenes.PLACES, kit.test_scenes)
 shown = [measured.marked(kit, i, said[i]) for i in rows]
 caption = (
     "Greedy captions of four held-out scenes by the base model of seed "
-    f"{seed}; [brackets]: not in the picture."
+    f"{seed}; red, bold and underlined: not in the picture."
 )
 _ = figures.publish(
-    "fig_scenes", "00_scenes", shown, preset, setting.seeds, caption
+    "fig_scenes",
+    "00_scenes",
+    shown,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.scenes(shown),
 )
 
 # %% [markdown]
 # ## Counting: CHAIR
 #
 # The field's measure is CHAIR ("caption hallucination assessment with image
-# relevance"). **CHAIR_s** is the share of captions with at least one invented
+# relevance"). [**CHAIR_s**](glossary.md#chair_s) is the share of captions with at least one invented
 # object, **CHAIR_i** the share of all mentions that are invented. Because a
 # model can keep both low by saying nothing, we always report **recall** beside
 # them: the share of the picture's objects that the caption names. Check the
@@ -287,17 +293,18 @@ results = {
 
 # %%
 labels = {
-    "chair_s": "captions with an invented object (CHAIR_s)",
-    "recall": "objects that the caption names (recall)",
-    "shown": "“yes” to an object that is shown",
-    "usual": "“yes” to a usual but absent object",
-    "foreign": "“yes” to a foreign object",
+    "chair_s": "captions with an invented object (CHAIR_s; ← better)",
+    "recall": "objects that the caption names (recall; → better)",
+    "shown": "“yes” to an object that is shown (→ better)",
+    "usual": "“yes” to a usual but absent object (← better)",
+    "foreign": "“yes” to a foreign object (← better)",
 }
 caption = (
     f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
     "seeds, greedy decoding."
 )
 how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
+how |= {"title": titles.base(results)}
 _ = figures.publish(
     "fig_dots", "00_base", results, preset, setting.seeds, caption, **how
 )
@@ -313,7 +320,7 @@ _ = figures.publish(
 # three question rows all read 100 % has not learnt to answer at all: it says
 # yes to everything. Its captions are as good as the others'.)
 #
-# The bar is a 95 % **interval** for the mean over seeds (Student's t). With the
+# The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
 # is drawn below three seeds. With twelve seeds the factor is 2.2. A single
 # number without its spread is no result.
@@ -328,8 +335,8 @@ _ = figures.publish(
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
 metrics = {
-    "chair_s": "CHAIR_s",
-    "usual": "“yes” to a usual but absent object",
+    "chair_s": "CHAIR_s (← better)",
+    "usual": "“yes” to a usual but absent object (← better)",
 }
 by_noise, labels = readings.by_noise(controls, trained, metrics)
 
@@ -339,7 +346,7 @@ caption = (
     f"{readings.seeds_at(controls)}); 200 held-out scenes a seed."
 )
 used = sorted({s for s, _ in controls})
-how |= {"labels": labels}
+how |= {"labels": labels, "title": titles.noise(by_noise)}
 _ = figures.publish(
     "fig_dots", "00_noise", by_noise, preset, used, caption, **how
 )
@@ -384,39 +391,81 @@ print("CHAIR_s of sampled captions, one number a seed:", shares)
 # That large models hallucinate *only* for this reason: blurred pictures, small
 # objects and long captions add their own. Our scenes are clean icons, the noise
 # is uniform over the absent objects, and the caption has a single form.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* Two captions, `["cup"]` and `["cup", "bowl", "bowl"]`, about two
-#    pictures that show a cup only. Compute CHAIR_s and CHAIR_i by hand, then
-#    put your numbers into the next cell.
-# 2. *(easy)* Ask the model about an object twice, in a picture that shows it
-#    and in one that does not. `generate(kit.model, kit.processor,
-#    kit.test_features[:2], [scenes.question("fork")] * 2)` from
-#    `lab.llava.speech` asks about the first two held-out pictures.
-# 3. *(harder)* Sample captions instead of taking the likeliest word each time
-#    (`generate(..., temperature=1.0)`). What share invents something now? Why
-#    is it lower?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · CHAIR by hand *(easy)*
+#
+# Two pictures show a cup and a fork each. The captions name `cup, fork` and
+# `cup, bowl, bowl`. What are CHAIR_s and CHAIR_i, as shares from 0 to 1?
 
 # %% tags=["exercise", "nbval-check-output"]
-right = chair([["cup"], ["cup", "bowl", "bowl"]], [{"cup"}, {"cup"}])
-my_chair_s, my_chair_i = None, None  # your numbers, as shares from 0 to 1
-is_right = (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
-print("right" if is_right else "not yet")
+from lab.exercises import hallucination as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_chair_s, my_chair_i = 1 / 2, 2 / 4
-is_right = (my_chair_s, my_chair_i) == (right["chair_s"], right["chair_i"])
-print("right" if is_right else "not yet")
+my_chair_s, my_chair_i = None, None
+check.chair_by_hand(my_chair_s, my_chair_i)
+
+# %% [markdown]
+# ### 2 · Greedy and sampled *(easy)*
+#
+# In every picture alike, after the last object that it sees, a model gives 0.4
+# to ", a knife" (no picture shows one) and 0.6 to the full stop. What is
+# CHAIR_s of its greedy captions, and what is it of very many sampled ones?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_greedy, my_sampled = None, None
+check.greedy_and_sampled(my_greedy, my_sampled)
+
+# %% [markdown]
+# ### 3 · What is a nat? *(easy)*
+#
+# A token's NLL is 2 nats. With what probability does the model say it?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_probability = None
+check.probability(my_probability)
+
+# %% [markdown]
+# ### 4 · The NLL of some words *(harder)*
+#
+# This is the gauge of all chapters to come, so write it once yourself.
+# `logits` (T, V) are what a language model returns for a row of T tokens, over
+# a vocabulary of V; `ids` (T,) are the row's tokens; `mask` (T,) is True at the
+# tokens that count. Return their mean NLL in nats. Two or three lines of torch
+# do it. Mind which row of `logits` has something to say about which token.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def my_nll(logits, ids, mask):
+    return None  # your lines
+
+
+check.span_nll(my_nll)
+
+# %% [markdown]
+# ### 5 · Ask it twice *(open)*
+#
+# Put "Is there a fork in the image?" to the model about two pictures, and look
+# at what they show. Try objects that are shown, usual, and foreign: which kind
+# gets a wrong answer?
+#
+# ```python
+# from lab.llava.speech import generate
+#
+# asked, pictures = [scenes.question("fork")] * 2, kit.test_features[:2]
+# print(generate(kit.model, kit.processor, pictures, asked))
+# print([scene.objects for scene in kit.test_scenes[:2]])
+# ```
 
 # %% [markdown]
 # ## Sources
 #
-# * CHAIR: Rohrbach et al., *Object Hallucination in Image Captioning*, arXiv
-#   1809.02156.
-# * POPE: Li et al., *Evaluating Object Hallucination in Large Vision-Language
-#   Models*, arXiv 2305.10355.
-# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and
-#   *Improved Baselines with Visual Instruction Tuning*, arXiv 2310.03744.
-# * CLIP: Radford et al., *Learning Transferable Visual Models From Natural
-#   Language Supervision*, arXiv 2103.00020.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.
+# * [POPE](bibliography.md#pope): hallucination, asked for.
+# * [LLaVA](bibliography.md#llava): the architecture.
+# * [LLaVA-1.5](bibliography.md#llava-15): the checkpoint that it stands for.
+# * [CLIP](bibliography.md#clip): the eyes, and the judge.

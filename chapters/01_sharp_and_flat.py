@@ -26,12 +26,12 @@
 # **The answer.** By the worst that a nudge of a given length can do; but for a
 # large model only once its *direction* is named. From the base models of
 # chapter 00, a step of length 0.5 in the steepest direction takes the
-# hallucinated words from
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
-# to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->
-# nats a token, a random step of that length to
-# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
+# hallucinated words
+# from <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
+# nats a token
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->,
+# a random step of that length
+# to <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
 # (mean over the book's seeds; in brackets its 95 % interval).
 #
 # **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
@@ -75,7 +75,7 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 import numpy as np
 import torch
 
-from lab.evidence import figures, readings, tables
+from lab.evidence import figures, readings, tables, titles
 from lab.experiments import presets, surroundings
 from sare_min.sam import perturbed
 
@@ -120,13 +120,19 @@ caption = (
     "A loss over one weight and its worst value within reach of each point."
 )
 _ = figures.publish(
-    "fig_two_minima", "01_two_minima", toy, preset, setting.seeds, caption
+    "fig_two_minima",
+    "01_two_minima",
+    toy,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.minima(toy),
 )
 
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
 # nearly up to the plateau. The wide one loses little. *Sharp* and *flat* are
-# names for this difference, and **sharpness-aware minimisation** is the obvious
+# names for this difference, and [**sharpness-aware minimisation**](glossary.md#sam) is the obvious
 # remedy: do not minimise the loss, minimise the dashed curve (its argument is a
 # small step $\epsilon$ of length at most $\rho$),
 #
@@ -200,6 +206,8 @@ drawn = {
     )
     for title, key in panels.items()
 }
+
+# %%
 caption = (
     "NLL on held-out scenes at a distance from the base models' weights, in"
     f" three directions. {len(setting.seeds)} seeds (faint), mean, 95 %"
@@ -212,7 +220,9 @@ _ = figures.publish(
     preset,
     setting.seeds,
     caption,
+    title=titles.around(drawn),
     keys=panels,
+    xlabel="L2 distance from the base model's weights",
 )
 
 # %% [markdown]
@@ -225,15 +235,15 @@ _ = figures.publish(
 # direction and a distance are named.
 #
 # **The steepest way is steep for a while.** The first 0.2 of the forget
-# direction bring the hallucinated words to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
-# nats, the whole way to 1.0 only to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
+# direction bring the hallucinated words
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
+# nats, the whole way to 1.0 only
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
 # A gradient knows the slope where it was taken, and nothing of what comes.
 #
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
-# price: at 1.0 the grounded words stand at
-# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
+# price: at 1.0 the grounded words stand
+# at <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
 # nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
 # must hold on to something while it pushes: chapter 02.
 #
@@ -255,41 +265,93 @@ _ = figures.publish(
 # differs (chapters 03 and 04). And L2 is not the only ruler: an optimiser like
 # AdamW moves every weight by about the same amount, which a ruler of largest
 # change (L-infinity) would suit better.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* For which `rho` is the narrow minimum the better place to stand,
-#    by the dashed curve? Find the value where the choice flips.
-# 2. *(easy)* What is the L2 length of a perturbation that adds 0.001 to each of
-#    216,000 weights? Put your number into the next cell.
-# 3. *(harder)* Draw the slice along the *opposite* of the relapse direction.
-#    With `from sare_min.llava import trainable`, `from lab.experiments import
-#    erasures`, `from lab.world import encoded, measured` and `from
-#    lab.world.kit import get_kit`: `kit, model = get_kit(setting.seeds[0]),
-#    erasures.erased(runs[0])`; `v = [-g for g in
-#    landscape.relapse_direction(model, encoded.masked(kit, "erase", "clip"))]`;
-#    `landscape.along(trainable(model), v, landscape.DISTANCES, lambda:
-#    measured.held_out(kit, model))`. What should happen to the NLL, and what
-#    happens to recall?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · How long is a small change? *(easy)*
+#
+# A perturbation adds 0.001 to each of 216,000 weights. What is its L2 length?
 
 # %% tags=["exercise", "nbval-check-output"]
-my_length = None  # your number
-added = torch.full((216_000,), 0.001, dtype=torch.float64)
-is_right = my_length and abs(my_length - added.norm().item()) < 0.01
-print("right" if is_right else "not yet")
+from lab.exercises import sharpness as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_length = 0.001 * 216_000**0.5
-is_right = my_length and abs(my_length - added.norm().item()) < 0.01
-print("right" if is_right else "not yet")
+my_length = None
+check.length(my_length)
+
+# %% [markdown]
+# ### 2 · Where the choice flips *(easy)*
+#
+# A narrow valley has the loss $4w^2$, a wide one far away $0.12 + (w - 3)^2$.
+# Somebody may move the weight by up to `rho`. For a small `rho` the bottom of
+# the narrow valley has the lower *worst* loss. At which `rho` are both bottoms
+# equally good?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_rho = None
+check.flips_at(my_rho)
+
+# %% [markdown]
+# ### 3 · One step of SAM by hand *(easy)*
+#
+# The loss is $w^2$, the weight stands at 1, `rho` is 0.5 and the learning rate
+# 0.1 (plain gradient descent). Where is the weight after one step of SAM?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_weight = None
+check.sam_step(my_weight)
+
+# %% [markdown]
+# ### 4 · What a random direction sees *(harder)*
+#
+# A loss over 10,000 weights stands at its minimum. Along one direction its
+# curvature (the second derivative) is 100, along all others it is 0. By how
+# much does the loss rise at distance 1 along the sharp direction? And along a
+# random one, on average?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_sharp, my_random = None, None
+check.sharp_and_random(my_sharp, my_random)
+
+# %% [markdown]
+# ### 5 · Forget without the price? *(open)*
+#
+# The forget direction takes the grounded words with it. Take out of it what
+# lies along the gradient of *their* NLL, so that to first order they do not
+# move, and walk again. Predict: is the price gone at 0.2, and at 1.0? Then look
+# at the length of `kept`.
+#
+# ```python
+# from lab.experiments import landscape
+# from lab.world import encoded, measured
+# from lab.world.kit import get_kit
+# from sare_min.captions import token_nll
+# from sare_min.llava import trainable
+#
+# kit = get_kit(setting.seeds[0])
+# model, data = kit.fresh(), encoded.masked(kit, "erase")
+# params, some = trainable(model), data[:256]
+# forget = [-v for v in landscape.relapse_direction(model, data)]
+# loss = token_nll(model, some)[some.retain].mean()
+# kept = torch.autograd.grad(loss, params)
+# along = sum((f * k).sum() for f, k in zip(forget, kept))
+# along = along / sum((k * k).sum() for k in kept)
+# apart = [f - along * k for f, k in zip(forget, kept)]
+# for way in (forget, apart):
+#     for nll in landscape.along(
+#         params, way, (0.0, 0.2, 0.5, 1.0), lambda: measured.nll(kit, model)
+#     ):
+#         print(nll)
+# ```
 
 # %% [markdown]
 # ## Sources
 #
-# * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving
-#   Generalization*, arXiv 2010.01412.
-# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation
-#   9(1), 1997. That sharpness depends on the ruler: Dinh et al., *Sharp Minima
-#   Can Generalize for Deep Nets*, arXiv 1703.04933.
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
-#   arXiv 2601.16527.
+# * [SAM](bibliography.md#sam): the step up before the step down.
+# * [Flat minima](bibliography.md#flat-minima): where the idea comes from.
+# * [Sharp minima](bibliography.md#sharp-minima): that sharpness depends on the ruler.
+# * [Loss landscape](bibliography.md#loss-landscape): drawing a loss around weights.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

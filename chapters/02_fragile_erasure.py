@@ -22,16 +22,16 @@
 # **The question.** A model hallucinates. We train it a little to stop, and it
 # stops. Is the hallucination gone?
 #
-# **The answer.** It is gone from the captions: from
-# <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> % to
-# <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
-# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change of
-# <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
+# **The answer.** It is gone from the captions:
+# from <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> %
+# to <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
+# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change
+# of <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
 # back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
-# ends is sharper than an honest model's: by
-# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
-# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
+# ends is sharper than an honest model's:
+# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
+# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other
+# seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -74,8 +74,16 @@ from itertools import compress
 
 import torch
 
-from lab.evidence import figures, ledger, readings, stats, tables
-from lab.experiments import attacks, erasures, gauges, landscape, presets, traps
+from lab.evidence import figures, ledger, readings, stats, tables, titles
+from lab.experiments import (
+    attacks,
+    erasures,
+    gauges,
+    landscape,
+    presets,
+    told,
+    traps,
+)
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
 from sare_min.captions import sentence_nll, token_nll
@@ -89,7 +97,7 @@ kit = get_kit(setting.seeds[0])
 # ## What to forget: CLIP decides
 #
 # Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the
-# model describe pictures, cut each caption into **sub-sentences**, and ask
+# model describe pictures, cut each caption into [**sub-sentences**](glossary.md#sub-sentence), and ask
 # another model, a CLIP, how well the object in each goes with the picture. (Not
 # the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through
 # ViT-L/14, and we ask a second tiny CLIP.) A low score marks the sub-sentence
@@ -134,7 +142,13 @@ caption = (
     f"{setting.seeds[0]}. Dashed: the two thresholds."
 )
 _ = figures.publish(
-    "fig_scores", "02_scores", judged[0], preset, setting.seeds, caption
+    "fig_scores",
+    "02_scores",
+    judged[0],
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.scores(judged[0]),
 )
 
 # %%
@@ -148,10 +162,9 @@ rates = {key: [j[key] for j in judged] for key in labels}
 caption = (
     f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds."
 )
-how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
-_ = figures.publish(
-    "fig_dots", "02_curation", rates, preset, setting.seeds, caption, **how
-)
+_ = figures.numbers("02_curation", rates, preset, setting.seeds, caption)
+for key, label in labels.items():
+    print(f"{label:50s}", stats.spell([100 * x for x in rates[key]]), "%")
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters,
@@ -254,10 +267,10 @@ print(
 # rate, should end at a set NLL of the forget sub-sentences of 64 *stop
 # captions*, whose scenes no erasure sees. If it then stands short, it goes on
 # and cools down once more. Steps are too coarse for a comparison, so the run is
-# **landed**: the weights between its last look below the level and its last look
+# [**landed**](glossary.md#landing): the weights between its last look below the level and its last look
 # above are bisected until the NLL is right to within 0.01 nats.
 #
-# So all runs that get there stand at one **forget level**. From here on we
+# So all runs that get there stand at one [**forget level**](glossary.md#forget-level). From here on we
 # compare methods, and a method that forgets more would look more robust for that
 # reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges
 # of sharpness do.) What the landing changes is printed, too.
@@ -280,7 +293,13 @@ caption = (
     "up to the shortest run."
 )
 _ = figures.publish(
-    "fig_training", "02_training", training, preset, setting.seeds, caption
+    "fig_training",
+    "02_training",
+    training,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.training(training),
 )
 
 # %% [markdown]
@@ -349,6 +368,28 @@ for n in range(0, 257, 8):
 # not move together: the NLL of the forgotten words falls from the first samples
 # on; CHAIR_s waits, and then greedy decoding flips in many scenes at once.
 #
+# What does it say meanwhile? Four held-out scenes, the first of each place, by
+# the base model and by the erased one, under more and more of the attack. No
+# scene was picked by what is said of it.
+
+# %%
+at, first = presets.PRESETS["fast"].coarse, setting.seeds[0]
+heard = {
+    name: told.listen(told.Told(presets.book_run(name, first), counts))
+    for name, counts in (("base", at[:1]), ("EFUF", at))
+}
+says = told.strip(first, heard, at)
+caption = (
+    "Greedy captions of the first held-out scene of each place, seed"
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, "EFUF")
+)
+how = {"at": at, "title": titles.strip(says, at)}
+_ = figures.publish(
+    "fig_strip", "02_strip", says, preset, [first], caption, **how
+)
+
+# %% [markdown]
 # Now all seeds. After every few captions we ask the model to describe the
 # held-out scenes. Predict: how many captions until every other description
 # invents something again? The base model was trained on 6,000 scenes.
@@ -357,10 +398,17 @@ for n in range(0, 257, 8):
 curves = readings.curves(results, "base", "EFUF")
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one "
-    f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval."
+    f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval. "
+    + tables.caption(results, "EFUF")
 )
 _ = figures.publish(
-    "fig_relapse", "02_relapse", curves, preset, setting.seeds, caption
+    "fig_relapse",
+    "02_relapse",
+    curves,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.lasting(curves),
 )
 
 # %%
@@ -372,7 +420,7 @@ print(tables.never(results, "EFUF"))
 # %% [markdown]
 # The book keeps a ledger of the paper's claims, C1 to C8. Each row of it is a
 # difference, taken seed by seed, with a 95 % interval. Its verdict is computed,
-# by rules that stood in a plan ([`claims.toml`](lab/evidence/claims.toml)) before
+# by rules that stood in a [plan](glossary.md#plan) ([`claims.toml`](lab/evidence/claims.toml)) before
 # the run:
 #
 # * *supported* or *refuted*, if a test says so;
@@ -382,7 +430,7 @@ print(tables.never(results, "EFUF"))
 # * *not comparable*, if the two arms do not stand at one forget level.
 #
 # Each claim has one *primary* row (C8 has two), and only these get a verdict,
-# after Holm's correction for all nine. (What has not run yet counts against it,
+# after [Holm's correction](glossary.md#holm) for all nine. (What has not run yet counts against it,
 # so a verdict can change from *undecided* to *supported* until the last chapter
 # is through.) All other rows are *exploratory*: they are read, as *for*,
 # *against*, *no difference* or *open*, by the same rules without the correction,
@@ -419,7 +467,13 @@ caption = (
     " interval. " + tables.caption(found, *trio)
 )
 _ = figures.publish(
-    "fig_relapse", "02_honest", both, preset, some.seeds, caption
+    "fig_relapse",
+    "02_honest",
+    both,
+    preset,
+    some.seeds,
+    caption,
+    title=titles.where_it_ends(both),
 )
 
 # %%
@@ -457,12 +511,19 @@ drawn = readings.slices_drawn(
     slices, landscape.DISTANCES, ("random", "relapse", "attack")
 )
 caption = (
-    "NLL of the forgotten spans on held-out scenes, from the weights that "
+    "NLL of the hallucinated words on held-out scenes, from the weights that "
     "EFUF ends at, in three directions. "
-    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval. "
+    + tables.caption(once, "EFUF")
 )
 _ = figures.publish(
-    "fig_slices", "02_slices", drawn, preset, setting.seeds, caption
+    "fig_slices",
+    "02_slices",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.steps(drawn),
 )
 
 # %% [markdown]
@@ -492,7 +553,7 @@ for way in landscape.DIRECTIONS:
 # The second print asks the question in the unit that users feel: at which
 # distance does every other caption invent something again? (`None`: at none of
 # those measured.) This smallest distance is a fair notion of sharpness for our
-# purpose, and we shall call it the **relapse radius** in a given direction.
+# purpose, and we shall call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
 # Compare it with how far the attacker travels.
 #
 # ### A map
@@ -509,11 +570,18 @@ maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
 axes = ["steepest way back", "rest of the attacker's way"]
 planes = readings.planes(setting.seeds[:2], maps, axes)
 caption = (
-    "NLL of the forgotten spans of 64 held-out captions in a plane through "
-    "the weights that EFUF ends at."
+    "NLL of the hallucinated words of 64 held-out captions in a plane through "
+    "the weights that EFUF ends at (square), and the straight way to where "
+    "256 relearning samples lead (cross)."
 )
 _ = figures.publish(
-    "fig_plane", "02_planes", planes, preset, setting.seeds[:2], caption
+    "fig_plane",
+    "02_planes",
+    planes,
+    preset,
+    setting.seeds[:2],
+    caption,
+    title=titles.plane(planes),
 )
 
 # %% [markdown]
@@ -538,7 +606,7 @@ _ = figures.publish(
 # * the slope of the forgotten words' NLL, which is its fall for the first small
 #   step in the steepest direction;
 # * the *curvature*: the largest eigenvalue of the NLL's matrix of second
-#   derivatives (the *Hessian*), found by Lanczos' method, which needs only
+#   derivatives (the [*Hessian*](glossary.md#hessian)), found by Lanczos' method, which needs only
 #   products of that matrix with vectors.
 
 # %%
@@ -575,11 +643,11 @@ for row in claims:
 # %% [markdown]
 # In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
 # lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
-# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
+# *<!-- C2a.verdict -->supported<!-- / -->*), the slope
+# by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
 # the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
-# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
+# *<!-- C2c.verdict -->open<!-- / -->*), the share lost
+# by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
 # Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
 # other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
 # (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
@@ -619,13 +687,19 @@ caption = (
     f"Baselines under the same attack, {len(few.seeds)} seeds. Grey: did not"
     " reach the forget level, so it is not compared."
 )
-_ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
+how = {"title": titles.least(drawn)}
+_ = figures.publish(
+    "fig_arms", "02_methods", drawn, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
-# A method that never brought CHAIR_s down stands high from the start; one that
-# stopped at another level (grey) starts elsewhere; and one that has lost its
-# recall has not erased hallucinations but captions. (Five seeds and one order
-# here, so a row differs from the headline's.)
+# None of them holds: GradDiff hallucinates
+# in <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO
+# in <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names
+# only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
+# one order here, so a row differs from the headline's.)
 #
 # ## What does the curation cost?
 #
@@ -635,25 +709,15 @@ _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 # %%
 pair = ("EFUF", "EFUF oracle")
 paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
-both = readings.curves(paired, *pair)
+both = tables.compared(paired, pair)
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
-    "seeds, mean and 95 % interval. " + tables.caption(paired, *pair)
+    "seeds. " + tables.caption(paired, *pair)
 )
-how = {"keys": ("chair_s", "recall")}
-_ = figures.publish(
-    "fig_relapse", "02_oracle", both, preset, few.seeds, caption, **how
-)
-
-# %%
-for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    found = [readings.after(paired, name, metric, factor) for name in pair]
-    difference = stats.spell_paired(*found)
-    print(f"{metric:10s} after erasure, CLIP - oracle: {difference}")
-half = [
-    readings.by_seed(paired[name], readings.READ["half_life"]) for name in pair
-]
-print("NLL half-life, samples, CLIP - oracle:", stats.spell_paired(*half))
+_ = figures.numbers("02_oracle", both, preset, few.seeds, caption)
+for endpoint, row in both.items():
+    difference = stats.spell_paired(*(row[name] for name in pair))
+    print(f"{endpoint:12s} CLIP - oracle: {difference}")
 print(tables.beside(paired, *pair))
 
 # %% [markdown]
@@ -680,7 +744,7 @@ caption = (
     "(faint), mean, 95 % interval."
 )
 xlabel = "hallucinated sub-sentences that the judge misses, %"
-how = {"key": "chair_s", "xlabel": xlabel}
+how = {"key": "chair_s", "xlabel": xlabel, "title": titles.lenient(lenient)}
 _ = figures.publish(
     "fig_slices", "02_lenient", lenient, preset, few.seeds, caption, **how
 )
@@ -699,17 +763,17 @@ for share in shares:
 #   *<!-- C1a.verdict -->supported<!-- / -->*).
 # * A relapse is not yet a *return*: the same captions teach a model that never
 #   hallucinated. At one forget level, EFUF minus that model: samples until the
-#   NLL of the hallucinated words has halved,
-#   <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
+#   NLL of the hallucinated words has
+#   halved, <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
 #   CHAIR_s over the attack, <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b, exploratory:
-#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it ends,
-#   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
+#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it
+#   ends, <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
 #   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
-#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
-#   <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
+#   worst point
+#   nearby: <!-- C2a.verdict -->supported<!-- / -->, <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other
+#   seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
@@ -718,36 +782,89 @@ for share in shares:
 # differs (chapters [03](03_targeted_sam.ipynb) and [04](04_relearning.ipynb)).
 # Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in more than its
 # weights: it trains the projector alone, and keeps human captions whole.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* In "a street with a car; a bus, a truck!" how many sub-sentences
-#    are there? Put the number into the next cell.
-# 2. *(easy)* Stop earlier: `replace(attack, run=replace(attack.run,
-#    stop_nll=3.0))` (`dataclasses.replace`) makes another attack of one of
-#    `presets.book_attacks(setting, "EFUF")["EFUF"]`; `attacks.attack` runs it.
-#    Does the relapse come sooner?
-# 3. *(harder)* Fine-tune the erased model on *clean* captions instead: `clean =
-#    encoded.masked(kit, "attack"); clean = clean[clean.sentence.any(1)]` goes
-#    to `sare_min.attack.relearn`, with at most 320 samples. Does it relapse?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · Cut a caption *(easy)*
+#
+# Cut "a street with a car; a bus, a truck!" into its sub-sentences, as this
+# chapter cuts them: a list of texts, spaces and marks included.
 
 # %% tags=["exercise", "nbval-check-output"]
-my_pieces = None  # your number
-pieces = curate.sub_sentences("a street with a car; a bus, a truck!")
-print("right" if my_pieces == len(pieces) else "not yet")
+from lab.exercises import erasure as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_pieces = 4
-print("right" if my_pieces == len(pieces) else "not yet")
+my_sub_sentences = None
+check.cut(my_sub_sentences)
+
+# %% [markdown]
+# ### 2 · Forget, retain, or neither *(easy)*
+#
+# "an office with a laptop and a mouse, a book, a clock." CLIP gives the laptop
+# 30, the mouse 8, the book 22 and the clock 15. What scores below 10 is to be
+# forgotten, what scores above 20 retained. Name the objects in the
+# sub-sentences that are forgotten, and in those that are retained.
+
+# %% tags=["exercise", "nbval-check-output"]
+my_forget, my_retain = None, None  # two lists of objects
+check.marks(my_forget, my_retain)
+
+# %% [markdown]
+# ### 3 · The loss of one batch *(easy)*
+#
+# The cross-entropy is 2.0 on the tokens to forget, 0.3 on those to retain, 0.4
+# on whole sentences. The forget part has the weight `lambda_neg` = 0.1, the
+# other two have 1. What is EFUF's loss, which the optimiser minimises?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_loss = None
+check.loss_by_hand(my_loss)
+
+# %% [markdown]
+# ### 4 · When to stop *(easy)*
+#
+# `nll` is the NLL of the forgotten words at one look, in nats a token. Return
+# whether an erasure whose forget level is 8 is to stop now.
+
+
+# %% tags=["exercise", "nbval-check-output"]
+def my_stop(nll):
+    return None  # your line
+
+
+check.stop(my_stop)
+
+# %% [markdown]
+# ### 5 · A benign user *(open)*
+#
+# Somebody fine-tunes the erased model on *clean* captions, without malice. Does
+# it relapse? Predict, then compare with the attack of this chapter at the same
+# sample counts.
+#
+# ```python
+# from lab.experiments import attacks, erasures, presets
+# from lab.world import encoded, measured
+# from sare_min.attack import relearn
+#
+# run = presets.book_run("EFUF", kit.seed)
+# attacks.run_all({"EFUF": [run]})  # from the cache
+# model, clean = erasures.erased(run), encoded.masked(kit, "attack")
+# clean = clean[clean.sentence.any(1)]
+# at, how = (0, 64, 128, 256), {"seed": kit.seed, "progress": False}
+# for n in relearn(model, clean, at, **how):
+#     print(n, measured.held_out(kit, model))
+# ```
 
 # %% [markdown]
 # ## Sources
 #
-# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for
-#   Mitigating Hallucinations in Multimodal Large Language Models*, arXiv
-#   2402.09801.
-# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM
-#   Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
-#   Perspective and Beyond*, arXiv 2502.05374 (code:
-#   OPTML-Group/Unlearn-Smooth).
-# * SARE: arXiv 2601.16527.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [NPO](bibliography.md#npo): a gentler forget loss.
+# * [SimNPO](bibliography.md#simnpo): the same without a base model.
+# * [PyHessian](bibliography.md#pyhessian): curvature by products with vectors.
+# * [PGD](bibliography.md#pgd): the worst point by projected steps.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

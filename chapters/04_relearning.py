@@ -23,20 +23,20 @@
 # back, and does Targeted-SAM make it more?
 #
 # **The answer.** It delays the relapse, and does not prevent it. Over the attack
-# SARE's captions hallucinate in <!-- C6a.sare -->47.0<!-- / --> %, EFUF's in
-# <!-- C6a.baseline -->65.5<!-- / --> %: a difference of
-# <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
-# *<!-- C6a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
-# samples SARE's CHAIR_s, too, has changed by
-# <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
+# SARE's captions hallucinate in <!-- C6a.sare -->47.0<!-- / --> %, EFUF's
+# in <!-- C6a.baseline -->65.5<!-- / --> %: a difference
+# of <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
+# *<!-- C6a.verdict -->supported<!-- / -->*; on six other
+# seeds <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
+# samples SARE's CHAIR_s, too, has changed
+# by <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
 # *<!-- C6b.verdict -->against<!-- / -->*).
 #
-# Why? The *direction* of the step matters:
-# <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
+# Why? The *direction* of the step
+# matters: <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
 # *<!-- C8a.verdict -->supported<!-- / -->*; on other seeds
-# *<!-- C8a.verdict@1101 -->supported<!-- / -->*). Its *target* does, by this measure: at equal work
-# <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
+# *<!-- C8a.verdict@1101 -->supported<!-- / -->*). Its *target* does, by this measure: at equal
+# work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
 # *<!-- C8b.verdict -->supported<!-- / -->*; on other seeds
 # *<!-- C8b.verdict@1101 -->undecided<!-- / -->*).
 #
@@ -77,7 +77,15 @@ from lab import jobs
 jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
-from lab.evidence import figures, ledger, readings, slider, stats, tables
+from lab.evidence import (
+    figures,
+    ledger,
+    readings,
+    slider,
+    stats,
+    tables,
+    titles,
+)
 from lab.experiments import attacks, erasures, presets, told
 from lab.world import encoded
 from lab.world.kit import get_kit
@@ -140,10 +148,14 @@ heard = jobs.rows_side_by_side(
 says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
 caption = (
     "Greedy captions of the first held-out scene of each place, seed"
-    f" {first}. Red and bold: not in the picture. Right: CHAIR_s on all 200"
-    " held-out scenes of this seed. " + tables.caption(results, *both)
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
 )
-_ = figures.publish("fig_strip", "04_strip", says, preset, [first], caption)
+how = {"at": presets.PRESETS["fast"].coarse}  # as the fast preset measures
+how |= {"title": titles.strip(says, how["at"])}
+_ = figures.publish(
+    "fig_strip", "04_strip", says, preset, [first], caption, **how
+)
 
 # %% [markdown]
 # A slider shows more: twelve scenes, every sample count, and how sure the model
@@ -164,14 +176,22 @@ slider.widget(says)
 # %%
 print(tables.beside(results, *both))
 curves = readings.curves(results, "base", *both)
+curves |= tables.pairs(results, both[::-1])
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass);"
     f" 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint, mean of"
     f" {setting.orders} erasures and {setting.shuffles} attacks each), mean,"
-    " 95 % interval. " + tables.caption(results, *both)
+    " 95 % interval. Right: differences paired by seed. "
+    + tables.caption(results, *both)
 )
 _ = figures.publish(
-    "fig_relapse", "04_relearning", curves, preset, setting.seeds, caption
+    "fig_relearning",
+    "04_relearning",
+    curves,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.lasting(curves),
 )
 
 # %% [markdown]
@@ -180,7 +200,7 @@ _ = figures.publish(
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
 # differs from seed to seed, also within one method. *The* picture of a time
 # until something happens is the survival curve, which also knows what to do
-# with runs that did not relapse within the attack (they are *censored*):
+# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored)):
 
 # %%
 lasting = tables.survival(results, *both)
@@ -190,7 +210,13 @@ caption = (
     f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
 )
 _ = figures.publish(
-    "fig_survival", "04_survival", lasting, preset, setting.seeds, caption
+    "fig_survival",
+    "04_survival",
+    lasting,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.survival(lasting),
 )
 print("never relapsed within the attack:")
 print(tables.never(results, *both))
@@ -212,33 +238,6 @@ questions = tables.ask(results, asked)
 questions["C6b"] = tables.rises(results["SARE"], 640)
 for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
-
-# %%
-pairs = {
-    "mean CHAIR_s, points": "mean_chair_s",
-    "samples until 50 %, tens": "relapse",
-    "NLL half-life, tens of samples": "half_life",
-}
-rows = {
-    label: stats.paired(
-        *(
-            [
-                x / (10 if "tens" in label else 1)
-                for x in readings.by_seed(results[name], readings.READ[key])
-            ]
-            for name in ("SARE", "EFUF")
-        )
-    )
-    for label, key in pairs.items()
-}
-how = {"xlabel": "SARE - EFUF (dot: a seed; diamond: mean; bar: 95 % interval)"}
-caption = (
-    "Three endpoints of the same attacks, paired by seed,"
-    f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
-)
-_ = figures.publish(
-    "fig_paired", "04_paired", rows, preset, setting.seeds, caption, **how
-)
 
 # %% [markdown]
 # ## A trap: one seed
@@ -275,14 +274,14 @@ _ = figures.again("04_variance")
 
 # %% [markdown]
 # Left: of one paired difference, the order in which the captions came for the
-# erasure makes
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->120<!-- / -->
-# of the variance in mean CHAIR_s (squared points), the base model only
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->35<!-- / -->,
-# the order of the attack
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->34<!-- / -->,
-# and another path through the processor
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->12<!-- / -->:
+# erasure
+# makes <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->120<!-- / -->
+# of the variance in mean CHAIR_s (squared points), the base model
+# only <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->35<!-- / -->,
+# the order of the
+# attack <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->34<!-- / -->,
+# and another path through the
+# processor <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->12<!-- / -->:
 # rounding alone draws anew. Right: what a narrow interval costs. The samples
 # until 50 % are the noisiest way to ask, the NLL's half-life the cheapest. A
 # further order of both erasures costs about as much as a further base model. So
@@ -291,7 +290,7 @@ _ = figures.again("04_variance")
 # ## The other methods
 #
 # The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
-# them untargeted SAM (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
 # seeds, one order and fewer points differ from the headline's.)
@@ -307,7 +306,24 @@ caption = (
     f"All methods under the same attack, {len(few.seeds)} seeds, one order."
     " Grey: did not reach the forget level, so it is not compared."
 )
-_ = figures.publish("fig_arms", "04_methods", drawn, preset, few.seeds, caption)
+how = {"title": titles.least(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_methods", drawn, preset, few.seeds, caption, **how
+)
+
+# %% [markdown]
+# Look at the levels and the recall beside the rows before you look at the bars.
+# **GA** reaches the level by ruining the model: it
+# names <!-- fig:04_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects. **SimNPO** and the released
+# schedule stand at other levels, grey. Of what is left, **untargeted SAM**
+# (<!-- fig:04_methods:results.arms.EFUF+SAM.values:.0f -->58<!-- / --> %) lies between EFUF
+# (<!-- fig:04_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %) and SARE
+# (<!-- fig:04_methods:results.arms.SARE.values:.0f -->44<!-- / --> %), and needs more passes than
+# either: <!-- fig:04_methods:results.arms.EFUF+SAM.passes:.0f -->838<!-- / -->
+# against <!-- fig:04_methods:results.arms.EFUF.passes:.0f -->155<!-- / --> and <!-- fig:04_methods:results.arms.SARE.passes:.0f -->585<!-- / -->.
+#
+# Does Targeted-SAM help another loss, too? NPO with it reached the level in four
+# of five runs, so the ledger does not compare it:
 
 # %%
 npo = ("NPO", "NPO+Targeted-SAM")
@@ -344,7 +360,13 @@ caption = (
     f" and {setting.shuffles} attacks each."
 )
 _ = figures.publish(
-    "fig_arms", "04_causes", drawn, preset, setting.seeds, caption
+    "fig_arms",
+    "04_causes",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.least(drawn),
 )
 step = ("SARE, random step", "SARE")
 target = ("EFUF+SAM, equal work", "SARE, equal work")
@@ -378,7 +400,13 @@ caption = (
     " reach the forget level, so it is not compared."
 )
 _ = figures.publish(
-    "fig_arms", "04_controls", drawn, preset, few.seeds, caption
+    "fig_arms",
+    "04_controls",
+    drawn,
+    preset,
+    few.seeds,
+    caption,
+    title=titles.least(drawn),
 )
 ids = zip(("C8c", "C8d", "C8e", "C8f"), setting.controls, strict=False)
 asked = {id: (name, "SARE", "mean_chair_s") for id, name in ids}
@@ -387,8 +415,16 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["metric"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
-# C8 says *flatness is the cause*, and every rival that SARE does not beat is a
-# cause that is not ruled out. An "undecided" is not a defeat of the rival.
+# None of the four does what SARE does
+# (<!-- fig:04_controls:results.arms.SARE.values:.0f -->44<!-- / --> %): with its work EFUF hallucinates
+# in <!-- fig:04_controls:results.arms.EFUF, SARE's work.values:.0f -->65<!-- / --> %, coming from above
+# in <!-- fig:04_controls:results.arms.EFUF, from above.values:.0f -->67<!-- / --> %; a step on what is kept
+# gives <!-- fig:04_controls:results.arms.SARE, step on retain.values:.0f -->63<!-- / --> %, and the wrong
+# sign <!-- fig:04_controls:results.arms.SARE, wrong sign.values:.0f -->75<!-- / --> %,
+# for <!-- fig:04_controls:results.arms.SARE, wrong sign.passes:.0f -->2295<!-- / --> passes instead
+# of <!-- fig:04_controls:results.arms.SARE.passes:.0f -->585<!-- / -->. C8 says *flatness is the cause*, and every rival
+# that SARE does not beat is a cause that is not ruled out; one that it does beat
+# is only *that* rival. No row here moves flatness alone.
 #
 # ## Cheaper, and approximate
 #
@@ -413,7 +449,10 @@ caption = (
     "What an erasure costs (passes) and mean CHAIR_s over the attack, exact"
     f" and approximate ascent steps, {len(few.seeds)} seeds."
 )
-_ = figures.publish("fig_arms", "04_cost", drawn, preset, few.seeds, caption)
+how = {"title": titles.cost(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_cost", drawn, preset, few.seeds, caption, **how
+)
 for name in setting.cheaper:
     later = [
         readings.by_seed(found[n], readings.READ["half_life"])
@@ -422,6 +461,17 @@ for name in setting.cheaper:
     print(f"NLL half-life, “{name}” - SARE: {stats.spell_paired(*later, 0)}")
 
 # %% [markdown]
+# Each approximation saves work and gives some of the delay back. SARE stands
+# at <!-- fig:04_cost:results.arms.SARE.values:.0f -->44<!-- / --> % for <!-- fig:04_cost:results.arms.SARE.passes:.0f -->585<!-- / --> passes,
+# EFUF at <!-- fig:04_cost:results.arms.EFUF.values:.0f -->68<!-- / --> % for <!-- fig:04_cost:results.arms.EFUF.passes:.0f -->155<!-- / -->. Between
+# them: eps\* from a quarter of the
+# rows, <!-- fig:04_cost:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four
+# steps, <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the
+# projector, <!-- fig:04_cost:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps of the projector.passes:.0f -->396<!-- / -->.
+#
 # ## A stronger attacker
 #
 # The order of two methods is not worth much if it holds for one attacker. Here
@@ -441,7 +491,10 @@ caption = (
     " below 95 % at the end. Ringed: the worst allowed. "
     + tables.caption(results, *both)
 )
-_ = figures.publish("fig_sweep", "04_sweep", drawn, preset, few.seeds, caption)
+how = {"title": titles.sweep(drawn)}
+_ = figures.publish(
+    "fig_sweep", "04_sweep", drawn, preset, few.seeds, caption, **how
+)
 worst = tables.worst_rates(drawn)
 print("the worst learning rate:", worst)
 
@@ -480,10 +533,12 @@ for kind in setting.kinds:
 
 # %%
 how = {"keys": key, "units": presets.UNITS}
+how |= {"title": titles.others(drawn, key)}
 caption = (
     "CHAIR_s against the strength of other updates and prompts, mean of"
     f" {len(setting.seeds)} seeds, 95 % interval. “one place” is measured in"
-    " the places that were not attacked. " + tables.caption(results, *both)
+    " the places that were not attacked. Recall is shown where it falls under"
+    " 95 %. " + tables.caption(results, *both)
 )
 _ = figures.publish(
     "fig_attacks", "04_attacks", drawn, preset, setting.seeds, caption, **how
@@ -497,10 +552,14 @@ print(tables.strongest(drawn))
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of
-# the attacks? Where both stay near zero there was no danger to begin with, and
-# the row reads "no difference"; where both rise to the top, neither holds. And
-# where recall has gone (see the print), a model invents little because it says
-# little. Look at the panels, not only at the rows.
+# the attacks? Over all ten it does, by <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
+# *<!-- C7a.verdict -->supported<!-- / -->*; on six other seeds <!-- C7a.diff@1101 -->-0.1 [-7.4, 7.2]<!-- / -->,
+# *<!-- C7a.verdict@1101 -->undecided<!-- / -->*). Most of it comes from those that are
+# relearning in other clothes: LoRA (<!-- C7b.diff -->-16.3 [-21.7, -11.0]<!-- / -->) and the projector
+# (<!-- C7c.diff -->-11.8 [-16.7, -6.9]<!-- / -->). Where both stay near zero there was no danger to
+# begin with, and the row reads "no difference"; where both rise to the top,
+# neither holds. And where recall has gone (see the print), a model invents
+# little because it says little.
 #
 # ## A trap: unequal forget levels
 #
@@ -516,19 +575,28 @@ caption = (
     "One method, unequal forget levels, the same attack,"
     f" {len(few.seeds)} seeds."
 )
-_ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
+how = {"title": titles.levels(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_levels", drawn, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
+# The longer it pushes, the longer it seems to
+# last: <!-- fig:04_levels:results.arms.EFUF, stopped at 4 nats.values:.0f -->89<!-- / --> % over the attack when stopped at four
+# nats, <!-- fig:04_levels:results.arms.EFUF, stopped at 8 nats.values:.0f -->68<!-- / --> % at
+# eight, <!-- fig:04_levels:results.arms.EFUF, stopped at 12 nats.values:.0f -->54<!-- / --> % at twelve. Nothing was made more robust;
+# there was only more to undo.
+#
 # ## What we learned
 #
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
 #   mislead; pairing by seed and landing on one forget level remove two unfair
 #   advantages, and a control for the third, work, costs no more than a run.
 # * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
-#   captions over the attack (C6a: *<!-- C6a.verdict -->supported<!-- / -->*),
-#   <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
-#   (C6c, exploratory: *<!-- C6c.verdict -->for<!-- / -->*),
-#   <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
+#   captions over the attack (C6a:
+#   *<!-- C6a.verdict -->supported<!-- / -->*), <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
+#   (C6c, exploratory:
+#   *<!-- C6c.verdict -->for<!-- / -->*), <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
 #   exploratory: *<!-- C6d.verdict -->for<!-- / -->*). Under each method's worst
 #   learning rate: <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
 #   *<!-- C6f.verdict -->no difference<!-- / -->*).
@@ -541,16 +609,16 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 #   the same runs: half-life <!-- C8i.diff -->+15.3 [-21.4, 52.0]<!-- / --> samples (C8i, exploratory:
 #   *<!-- C8i.verdict -->open<!-- / -->*), samples until every other caption
 #   hallucinates <!-- C8j.diff -->+42.2 [-17.8, 102.3]<!-- / --> (C8j, exploratory:
-#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE takes
-#   <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
-#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->, EFUF
-#   <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
+#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE
+#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
+#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
+#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
 #   untargeted SAM is <!-- C8m.diff -->-11.9 [-15.2, -8.5]<!-- / --> points (C8m, exploratory:
 #   *<!-- C8m.verdict -->for<!-- / -->*).
 # * Does the step help another loss? C8k and C8l ask it of NPO
 #   (*<!-- C8k.verdict -->not comparable<!-- / -->*, *<!-- C8l.verdict -->not comparable<!-- / -->*).
-# * Is work alone the cause? SARE minus EFUF with SARE's work:
-#   <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
+# * Is work alone the cause? SARE minus EFUF with SARE's
+#   work: <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
 #   *<!-- C8c.verdict -->for<!-- / -->*).
 # * A cause is what is left when its rivals have had their turn. Name them, run
 #   them, and count "undecided" as such.
@@ -566,32 +634,84 @@ _ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
 # are their best (all were run at the book's learning rate). An interval that
 # spans zero is not equality; *no difference larger than the margin* is a test
 # of its own.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* A curve reads 0 % at 0 samples, 20 % at 64 and 80 % at 128. At how
-#    many samples does it pass 50 %, by linear interpolation? Put the number
-#    into the next cell.
-# 2. *(easy)* Draw the recall along the attack (`keys=("recall",)` of
-#    `figures.fig_relapse`). Does the attacker pay for what he gets?
-# 3. *(harder)* Let the attacker train the projector alone:
-#    `set_trainable(erasures.erased(specs["EFUF"][0].run), "projector")`, from
-#    `sare_min.llava`, goes to `relearn`. Is he slower?
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · Read a relapse curve *(easy)*
+#
+# CHAIR_s is 0 % at 0 relearning samples, 20 % at 64 and 80 % at 128. At how
+# many samples does the curve pass 50 %, by linear interpolation?
 
 # %% tags=["exercise", "nbval-check-output"]
-my_samples = None  # your number
-passed = stats.relapse_samples([0, 64, 128], [0.0, 0.2, 0.8])
-is_right = my_samples is not None and abs(my_samples - passed) < 1
-print("right" if is_right else "not yet")
+from lab.exercises import relearning as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_samples = 96
-print("right" if abs(my_samples - passed) < 1 else "not yet")
+my_samples = None
+check.passes_half(my_samples)
+
+# %% [markdown]
+# ### 2 · Runs that never relapsed *(easy)*
+#
+# Five attacks of 640 samples each: three erasures relapse after 96, 160 and 224
+# samples, two never do. What is the *restricted* mean of the samples that it
+# takes?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_mean = None
+check.restricted_mean(my_mean)
+
+# %% [markdown]
+# ### 3 · Four verdicts *(easy)*
+#
+# A claim says that a difference is *below* zero; differences of up to 5 points
+# do not matter (the margin). Four experiments end with the 95 % intervals [-8,
+# -1], [-3, 2], [-9, 4] and [1, 9]. Give each its verdict: `"supported"`, `"no
+# difference"`, `"undecided"` or `"refuted"`.
+
+# %% tags=["exercise", "nbval-check-output"]
+my_verdicts = [None, None, None, None]
+check.verdicts(my_verdicts)
+
+# %% [markdown]
+# ### 4 · A paired interval by hand *(harder)*
+#
+# Mean CHAIR_s over the attack on five seeds, in %: EFUF 60, 70, 40, 80, 50;
+# SARE, in the same order of seeds, 50, 55, 38, 60, 47. What is the 95 %
+# interval of SARE - EFUF, paired by seed? (For four degrees of freedom
+# Student's t is 2.776. Numpy may do the sums.)
+
+# %% tags=["exercise", "nbval-check-output"]
+my_low, my_high = None, None
+check.paired_interval(my_low, my_high)
+
+# %% [markdown]
+# ### 5 · A smaller attacker *(open)*
+#
+# Let the attacker train the projector alone, and leave the language model as it
+# is. Is he slower than the headline's? Does he pay in recall?
+#
+# ```python
+# from lab.world import measured
+# from sare_min.llava import set_trainable
+#
+# run = presets.book_run("EFUF", kit.seed)
+# attacks.run_all({"EFUF": [run]})  # from the cache
+# model = set_trainable(erasures.erased(run), "projector")
+# captions, at = encoded.attack(kit), (0, 64, 128, 256)
+# for n in relearn(model, captions, at, seed=kit.seed, progress=False):
+#     print(n, measured.held_out(kit, model))
+# ```
 
 # %% [markdown]
 # ## Sources
 #
-# * Relearning attacks: Fan et al., arXiv 2502.05374; Hu et al., *Jogging the
-#   Memory of Unlearned LLMs Through Targeted Relearning Attacks*, arXiv
-#   2406.13356.
-# * SARE: arXiv 2601.16527. EFUF: arXiv 2402.09801. CHAIR: arXiv 1809.02156.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [Jogging](bibliography.md#jogging): relearning from little.
+# * [Kaplan-Meier](bibliography.md#kaplan-meier): the survival curve.
+# * [LookSAM](bibliography.md#looksam): a step kept for several steps.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.

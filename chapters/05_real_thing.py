@@ -27,10 +27,10 @@
 # **The answer.** The same functions do it, with two strings changed: by default
 # on the microworld, exported in COCO's, POPE's and EFUF's formats; with
 # `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
-# files. Here CHAIR_s falls from
-# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->98<!-- / --> % to
-# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->0<!-- / --> % by EFUF and
-# <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
+# files. Here CHAIR_s falls
+# from <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> %
+# to <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF
+# and <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
 # seed, so it shows that the road goes through, not which method is better. **A
 # 7B model we have not run**: see *What we did not show*.
 #
@@ -77,7 +77,7 @@ sys.path[:0] = [str(root), str(root / "chapters")]
 import torch
 from peft import PeftModel
 
-from lab.evidence import figures, readings
+from lab.evidence import figures, readings, titles
 from lab.experiments import presets
 from lab.field import coco, devices, export, judge, photos, ranks, score
 from lab.llava.checkpoints import load, save
@@ -475,7 +475,7 @@ caption = (
     f"{len(val)} test images; one seed."
 )
 if rank == 0:
-    how = {"keys": ("chair_s", "recall")}
+    how = {"keys": ("chair_s", "recall"), "title": titles.halves_of(curves)}
     figures.publish(
         "fig_relapse", "05_real_thing", curves, preset, [seed], caption, **how
     )
@@ -565,10 +565,10 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # * The microworld's erasure needs nothing that COCO's files and a LLaVA
 #   checkpoint do not give: images, annotations, a CLIP. Two strings change.
 # * CHAIR and recall can look well where the model stops answering questions.
-#   Pushed further, EFUF keeps a recall of
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
-#   and CHAIR_s at
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
+#   Pushed further, EFUF keeps a recall
+#   of <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
+#   and CHAIR_s
+#   at <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
 #   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / --> %
 #   of its answers are neither yes nor no. Score what was *not* trained, too.
 # * Thresholds do not travel from CLIP to CLIP, shares do. The share must come
@@ -586,37 +586,73 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # synonyms table is a compact one: give CHAIR's own list for published numbers
 # (`lab.score --synonyms`). Curation judges whether an object is there, never
 # how many, what colour, or what it does.
-#
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. *(easy)* An entry of EFUF's file reads `{"sentence": "a kitchen with a cup,
-#    a fork", "position": 21, ...}`. Which text is to be forgotten if its score
-#    is low? Put it into the next cell, as EFUF cuts it.
-# 2. *(easy)* Score the erasure's images by `judge.Window(patch=16, side=2,
-#    top=1)`: a patch is a cell of the grid then. Does curation find more of the
-#    wrong mentions, or fewer? This CLIP has never seen a part of a picture.
-# 3. *(harder)* Take half of `share`, then twice, and erase again. Which error
-#    of the judge costs more, measured by CHAIR and by recall?
-# 4. *(harder)* Set `stop_nll = 7.0` and erase again. Which of the printed
-#    numbers would a paper report, and which says what happened? Read
-#    `random.jsonl` in the method's folder.
+# Fill in an answer and run its cell. It says "right", or "not yet" with a hint
+# at the mistake. The [solutions](solutions.md) explain each answer.
+#
+# ### 1 · EFUF's entry *(easy)*
+#
+# An entry of EFUF's file reads `{"sentence": "a kitchen with a cup, a fork",
+# "position": 21, ...}`. Which text is to be forgotten if its score is low, as
+# EFUF cuts it?
 
 # %% tags=["exercise", "nbval-check-output"]
-my_target = None  # a string
-entry = {"sentence": "a kitchen with a cup, a fork", "position": 21}
-target = entry["sentence"][entry["position"] :]
-print("right" if my_target == target else "not yet")
+from lab.exercises import real_thing as check
 
-# %% tags=["solution", "nbval-check-output"]
-my_target = " a fork"
-print("right" if my_target == target else "not yet")
+my_target = None  # a string
+check.efuf_target(my_target)
+
+# %% [markdown]
+# ### 2 · What POPE hears *(easy)*
+#
+# Asked "Is there a bottle in the image?", a model says "Yes, there is.", "No.",
+# "bottle bottle bottle" and "I do not see one." about four pictures. Which does
+# POPE's official parser take for a yes?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_yes = [None, None, None, None]  # True or False each
+check.pope_reading(my_yes)
+
+# %% [markdown]
+# ### 3 · A threshold from a share *(easy)*
+#
+# Some CLIP scores ten mentions 17, 31, 14, 26, 22, 28, 12, 25, 20 and 30.
+# Elsewhere one mention in five is wrong. Below which threshold would you
+# forget? (Any number that does it is right.)
+
+# %% tags=["exercise", "nbval-check-output"]
+my_threshold = None
+check.threshold(my_threshold)
+
+# %% [markdown]
+# ### 4 · A judge that errs *(open)*
+#
+# Take half of `share` for the thresholds, in the cell that prints them, and run
+# it again with all that follows; then take twice. The one judge misses wrong
+# sub-sentences, the other has true ones forgotten. Which error costs more, by
+# CHAIR and by recall?
+
+# %% [markdown]
+# ### 5 · One step, two processes *(harder)*
+#
+# Two processes share a batch. On its part one finds $(3, 0)$ for the gradient
+# of $L_{neg}$, the other $(0, 4)$; each is already divided by the whole batch's
+# counts. `rho` is 0.1. What is eps\*, for both?
+
+# %% tags=["exercise", "nbval-check-output"]
+my_eps = [None, None]
+check.shared_step(my_eps)
 
 # %% [markdown]
 # ## Sources
 #
-# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and
-#   the files of RUCAIBox/POPE. CHAIR: Rohrbach et al., arXiv 1809.02156.
-# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code
-#   of starreeze/efuf. LoRA: arXiv 2106.09685.
-# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE:
-#   arXiv 2601.16527.
+# * [COCO](bibliography.md#coco): pictures and their objects.
+# * [POPE](bibliography.md#pope): hallucination, asked for.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [LoRA](bibliography.md#lora): adapters.
+# * [LLaVA-1.5](bibliography.md#llava-15): the checkpoint that it stands for.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

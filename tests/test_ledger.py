@@ -356,6 +356,19 @@ def test_a_second_block_stands_beside_the_books(book, monkeypatch):
     assert ledger.keep(run, book) == book / "claims_seeds-from-1101.json"
     assert (book / "rows_seeds-from-1101.csv").read_text() == (run / "rows.csv").read_text()
     assert [path.name for path in ledger.rebuild(book)] == ["rows.csv", "rows_seeds-from-1101.csv"]
+    ledger.write(book / "README.md", book)
+    table = (book / "README.md").read_text()
+    assert "| verdict | on 12 other seeds |" in table
+    last = {
+        id: line.split("|")[-2].strip()
+        for line in table.splitlines()
+        for id in PLAN.primaries
+        if f"**{id}**" in line
+    }
+    second = {row["id"]: row for row in ledger.blocks(book)["seeds from 1101"]}
+    assert second["C6a"]["diff"] > -15  # the book's own is -20
+    assert last["C6a"] == f"{pages.difference(second['C6a'])}: {second['C6a']['verdict']}"
+    assert last["C1a"] == "not tested"
     text = ledger.page(book).split("## On other seeds")[1]
     assert "| row | the book (12 seeds at most) | seeds from 1101 (12 seeds at most) |" in text
     _, first, second, agree, pooled = cells(text, "C6a")
@@ -382,7 +395,8 @@ def test_what_the_book_shows_is_what_its_rows_say():
         assert name != "the book" or seeds <= {*PLAN.seeds}
     assert (folder / "claims.md").read_text() == ledger.page(folder)
     table = readme.read_text().split(pages.MARK)[1]
-    assert table.strip() == pages.summary(ledger.read(folder / "claims.json", PLAN), PLAN)
+    book, *others = ledger.blocks(folder).values()
+    assert table.strip() == pages.summary(book, PLAN, others[0] if others else ())
 
 
 def test_make_evidence_needs_no_torch(book):

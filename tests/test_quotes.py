@@ -149,6 +149,33 @@ def test_a_notebook_follows_its_source(tmp_path):
     assert {path.suffix for path in quotes.places()} == {".md", ".py", ".ipynb"}
 
 
+def shifted(content):
+    """Every number of a JSON one and a half times as large, and a bit more."""
+    if isinstance(content, dict):
+        return {key: shifted(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [shifted(value) for value in content]
+    return 1.5 * content + 1.7 if type(content) in (int, float) else content
+
+
+def test_no_number_in_prose_outlives_its_file(tmp_path):
+    """Fails if a quoted number would stand unchanged after the file behind it has changed."""
+    for path in (files.ROOT / "figures").glob("*.json"):
+        content = json.loads(path.read_text())
+        if path.name.startswith("claims"):  # a level or a count of seeds is no result
+            content = [shifted(row) for row in content]
+        (tmp_path / path.name).write_text(json.dumps(shifted(content)))
+    prose = quotes.places()
+    assert len(prose) > 10
+    for path in prose:
+        text = path.read_text(encoding="utf-8")
+        pairs = re.findall(r"<!-- ((?:fig:|C\d)[^>]*?) -->(.*?)<!-- / -->", text, re.DOTALL)
+        for marker, shown in pairs:
+            new = quotes.fill(f"<!-- {marker} --><!-- / -->", tmp_path)
+            same = new == f"<!-- {marker} -->{shown}<!-- / -->"
+            assert not same or ".verdict" in marker, f"{path.name}: {marker} stays {shown}"
+
+
 def test_another_block_of_seeds(folder):
     """Fails if a number of the second block is read from the book's, or a missing block passes."""
     rows = json.loads((folder / "claims.json").read_text())

@@ -9,6 +9,8 @@ import pytest
 import torch
 from conftest import tiny_llava
 
+from lab.exercises import ascent
+from lab.exercises.verdict import NotYet
 from sare_min import sam
 from sare_min.captions import token_nll
 from sare_min.llava import trainable
@@ -26,9 +28,32 @@ def flat(tensors):
     return torch.cat([t.reshape(-1) for t in tensors])
 
 
+def neg(model, data):
+    """L_neg of the whole batch."""
+    return method_losses(model, data, METHODS["SARE"], counts(data, "token"))["neg"]
+
+
 def neg_gradient(model, data, scale=1.0):
-    loss = method_losses(model, data, METHODS["SARE"], counts(data, "token"))["neg"]
-    return loss.item(), list(torch.autograd.grad(scale * loss, trainable(model), allow_unused=True))
+    loss = neg(model, data)
+    return list(torch.autograd.grad(scale * loss, trainable(model), allow_unused=True))
+
+
+def sare_losses(model, data):
+    """losses(batch) -> (target, rest) of SARE, as `gradient` hands them to targeted_sam."""
+    sare, n = METHODS["SARE"], counts(data, "token")
+
+    def losses(batch):
+        found = method_losses(model, batch, sare, n)
+        nothing = torch.zeros((), requires_grad=True)
+        kept = sum((found[k] for k in ("pos", "sent") if k in found), nothing)
+        return sare.lambda_neg * found.get("neg", nothing), kept
+
+    return losses
+
+
+def library(params, batches, losses, rho):
+    """targeted_sam as chapter 03 asks its reader to write it."""
+    return targeted_sam(params, batches, batches, losses, rho)
 
 
 @contextmanager
@@ -38,58 +63,23 @@ def wrong_way(params, direction, rho):
         yield norm
 
 
-# Each check takes the ascent step under test, so that a wrong-sign copy can be put through the same
-# checks.
-
-
-def check_relapse_direction(step, model, data):
-    before, (_, direction) = span_nll(model, data)["forget"], neg_gradient(model, data)
-    with step(trainable(model), direction, 0.02) as norm:
-        after = span_nll(model, data)["forget"]
-    assert after < before, "the step must make the hallucination more likely"
-    assert before - after == pytest.approx(0.02 * norm, rel=0.1), (
-        "L_neg must rise by about rho * ||g||"
-    )
-
-
-def check_quadratic(step):
-    """L(x) = x'Ax/2 + b'x: the gradient at theta + eps is A(theta + eps) + b, in closed form."""
-    matrix, b = torch.tensor([[3.0, 1.0], [1.0, 2.0]]), torch.tensor([-1.0, 0.5])
-    x = torch.nn.Parameter(torch.tensor([0.7, -0.4]))
-    slope = matrix @ x.detach() + b
-    expected = matrix @ (x.detach() + 0.3 * slope / slope.norm()) + b
-    with step([x], [slope.clone()], 0.3):
-        (x @ matrix @ x / 2 + b @ x).backward()
-    torch.testing.assert_close(x.grad, expected)
-
-
-def check_gradient_at_the_relapse_point(step, model, data, monkeypatch):
-    """The erasure gradient is that of theta + eps, by brute force on a copy of the model."""
-    monkeypatch.setattr(sam, "perturbed", step)
-    gradient(model, data, get_method("SARE", lambda_pos=0.0, lambda_sent=0.0, rho=0.5))
-    got = flat(grads(model))
-    moved = copy.deepcopy(model)
-    _, direction = neg_gradient(model, data)
-    norm = flat([g for g in direction if g is not None]).norm()
-    with torch.no_grad():
-        for p, g in zip(trainable(moved), direction, strict=True):
-            if g is not None:
-                p += 0.5 * g / norm
-    expected = 0.1 * flat([g for g in neg_gradient(moved, data)[1] if g is not None])
-    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-6)
+# The checks of lab/exercises/ascent.py take the step under test: chapter 03 puts its reader's step
+# through them, and a wrong-sign copy must not pass.
 
 
 def test_a_step_goes_toward_the_relapse(model, data):
     """Fails if the ascent sign flips."""
-    check_relapse_direction(perturbed, model, data)
+    before = span_nll(model, data)["forget"]
+    with perturbed(trainable(model), neg_gradient(model, data), 0.02):
+        after = span_nll(model, data)["forget"]
+    assert after < before, "the step must make the hallucination more likely"
+    ascent.check_uphill(perturbed, trainable(model), lambda: neg(model, data), 0.02)
+    ascent.check_direction(perturbed, trainable(model), neg_gradient(model, data), 0.37)
 
 
 def test_b_step_has_length_rho(model, data):
     """Fails if the norm is taken tensor by tensor, or g is not normalised."""
-    theta = [p.detach().clone() for p in trainable(model)]
-    with perturbed(trainable(model), neg_gradient(model, data)[1], 0.37):
-        eps = [p.detach() - start for p, start in zip(trainable(model), theta, strict=True)]
-    assert float(flat(eps).norm()) == pytest.approx(0.37, rel=1e-5)
+    ascent.check_length(perturbed, trainable(model), neg_gradient(model, data), 0.37)
 
 
 def test_c_lambda_neg_scales_the_second_gradient_only(model, data):
@@ -108,7 +98,7 @@ def test_c_step_does_not_depend_on_the_loss_scale(model, data, scale):
     """Fails if lambda_neg leaks into eps."""
     moved = []
     for factor in (1.0, scale):
-        with perturbed(trainable(model), neg_gradient(model, data, factor)[1], 0.1):
+        with perturbed(trainable(model), neg_gradient(model, data, factor), 0.1):
             moved.append(flat(trainable(model)).detach().clone())
     torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-7)
 
@@ -137,29 +127,18 @@ def test_d_rho_zero_is_efuf_exactly(model, data):
 
 def test_e_quadratic_has_the_closed_form():
     """Fails if the second gradient is not taken at theta + eps."""
-    check_quadratic(perturbed)
+    ascent.check_closed_form(perturbed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("body_raises", [False, True])
-def test_f_weights_come_back_bit_for_bit(model, data, dtype, body_raises):
+def test_f_weights_come_back_bit_for_bit(model, dtype):
     """Fails if eps is subtracted instead of theta restored, or if an exception in the second pass
     leaves the model moved.
     """
-    model.to(dtype)
-    params, theta = trainable(model), [p.detach().clone() for p in trainable(model)]
-    torch.manual_seed(0)
-    direction = [torch.randn_like(p) for p in params]
-    try:
-        with perturbed(params, direction, 0.5):
-            assert any(not torch.equal(p, start) for p, start in zip(params, theta, strict=True)), (
-                "the step must move something"
-            )
-            if body_raises:
-                raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        pass
-    assert all(torch.equal(p, start) for p, start in zip(params, theta, strict=True))
+    params = trainable(model.to(dtype))
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.randn(p.shape, generator=generator).to(dtype) for p in params]
+    ascent.check_gives_back(perturbed, params, direction, 0.5)
 
 
 def test_f_a_whole_step_at_lr_zero_changes_nothing(model, data):
@@ -172,22 +151,8 @@ def test_f_a_whole_step_at_lr_zero_changes_nothing(model, data):
 
 def test_f_a_loss_that_raises_in_the_second_pass(model, data):
     """Fails if targeted_sam forgets the restore when a forward dies."""
-    theta, calls = [p.detach().clone() for p in trainable(model)], []
-
-    def losses(batch):
-        calls.append(1)
-        if len(calls) == 2:
-            assert any(
-                not torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True)
-            )
-            raise RuntimeError("out of memory")
-        return method_losses(model, batch, METHODS["SARE"], counts(batch, "token"))[
-            "neg"
-        ], torch.zeros((), requires_grad=True)
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        targeted_sam(trainable(model), [data], [data], losses, 0.1)
-    assert all(torch.equal(p, start) for p, start in zip(trainable(model), theta, strict=True))
+    losses = sare_losses(model, data)
+    ascent.check_gradient_survives(library, trainable(model), data.split(3), losses, 0.1)
 
 
 def test_g_grounded_text_keeps_its_gradient_at_theta(model, data):
@@ -231,19 +196,37 @@ def test_i_erasure_is_unbounded_and_logged(model, data):
     )
 
 
-def test_second_gradient_is_taken_at_the_relapse_point(model, data, monkeypatch):
-    """Fails if eps is dropped or turned round on the real architecture."""
-    check_gradient_at_the_relapse_point(perturbed, model, data, monkeypatch)
+@pytest.mark.parametrize("rows", [3, 8])
+def test_second_gradient_is_taken_at_the_relapse_point(model, data, rows):
+    """Fails if eps is dropped, turned round or taken per micro-batch on the real architecture."""
+    losses = sare_losses(model, data)
+    ascent.check_gradient(library, trainable(model), data.split(rows), losses, 0.5)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 64])
+def test_the_loop_takes_the_same_gradient(model, data, micro_batch):
+    """Fails if `gradient` hands other losses, weights or batches to targeted_sam than the equation
+    has.
+    """
+
+    def loop(params, batches, losses, rho):
+        gradient(model, batches[0], get_method("SARE", rho=rho), micro_batch)
+
+    ascent.check_gradient(loop, trainable(model), [data], sare_losses(model, data), 0.5)
 
 
 def test_a_wrong_sign_copy_fails_these_tests(model, data, monkeypatch):
     """Fails if the checks above could not tell the trap from the method."""
-    with pytest.raises(AssertionError):
-        check_relapse_direction(wrong_way, model, data)
-    with pytest.raises(AssertionError):
-        check_quadratic(wrong_way)
-    with pytest.raises(AssertionError):
-        check_gradient_at_the_relapse_point(wrong_way, model, data, monkeypatch)
+    params, direction = trainable(model), neg_gradient(model, data)
+    with pytest.raises(NotYet, match="wrong sign"):
+        ascent.check_uphill(wrong_way, params, lambda: neg(model, data), 0.02)
+    with pytest.raises(NotYet, match="wrong sign"):
+        ascent.check_direction(wrong_way, params, direction, 0.37)
+    with pytest.raises(NotYet, match="not that at theta"):
+        ascent.check_closed_form(wrong_way)
+    monkeypatch.setattr(sam, "perturbed", wrong_way)
+    with pytest.raises(NotYet, match="theta - eps"):
+        ascent.check_gradient(library, params, [data], sare_losses(model, data), 0.5)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])

@@ -256,7 +256,8 @@ def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "
     if the README lacks its two marks.
     """
     rebuild(folder)
-    pages.put_table(readme, summary(blocks(folder)["the book"], load()))
+    first, *others = blocks(folder).values()
+    pages.put_table(readme, summary(first, load(), others[0] if others else ()))
     (folder / "claims.md").write_text(page(folder))
 
 

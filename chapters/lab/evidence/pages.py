@@ -70,13 +70,17 @@ def levels(row: Mapping) -> str:
     return "; ".join(ends)
 
 
-def summary(rows: Sequence[Mapping], plan: Plan) -> str:
+def summary(rows: Sequence[Mapping], plan: Plan, again: Sequence[Mapping] = ()) -> str:
     """The README's table: the primaries in the plan's order, in the plan's words.
 
-    rows: the ledger's, as `ledger.judge` returns them.
+    rows: the ledger's, as `ledger.judge` returns them; again: those of other seeds, which get a
+    column of their own.
     """
-    found = {row["id"]: row for row in rows}
+    found, others = ({row["id"]: row for row in block} for block in (rows, again))
     lines = ["| the paper's claim | what was found | verdict |", "|---|---|---|"]
+    if again:
+        most = max(row["n_seeds"] or 0 for row in again)
+        lines = [f"{lines[0]} on {most} other seeds |", f"{lines[1]}---|"]
     for id in plan.primaries:
         row, text = found[id], ""
         if row["verdict"] == "not comparable":
@@ -89,8 +93,15 @@ def summary(rows: Sequence[Mapping], plan: Plan) -> str:
         claim = re.split(r"[:,] (?![^(]*\))", row["claim"])[
             0
         ]  # its first words: claims.md has the whole
-        lines.append(f"| **{id}** {claim} | {text} | **{row['verdict']}** |")
+        cells = [f"**{id}** {claim}", text, f"**{row['verdict']}**"]
+        cells += [_again(others[id])] if again else []
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _again(row: Mapping) -> str:
+    """What other seeds say of a primary, in a cell."""
+    return row["verdict"] if row["diff"] is None else f"{difference(row)}: {row['verdict']}"
 
 
 def table(rows: Sequence[Mapping]) -> str:
