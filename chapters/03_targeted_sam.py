@@ -473,13 +473,21 @@ _ = figures.publish(
 )
 
 # %% [markdown]
+# The habit goes on beaches, too, but not for free: of their captions the base
+# model's hallucinate in <!-- fig:03_beaches:results.beach, never erased on.base.chair_s:.0f:100 -->99<!-- / --> %, EFUF's
+# in <!-- fig:03_beaches:results.beach, never erased on.EFUF.chair_s:.0f:100 -->13<!-- / --> %, SARE's in <!-- fig:03_beaches:results.beach, never erased on.SARE.chair_s:.0f:100 -->26<!-- / --> %; and of the objects that
+# are there EFUF still names <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %, SARE
+# only <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> %. On the places that it was trained on SARE
+# names <!-- fig:03_beaches:results.the other places.SARE.recall:.0f:100 -->100<!-- / --> %. Five seeds, exploratory, no row of the
+# ledger; but it is a harm that recall on trained places does not show.
+#
 # ## Is it flatter?
 #
-# Chapter 01's slices, for both methods: along each one's own relapse direction,
+# Chapter 02's slices, for both methods: along each one's own relapse direction,
 # and along the straight line to where its attacker is after 256 samples.
 
 # %%
-wanted = {  # EFUF's are chapter 01's
+wanted = {  # EFUF's are chapter 02's
     name: [landscape.Slices(run, chair=name == "EFUF") for run in first[name]]
     for name in both
 }
@@ -650,6 +658,8 @@ _ = figures.publish(
 #   *<!-- C5b.verdict -->open<!-- / -->*), POPE's random accuracy
 #   by <!-- C5f.diff -->-3.2 [-6.8, 0.4]<!-- / --> (C5f, exploratory:
 #   *<!-- C5f.verdict -->open<!-- / -->*).
+# * Harm shows where nothing was trained: on beaches, which no erasure saw, SARE
+#   names <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> % of the objects, EFUF <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %.
 # * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
 #   the rank correlation of the worst-case loss (within 0.5) with the NLL's
 #   half-life

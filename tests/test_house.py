@@ -23,6 +23,7 @@ ORDER = (
     "evidence",
     "experiments",
     "field",
+    "audit",
     "exercises",
     "tools",
     "score",
