@@ -185,7 +185,8 @@ def _save_png(figure: Figure, path: Path, facts: Mapping) -> None:
     figure.canvas.draw()
     below = figure.get_tightbbox().y0 / figure.get_figheight() - 0.02
     figure.text(0.01, below, text, fontsize=8, color="#374151", va="top", ha="left")
-    figure.savefig(path, metadata={"Software": None})
+    with files.whole(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
 
 
 def _style(name: str) -> tuple[str, str, tuple[float, ...]]:

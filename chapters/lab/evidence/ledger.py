@@ -258,7 +258,7 @@ def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "
     rebuild(folder)
     first, *others = blocks(folder).values()
     pages.put_table(readme, summary(first, load(), others[0] if others else ()))
-    (folder / "claims.md").write_text(page(folder))
+    files.write_text(folder / "claims.md", page(folder))
 
 
 def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
@@ -274,5 +274,6 @@ def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
             " give build/figures/full-seeds-from-N."
         )
     for path, target in copied.items():
-        shutil.copy(path, folder / target)
+        with files.whole(folder / target) as part:
+            shutil.copy(path, part)
     return folder / f"claims_{name}.json"

@@ -143,6 +143,6 @@ def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figu
         text = path.read_text(encoding="utf-8")
         filled = links.aimed(fill(text, folder, path.name), path.parent, path.name)
         if filled != text:
-            path.write_text(filled, encoding="utf-8")
+            files.write_text(path, filled)
             changed.append(path)
     return changed

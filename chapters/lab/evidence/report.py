@@ -434,9 +434,7 @@ def write(committed: Run, new: Run, path: Path | None = None) -> Path:
     """Write the page whole or not at all; path: build/reproduction.html if not given."""
     path = path or files.ROOT / "build/reproduction.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(f"{path}.part")
-    part.write_text(html(committed, new), encoding="utf-8")
-    part.replace(path)
+    files.write_text(path, html(committed, new))
     return path
 
 
@@ -455,5 +453,5 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")

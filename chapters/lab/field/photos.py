@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sare_min.captions import refuse_special
 
+from .. import files
 from ..llava.speech import generate
 from ..metrics.chair import Convention, Span
 from ..world.curate import Thresholds
@@ -412,5 +413,6 @@ def speak(
         ]
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lines in rows.items():
-        Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        files.write_text(Path(folder, f"{name}.jsonl"), text)
     return Path(folder)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..files import read_text
+from ..files import read_text, write_text
 from ..metrics.chair import SYNONYMS, chair, convention
 from ..metrics.pope import pope, says_neither, says_no
 from . import coco
@@ -100,13 +100,15 @@ def score_chair(
 
 
 def _write(path: str | Path, text: str, source: str | Path) -> None:
-    """Write --per-caption's file; raises ValueError if it cannot be, or would be on the source."""
+    """Write --per-caption's file whole or not at all; raises ValueError if it cannot be, or would
+    be on the source.
+    """
     if Path(path).resolve() == Path(source).resolve():
         raise ValueError(f"--per-caption {path}: that is the file of captions: name another one.")
     try:
-        Path(path).write_text(text)
+        write_text(path, text)
     except OSError as error:
-        raise ValueError(f"--per-caption {path}: cannot be written ({error}).") from error
+        raise ValueError(f"--per-caption {error}") from error
 
 
 def score_pope(
