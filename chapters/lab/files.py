@@ -104,3 +104,19 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:
         raise ValueError(f"{path}: the file holds zero bytes, so it is no text. Fetch it again.")
     return text
+
+
+def read_json(path: str | Path, mend: str = "Make it again.") -> object:
+    """What a JSON file holds; raises ValueError as read_text, and naming file and mend if it is no
+    JSON, or holds what cannot be written again.
+    """
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+        if "\\ud" in text.lower():  # half a surrogate pair is no text, and cannot be written again
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except RecursionError as error:  # lists in lists in lists
+        raise ValueError(f"{path}: the file nests too deep. {mend}") from error
+    except ValueError as error:  # a JSONDecodeError, or a number of thousands of digits
+        raise ValueError(f"{path}: the file is no JSON ({error}). {mend}") from error

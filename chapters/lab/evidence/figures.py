@@ -118,7 +118,7 @@ def again(name: str, folder: Path = files.ROOT / "figures") -> Figure:
     path = Path(folder) / f"{name}.json"
     if not path.exists():
         raise ValueError(f"{path}: not there. Its study's module says how to make it.")
-    return _draw(json.loads(files.read_text(path)))
+    return _draw(files.read_json(path))
 
 
 def redraw(folder: Path) -> list[str]:
@@ -129,12 +129,7 @@ def redraw(folder: Path) -> list[str]:
     """
     names = []
     for path in sorted(Path(folder).glob("*.json")):
-        try:
-            facts = json.loads(files.read_text(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}: the file is no JSON ({error}). Run the figure's chapter again."
-            ) from error
+        facts = files.read_json(path, "Run the figure's chapter again.")
         if not isinstance(facts, dict) or "drawn_by" not in facts:
             continue  # claims, benchmarks, figures older than `publish`
         try:

@@ -7,7 +7,6 @@ run.json, in seconds.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -169,10 +168,7 @@ def read(folder: Path) -> Run:
 
 
 def _json(path: Path, kind: type) -> list | dict:
-    try:
-        content = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: the file is no JSON ({error}). {MEND}") from error
+    content = files.read_json(path, MEND)
     if not isinstance(content, kind):
         raise ValueError(f"{path}: the file holds no {kind.__name__}. {MEND}")
     return content
