@@ -30,7 +30,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute evidence test lint unit nbval sync bench clean
+.PHONY: help setup execute evidence test lint unit nbval sync book bench clean
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ nbval: $(STAMP)  ## the notebooks alone, as they stand (fast preset): tagged cel
 
 sync: $(STAMP)  ## rebuild the notebooks from their .py, in seconds; cells that changed lose their outputs until KEEP=1 make execute
 	cd chapters && $(PY) -m lab.tools.execute --sync
+
+book: $(STAMP)  ## the chapters as a site, from their stored outputs, in half a minute: build/book/index.html
+	cd chapters && $(PY) -m lab.tools.book
 
 bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
 	cd chapters && $(PY) -m lab.tools.bench

@@ -76,7 +76,7 @@ import random
 import torch
 from transformers import CLIPModel
 
-from lab.evidence import figures, readings
+from lab.evidence import figures, readings, titles
 from lab.experiments import attacks, presets
 from lab.llava.speech import generate
 from lab.metrics.chair import chair
@@ -246,10 +246,16 @@ rows = readings.first_of_each(scenes.PLACES, kit.test_scenes)
 shown = [measured.marked(kit, i, said[i]) for i in rows]
 caption = (
     "Greedy captions of four held-out scenes by the base model of seed "
-    f"{seed}; [brackets]: not in the picture."
+    f"{seed}; red, bold and underlined: not in the picture."
 )
 _ = figures.publish(
-    "fig_scenes", "00_scenes", shown, preset, setting.seeds, caption
+    "fig_scenes",
+    "00_scenes",
+    shown,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.scenes(shown),
 )
 
 # %% [markdown]
@@ -287,17 +293,18 @@ results = {
 
 # %%
 labels = {
-    "chair_s": "captions with an invented object (CHAIR_s)",
-    "recall": "objects that the caption names (recall)",
-    "shown": "“yes” to an object that is shown",
-    "usual": "“yes” to a usual but absent object",
-    "foreign": "“yes” to a foreign object",
+    "chair_s": "captions with an invented object (CHAIR_s; ← better)",
+    "recall": "objects that the caption names (recall; → better)",
+    "shown": "“yes” to an object that is shown (→ better)",
+    "usual": "“yes” to a usual but absent object (← better)",
+    "foreign": "“yes” to a foreign object (← better)",
 }
 caption = (
     f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
     "seeds, greedy decoding."
 )
 how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
+how |= {"title": titles.base(results)}
 _ = figures.publish(
     "fig_dots", "00_base", results, preset, setting.seeds, caption, **how
 )
@@ -328,8 +335,8 @@ _ = figures.publish(
 # %%
 trained = jobs.side_by_side(measured.noise_control, controls, "noise levels")
 metrics = {
-    "chair_s": "CHAIR_s",
-    "usual": "“yes” to a usual but absent object",
+    "chair_s": "CHAIR_s (← better)",
+    "usual": "“yes” to a usual but absent object (← better)",
 }
 by_noise, labels = readings.by_noise(controls, trained, metrics)
 
@@ -339,7 +346,7 @@ caption = (
     f"{readings.seeds_at(controls)}); 200 held-out scenes a seed."
 )
 used = sorted({s for s, _ in controls})
-how |= {"labels": labels}
+how |= {"labels": labels, "title": titles.noise(by_noise)}
 _ = figures.publish(
     "fig_dots", "00_noise", by_noise, preset, used, caption, **how
 )

@@ -75,7 +75,7 @@ jobs.warm_up()  # workers load the libraries while the next cell does
 import numpy as np
 import torch
 
-from lab.evidence import figures, readings, tables
+from lab.evidence import figures, readings, tables, titles
 from lab.experiments import presets, surroundings
 from sare_min.sam import perturbed
 
@@ -120,7 +120,13 @@ caption = (
     "A loss over one weight and its worst value within reach of each point."
 )
 _ = figures.publish(
-    "fig_two_minima", "01_two_minima", toy, preset, setting.seeds, caption
+    "fig_two_minima",
+    "01_two_minima",
+    toy,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.minima(toy),
 )
 
 # %% [markdown]
@@ -212,7 +218,9 @@ _ = figures.publish(
     preset,
     setting.seeds,
     caption,
+    title=titles.around(drawn),
     keys=panels,
+    xlabel="L2 distance from the base model's weights",
 )
 
 # %% [markdown]

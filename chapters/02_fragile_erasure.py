@@ -74,7 +74,7 @@ from itertools import compress
 
 import torch
 
-from lab.evidence import figures, ledger, readings, stats, tables
+from lab.evidence import figures, ledger, readings, stats, tables, titles
 from lab.experiments import attacks, erasures, gauges, landscape, presets, traps
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
@@ -134,7 +134,13 @@ caption = (
     f"{setting.seeds[0]}. Dashed: the two thresholds."
 )
 _ = figures.publish(
-    "fig_scores", "02_scores", judged[0], preset, setting.seeds, caption
+    "fig_scores",
+    "02_scores",
+    judged[0],
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.scores(judged[0]),
 )
 
 # %%
@@ -148,10 +154,9 @@ rates = {key: [j[key] for j in judged] for key in labels}
 caption = (
     f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds."
 )
-how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
-_ = figures.publish(
-    "fig_dots", "02_curation", rates, preset, setting.seeds, caption, **how
-)
+_ = figures.numbers("02_curation", rates, preset, setting.seeds, caption)
+for key, label in labels.items():
+    print(f"{label:50s}", stats.spell([100 * x for x in rates[key]]), "%")
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters,
@@ -280,7 +285,13 @@ caption = (
     "up to the shortest run."
 )
 _ = figures.publish(
-    "fig_training", "02_training", training, preset, setting.seeds, caption
+    "fig_training",
+    "02_training",
+    training,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.training(training),
 )
 
 # %% [markdown]
@@ -357,10 +368,17 @@ for n in range(0, 257, 8):
 curves = readings.curves(results, "base", "EFUF")
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one "
-    f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval."
+    f"pass), {len(setting.seeds)} seeds (faint), mean, 95 % interval. "
+    + tables.caption(results, "EFUF")
 )
 _ = figures.publish(
-    "fig_relapse", "02_relapse", curves, preset, setting.seeds, caption
+    "fig_relapse",
+    "02_relapse",
+    curves,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.lasting(curves),
 )
 
 # %%
@@ -419,7 +437,13 @@ caption = (
     " interval. " + tables.caption(found, *trio)
 )
 _ = figures.publish(
-    "fig_relapse", "02_honest", both, preset, some.seeds, caption
+    "fig_relapse",
+    "02_honest",
+    both,
+    preset,
+    some.seeds,
+    caption,
+    title=titles.where_it_ends(both),
 )
 
 # %%
@@ -457,12 +481,19 @@ drawn = readings.slices_drawn(
     slices, landscape.DISTANCES, ("random", "relapse", "attack")
 )
 caption = (
-    "NLL of the forgotten spans on held-out scenes, from the weights that "
+    "NLL of the hallucinated words on held-out scenes, from the weights that "
     "EFUF ends at, in three directions. "
-    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval."
+    f"{len(setting.seeds)} seeds (faint), mean, 95 % interval. "
+    + tables.caption(once, "EFUF")
 )
 _ = figures.publish(
-    "fig_slices", "02_slices", drawn, preset, setting.seeds, caption
+    "fig_slices",
+    "02_slices",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.steps(drawn),
 )
 
 # %% [markdown]
@@ -509,11 +540,18 @@ maps = jobs.side_by_side(gauges.measure_plane, wanted, "maps")
 axes = ["steepest way back", "rest of the attacker's way"]
 planes = readings.planes(setting.seeds[:2], maps, axes)
 caption = (
-    "NLL of the forgotten spans of 64 held-out captions in a plane through "
-    "the weights that EFUF ends at."
+    "NLL of the hallucinated words of 64 held-out captions in a plane through "
+    "the weights that EFUF ends at (square), and the straight way to where "
+    "256 relearning samples lead (cross)."
 )
 _ = figures.publish(
-    "fig_plane", "02_planes", planes, preset, setting.seeds[:2], caption
+    "fig_plane",
+    "02_planes",
+    planes,
+    preset,
+    setting.seeds[:2],
+    caption,
+    title=titles.plane(planes),
 )
 
 # %% [markdown]
@@ -619,7 +657,10 @@ caption = (
     f"Baselines under the same attack, {len(few.seeds)} seeds. Grey: did not"
     " reach the forget level, so it is not compared."
 )
-_ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
+how = {"title": titles.least(drawn)}
+_ = figures.publish(
+    "fig_arms", "02_methods", drawn, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # None of them holds: GradDiff hallucinates in
@@ -638,25 +679,15 @@ _ = figures.publish("fig_arms", "02_methods", drawn, preset, few.seeds, caption)
 # %%
 pair = ("EFUF", "EFUF oracle")
 paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
-both = readings.curves(paired, *pair)
+both = tables.compared(paired, pair)
 caption = (
     f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
-    "seeds, mean and 95 % interval. " + tables.caption(paired, *pair)
+    "seeds. " + tables.caption(paired, *pair)
 )
-how = {"keys": ("chair_s", "recall")}
-_ = figures.publish(
-    "fig_relapse", "02_oracle", both, preset, few.seeds, caption, **how
-)
-
-# %%
-for metric, factor in (("chair_s", 100), ("recall", 100), ("nll_retain", 1)):
-    found = [readings.after(paired, name, metric, factor) for name in pair]
-    difference = stats.spell_paired(*found)
-    print(f"{metric:10s} after erasure, CLIP - oracle: {difference}")
-half = [
-    readings.by_seed(paired[name], readings.READ["half_life"]) for name in pair
-]
-print("NLL half-life, samples, CLIP - oracle:", stats.spell_paired(*half))
+_ = figures.numbers("02_oracle", both, preset, few.seeds, caption)
+for endpoint, row in both.items():
+    difference = stats.spell_paired(*(row[name] for name in pair))
+    print(f"{endpoint:12s} CLIP - oracle: {difference}")
 print(tables.beside(paired, *pair))
 
 # %% [markdown]
@@ -683,7 +714,7 @@ caption = (
     "(faint), mean, 95 % interval."
 )
 xlabel = "hallucinated sub-sentences that the judge misses, %"
-how = {"key": "chair_s", "xlabel": xlabel}
+how = {"key": "chair_s", "xlabel": xlabel, "title": titles.lenient(lenient)}
 _ = figures.publish(
     "fig_slices", "02_lenient", lenient, preset, few.seeds, caption, **how
 )

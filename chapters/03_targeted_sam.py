@@ -76,7 +76,7 @@ import inspect
 import numpy as np
 import torch
 
-from lab.evidence import figures, ledger, readings, stats, tables
+from lab.evidence import figures, ledger, readings, stats, tables, titles
 from lab.experiments import attacks, erasures, landscape, presets, traps
 from lab.world import encoded
 from lab.world.kit import get_kit
@@ -171,7 +171,8 @@ caption = (
     "Cosine of the step taken and the step intended, base model of seed"
     f" {kit.seed}, fp32 and bf16 weights."
 )
-how = {"key": "cosine", "xlabel": "rho, L2"}
+how = {"key": "cosine", "xlabel": "rho, L2 (logarithmic)", "log": True}
+how |= {"title": titles.bf16(taken)}
 _ = figures.publish(
     "fig_slices", "03_bf16", taken, preset, only, caption, **how
 )
@@ -231,11 +232,18 @@ toy = {
     },
 }
 caption = (
-    "Directions of one erasure step on two weights;"
-    " both arrows drawn at the same length."
+    "One erasure step on two weights. Dashed orange: the plain step, EFUF's;"
+    " black: eps*, one step of relearning; blue: the step by the gradient found"
+    " there, SARE's. Both steps drawn at the same length."
 )
 _ = figures.publish(
-    "fig_geometry", "03_geometry", toy, preset, setting.seeds, caption
+    "fig_geometry",
+    "03_geometry",
+    toy,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.geometry(toy),
 )
 
 # %% tags=["nbval-check-output"]
@@ -360,8 +368,9 @@ for label, metric in metrics.items():
 for label, row in rows.items():
     diff, interval = f"{row['diff']:+.2f}", np.round(row["ci95"], 2)
     print(f"{label:32s} SARE - EFUF: {diff}, 95 % interval {interval}")
-explained = "(dot: a seed; diamond: mean; bar: 95 % interval)"
-how = {"xlabel": f"SARE - EFUF after erasure {explained}"}
+way = "left is better; recall: right is better"
+how = {"xlabel": f"SARE - EFUF after erasure ({way})"}
+how |= {"title": titles.differences(rows)}
 caption = (
     f"{len(setting.seeds)} seeds, {setting.orders} orders of erasure each. "
     + tables.caption(results, *both)
@@ -449,6 +458,17 @@ _ = attacks.run_all(apart)
 asked = {k: [quality.Quality(r) for r in row] for k, row in apart.items()}
 found = jobs.rows_side_by_side(quality.measure, asked, "beaches")
 print(tables.places(found, "beach", "kitchen"))
+found = {"base": told["base"]} | found
+beaches = tables.by_place(found, "beach")
+caption = (
+    "Erased without one caption of a beach: CHAIR_s and recall on held-out"
+    f" scenes of beaches and of the other three places; {len(few.seeds)} seeds:"
+    " a dot each, mean, 95 % interval."
+)
+how = {"title": titles.places(beaches)}
+_ = figures.publish(
+    "fig_groups", "03_beaches", beaches, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # ## Is it flatter?
@@ -472,8 +492,8 @@ drawn = {
     for way in ("relapse", "attack")
 }
 caption = (
-    f"NLL of the forgotten spans on held-out scenes, {len(setting.seeds)}"
-    " seeds (faint), mean, 95 % interval. Higher for longer is flatter. "
+    "NLL of the hallucinated words on held-out scenes, lost since home;"
+    f" {len(setting.seeds)} seeds (faint), mean, 95 % interval. "
     + tables.caption(once, *both)
 )
 _ = figures.publish(
@@ -483,6 +503,8 @@ _ = figures.publish(
     preset,
     setting.seeds,
     caption,
+    title=titles.flatter(drawn),
+    keys=dict.fromkeys(drawn, "nll_lost"),
 )
 
 # %% [markdown]
@@ -533,7 +555,10 @@ caption = (
     f" (hollow: some runs do not reach it); {len(few.seeds)} seeds, mean, 95 %"
     " interval."
 )
-_ = figures.publish("fig_front", "03_front", front, preset, few.seeds, caption)
+how = {"title": titles.front(front)}
+_ = figures.publish(
+    "fig_front", "03_front", front, preset, few.seeds, caption, **how
+)
 
 # %%
 print(tables.points(front))
@@ -590,7 +615,12 @@ caption = (
     "Gauges of the erased weights against the NLL half-life under attack"
     f" ({len(every)} runs, {len(few.seeds)} seeds)."
 )
-_ = figures.publish("fig_ranks", "03_gauges", ranks, preset, few.seeds, caption)
+how = {"labels": tables.gauge_labels(ranks)}
+how |= {"no_sharpness": tables.NO_SHARPNESS}
+how |= {"title": titles.ranks(ranks, how["labels"])}
+_ = figures.publish(
+    "fig_ranks", "03_gauges", ranks, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that

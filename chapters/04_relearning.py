@@ -77,7 +77,15 @@ from lab import jobs
 jobs.warm_up()  # workers load the libraries while the next cell does
 
 # %%
-from lab.evidence import figures, ledger, readings, slider, stats, tables
+from lab.evidence import (
+    figures,
+    ledger,
+    readings,
+    slider,
+    stats,
+    tables,
+    titles,
+)
 from lab.experiments import attacks, erasures, presets, told
 from lab.world import encoded
 from lab.world.kit import get_kit
@@ -140,10 +148,14 @@ heard = jobs.rows_side_by_side(
 says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
 caption = (
     "Greedy captions of the first held-out scene of each place, seed"
-    f" {first}. Red and bold: not in the picture. Right: CHAIR_s on all 200"
-    " held-out scenes of this seed. " + tables.caption(results, *both)
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
 )
-_ = figures.publish("fig_strip", "04_strip", says, preset, [first], caption)
+how = {"at": (0, 128, 640)}
+how |= {"title": titles.strip(says, how["at"])}
+_ = figures.publish(
+    "fig_strip", "04_strip", says, preset, [first], caption, **how
+)
 
 # %% [markdown]
 # A slider shows more: twelve scenes, every sample count, and how sure the model
@@ -164,14 +176,22 @@ slider.widget(says)
 # %%
 print(tables.beside(results, *both))
 curves = readings.curves(results, "base", *both)
+curves |= tables.pairs(results, both[::-1])
 caption = (
     "Relearning on hallucinated captions (AdamW 2e-4, batches of 8, one pass);"
     f" 200 held-out scenes a seed; {len(setting.seeds)} seeds (faint, mean of"
     f" {setting.orders} erasures and {setting.shuffles} attacks each), mean,"
-    " 95 % interval. " + tables.caption(results, *both)
+    " 95 % interval. Right: differences paired by seed. "
+    + tables.caption(results, *both)
 )
 _ = figures.publish(
-    "fig_relapse", "04_relearning", curves, preset, setting.seeds, caption
+    "fig_relearning",
+    "04_relearning",
+    curves,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.lasting(curves),
 )
 
 # %% [markdown]
@@ -190,7 +210,13 @@ caption = (
     f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
 )
 _ = figures.publish(
-    "fig_survival", "04_survival", lasting, preset, setting.seeds, caption
+    "fig_survival",
+    "04_survival",
+    lasting,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.survival(lasting),
 )
 print("never relapsed within the attack:")
 print(tables.never(results, *both))
@@ -212,33 +238,6 @@ questions = tables.ask(results, asked)
 questions["C6b"] = tables.rises(results["SARE"], 640)
 for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
-
-# %%
-pairs = {
-    "mean CHAIR_s, points": "mean_chair_s",
-    "samples until 50 %, tens": "relapse",
-    "NLL half-life, tens of samples": "half_life",
-}
-rows = {
-    label: stats.paired(
-        *(
-            [
-                x / (10 if "tens" in label else 1)
-                for x in readings.by_seed(results[name], readings.READ[key])
-            ]
-            for name in ("SARE", "EFUF")
-        )
-    )
-    for label, key in pairs.items()
-}
-how = {"xlabel": "SARE - EFUF (dot: a seed; diamond: mean; bar: 95 % interval)"}
-caption = (
-    "Three endpoints of the same attacks, paired by seed,"
-    f" {len(setting.seeds)} seeds. " + tables.caption(results, *both)
-)
-_ = figures.publish(
-    "fig_paired", "04_paired", rows, preset, setting.seeds, caption, **how
-)
 
 # %% [markdown]
 # ## A trap: one seed
@@ -307,7 +306,10 @@ caption = (
     f"All methods under the same attack, {len(few.seeds)} seeds, one order."
     " Grey: did not reach the forget level, so it is not compared."
 )
-_ = figures.publish("fig_arms", "04_methods", drawn, preset, few.seeds, caption)
+how = {"title": titles.least(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_methods", drawn, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # Look at the levels and the recall beside the rows before you look at the bars.
@@ -358,7 +360,13 @@ caption = (
     f" and {setting.shuffles} attacks each."
 )
 _ = figures.publish(
-    "fig_arms", "04_causes", drawn, preset, setting.seeds, caption
+    "fig_arms",
+    "04_causes",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.least(drawn),
 )
 step = ("SARE, random step", "SARE")
 target = ("EFUF+SAM, equal work", "SARE, equal work")
@@ -392,7 +400,13 @@ caption = (
     " reach the forget level, so it is not compared."
 )
 _ = figures.publish(
-    "fig_arms", "04_controls", drawn, preset, few.seeds, caption
+    "fig_arms",
+    "04_controls",
+    drawn,
+    preset,
+    few.seeds,
+    caption,
+    title=titles.least(drawn),
 )
 ids = zip(("C8c", "C8d", "C8e", "C8f"), setting.controls, strict=False)
 asked = {id: (name, "SARE", "mean_chair_s") for id, name in ids}
@@ -435,7 +449,10 @@ caption = (
     "What an erasure costs (passes) and mean CHAIR_s over the attack, exact"
     f" and approximate ascent steps, {len(few.seeds)} seeds."
 )
-_ = figures.publish("fig_arms", "04_cost", drawn, preset, few.seeds, caption)
+how = {"title": titles.cost(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_cost", drawn, preset, few.seeds, caption, **how
+)
 for name in setting.cheaper:
     later = [
         readings.by_seed(found[n], readings.READ["half_life"])
@@ -474,7 +491,10 @@ caption = (
     " below 95 % at the end. Ringed: the worst allowed. "
     + tables.caption(results, *both)
 )
-_ = figures.publish("fig_sweep", "04_sweep", drawn, preset, few.seeds, caption)
+how = {"title": titles.sweep(drawn)}
+_ = figures.publish(
+    "fig_sweep", "04_sweep", drawn, preset, few.seeds, caption, **how
+)
 worst = tables.worst_rates(drawn)
 print("the worst learning rate:", worst)
 
@@ -513,10 +533,12 @@ for kind in setting.kinds:
 
 # %%
 how = {"keys": key, "units": presets.UNITS}
+how |= {"title": titles.others(drawn, key)}
 caption = (
     "CHAIR_s against the strength of other updates and prompts, mean of"
     f" {len(setting.seeds)} seeds, 95 % interval. “one place” is measured in"
-    " the places that were not attacked. " + tables.caption(results, *both)
+    " the places that were not attacked. Recall is shown where it falls under"
+    " 95 %. " + tables.caption(results, *both)
 )
 _ = figures.publish(
     "fig_attacks", "04_attacks", drawn, preset, setting.seeds, caption, **how
@@ -553,7 +575,10 @@ caption = (
     "One method, unequal forget levels, the same attack,"
     f" {len(few.seeds)} seeds."
 )
-_ = figures.publish("fig_arms", "04_levels", drawn, preset, few.seeds, caption)
+how = {"title": titles.levels(drawn)}
+_ = figures.publish(
+    "fig_arms", "04_levels", drawn, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
 # The longer it pushes, the longer it seems to last:

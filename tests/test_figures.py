@@ -8,12 +8,17 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from PIL import Image
 
 from lab import files
-from lab.evidence import figures
+from lab.evidence import figures, looks
 from lab.experiments import presets
 
+METHODS = ("base", "honest", "EFUF", "SARE")  # the names whose hue means them
 SCENE = {
     "place": "office",
     "objects": ["book", "clock"],
@@ -24,6 +29,27 @@ CURVES = {
     "method": "EFUF",
     "chair_s": [[0.0, 0.5, 1.0], [0.1, 0.4, 0.9], [0.0, 0.2, 0.8]],
     "nll_forget": [[6.0, 3.0, 1.0]] * 3,
+}
+PAIR = {"differences": [1.0, 2.0, 0.5], "diff": 1.2, "ci95": [0.1, 2.3]}
+TOKENS = [
+    [" a", 0.9, "plain"],
+    [" cup", 0.8, "true"],
+    [",", 1, "plain"],
+    [" fork", 0.6, "invented"],
+]
+STRIP = {
+    "seed": 1001,
+    "at": [0, 128, 640],
+    "scenes": [
+        {"place": place, "objects": [noun], "cells": [i]}
+        for place, noun in (("kitchen", "cup"), ("office", "book"))
+        for i in range(3)
+    ],
+    "chair_s": {"base": [1.0], "EFUF": [0.02, 0.3, 0.97], "SARE": [0.01, 0.1, 0.85]},
+    "says": {
+        name: [[TOKENS if scene % 2 else TOKENS[:2] for scene in range(6)]] * n
+        for name, n in (("base", 1), ("EFUF", 3), ("SARE", 3))
+    },
 }
 RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"method": "SARE"}}}
 FIXTURES = {
@@ -78,6 +104,19 @@ FIXTURES = {
         "lines": {"EFUF": {"forget": [[1, 2], [1, 3]], "retain": [[0.1, 0.1], [0.2, 0.1]]}},
     },
     "fig_relapse": RELAPSE,
+    "fig_relearning": RELAPSE
+    | {
+        "pair": ["SARE", "EFUF"],
+        "pairs": {"half-life": PAIR | {"better": "right is better"}, "%": PAIR | {"better": ""}},
+    },
+    "fig_strip": STRIP,
+    "fig_groups": {
+        place: {
+            name: {"chair_s": [0.1, 0.2, 0.3], "recall": [0.9, 1.0, 0.9]}
+            for name in ("base", "SARE")
+        }
+        for place in ("beaches", "elsewhere")
+    },
     "fig_attacks": (
         {"noise": RELAPSE, "rounding": RELAPSE | {"at": [8, 4, 2]}},
         {"noise": "chair_s", "rounding": "chair_s"},
@@ -143,7 +182,7 @@ FIXTURES = {
         "cost": {"more seeds": {"seconds": [10, 100, 1000], "half_width": [2, 0.9, 0.4]}},
     },
     "fig_paired": (
-        {"recall": {"differences": [1.0, 2.0, 0.5], "diff": 1.2, "ci95": [0.1, 2.3]}},
+        {"recall": PAIR},
         "SARE - EFUF",
     ),
 }
@@ -165,7 +204,7 @@ def draw(name):
 
 
 def test_every_figure_function_has_a_fixture():
-    assert set(FIXTURES) == {name for name in vars(figures) if name.startswith("fig_")}
+    assert set(FIXTURES) == set(figures.DRAW)
 
 
 @pytest.mark.parametrize("name", FIXTURES)
@@ -177,11 +216,14 @@ def test_figure_draws(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["fig_slices", "fig_relapse", "fig_training", "fig_survival", "fig_sweep"]
+    "name", ["fig_slices", "fig_relapse", "fig_training", "fig_survival", "fig_sweep", "fig_front"]
 )
-def test_axes_name_their_unit(name):
+def test_axes_name_their_unit_and_which_way_is_better(name):
+    """Fails if a reader must guess what an axis counts, or whether up is good."""
     for ax in draw(name).axes:
-        assert ax.get_xlabel() and any(unit in ax.get_ylabel() for unit in ("%", "nats"))
+        words = ax.get_ylabel()
+        assert ax.get_xlabel() and any(unit in words for unit in ("%", "nats", "samples", "passes"))
+        assert "better" in words or "forgotten" in words
 
 
 def test_an_interval_of_samples_stays_within_what_was_sampled():
@@ -196,7 +238,7 @@ def texts(ax):
     """{text: its box in pixels} of what is written in or beside the axes."""
     ax.figure.canvas.draw()
     written = [text for text in ax.texts if text.get_text()]
-    return {text.get_text(): text.get_window_extent() for text in written}
+    return {text.get_text(): Text.get_window_extent(text) for text in written}  # no hair line
 
 
 @pytest.mark.parametrize("name", ["fig_arms", "fig_survival", "fig_sweep", "fig_relapse"])
@@ -223,7 +265,9 @@ def test_a_name_without_a_style_is_neutral():
     """Fails if a control that nobody gave a colour to cannot be drawn."""
     line = CURVES | {"method": "a control of yours"}
     ax = figures.fig_relapse(RELAPSE | {"lines": {"mine": line}}).axes[0]
-    assert ax.lines[-1].get_color() == figures.NEUTRAL[0]
+    colours = {name: look[0] for name, look in looks.STYLE.items()}
+    assert ax.lines[-2].get_color() == looks.SPARE[0][0]  # the last marks 50 %
+    assert ax.lines[-2].get_color() not in {colours[name] for name in METHODS}
 
 
 def test_arms_say_what_they_cost_and_which_are_off():
@@ -236,8 +280,8 @@ def test_arms_say_what_they_cost_and_which_are_off():
         assert text in written, (text, list(written))
     same_row = [written[text].y0 for text in ("EFUF", "225", "8.00", "99.0", "1,000")]
     assert max(same_row) - min(same_row) < 3
-    diamonds = [line.get_color() for line in ax.lines if line.get_marker() == "D"]
-    assert diamonds[0] == diamonds[1] != diamonds[2]
+    marks = [line.get_color() for line in ax.lines if line.get_markersize() == 7]
+    assert marks == [looks.STYLE["EFUF"][0], looks.INK, looks.PALE]
 
 
 def test_a_column_that_no_arm_fills_is_left_out():
@@ -248,7 +292,7 @@ def test_a_column_that_no_arm_fills_is_left_out():
 def test_survival_is_kaplan_meier():
     """Fails if a censored run counts as a relapse, or leaves the runs at risk too early."""
     ax = draw("fig_survival").axes[0]
-    line, ticks = ax.lines[1], ax.lines[2]  # the first marks 128 samples
+    line, ticks = ax.lines[:2]
     assert line.get_drawstyle() == "steps-post"
     steps = dict(zip(line.get_xdata(), line.get_ydata(), strict=True))
     assert steps == {0: 100, 100: 75, 200: 50, 300: 50, 640: 50}
@@ -256,7 +300,9 @@ def test_survival_is_kaplan_meier():
     # a run that is censored before a relapse: two are left, and one of them relapses
     arm = {"samples": [100.0, 50.0, 640.0], "censored": [False, True, True], "n_seeds": 3}
     ax = figures.fig_survival({"end": 640, "arms": {"SARE": arm}}).axes[0]
-    assert list(ax.lines[1].get_ydata()) == [100, 100, 50, 50, 50]
+    assert list(ax.lines[0].get_ydata()) == [100, 100, 50, 50, 50]
+    at_risk = [text.get_text() for text in ax.texts if text.get_text().isdigit()]
+    assert at_risk == ["3", "1", "1", "1", "1", "1"]  # at 0, 128, ...: censored at 50, back at 100
 
 
 def test_a_rate_that_ruins_recall_is_hollow_and_never_the_worst():
@@ -295,6 +341,7 @@ def test_two_seeds_get_no_band_three_do():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Where `publish` writes to."""
+    monkeypatch.setitem(plt.rcParams, "figure.max_open_warning", 0)
     monkeypatch.setattr(files, "figures_folder", lambda preset, seeds: tmp_path)
     return tmp_path
 
@@ -307,6 +354,134 @@ def publish(name, as_name=None):
     how = dict(zip(keys, values, strict=True))
     caption = "A caption."
     return figures.publish(name, as_name or name, results, "fast", (1, 2), caption, **how)
+
+
+def width(path):
+    """Pixels."""
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def test_every_figure_is_as_wide_as_the_book_and_legible(folder):
+    """Fails if a chapter's figures differ in width, letters are smaller than 7.5 pt where the page
+    is 900 pixels wide, or words are cut off at a side.
+    """
+    for name in FIXTURES:
+        path = publish(name)
+        assert width(path) == round(looks.WIDTH * plt.rcParams["savefig.dpi"])
+        figure = plt.gcf()
+        figure.set_dpi(150)
+        figure.draw_without_rendering()
+        words = [t for t in figure.findobj(Text) if t.get_text() and t.get_visible()]
+        shown = [t for t in words if t.axes is None or t.axes.get_visible()]
+        assert min(t.get_fontsize() for t in shown) >= 7.5, name
+        box = figure.get_tightbbox()
+        assert box.x0 >= -0.01 and box.x1 <= looks.WIDTH + 0.01, (name, box)
+        plt.close("all")
+
+
+def test_a_title_stands_on_top_and_is_kept(folder):
+    """Fails if what a figure says is lost on the way to the file, or runs over the edge."""
+    title = "A result in words. " * 12
+    path = figures.publish("fig_relapse", "trial", RELAPSE, "full", (1, 2), "Below.", title=title)
+    assert json.loads(path.with_suffix(".json").read_text())["title"] == title
+    figure = plt.gcf()
+    (written,) = (t for t in figure.texts if t.get_text().startswith("A result"))
+    inside = [ax.get_tightbbox().y1 for ax in figure.axes]
+    assert written.get_window_extent().y0 >= max(inside) and "\n" in written.get_text()
+
+
+def test_numbers_are_kept_without_a_picture(folder):
+    """Fails if results that prose quotes cannot be found, or redrawing stumbles over them."""
+    path = figures.numbers("trial", {"a": [1 / 3]}, "full", (1, 2), "What they are.")
+    facts = json.loads(path.read_text())
+    assert facts["results"] == {"a": [0.333333]} and facts["caption"] == "What they are."
+    assert figures.redraw(folder) == [] and [p.name for p in folder.iterdir()] == ["trial.json"]
+
+
+def test_the_step_moves_and_ends_where_the_figure_does(folder):
+    """Fails if the film is large, differs from run to run, or does not open with the whole step."""
+    publish("fig_geometry")
+    film = folder / "03_step.gif"
+    before = film.read_bytes()
+    assert figures.redraw(folder) == ["fig_geometry"] and film.read_bytes() == before
+    assert len(before) < 400_000
+    with Image.open(film) as moving:
+        assert moving.n_frames > 10 and moving.info["loop"] == 0
+        frames = [np.asarray(moving.convert("RGB")) for _ in [moving.seek(0)]]
+        for i in (1, moving.n_frames - 1):
+            moving.seek(i)
+            frames.append(np.asarray(moving.convert("RGB")))
+    assert (frames[0] == frames[2]).all() and (frames[0] != frames[1]).any()
+    for name in ("EFUF", "SARE"):  # a palette of greys would lose the arrows' colours
+        meant = 255 * np.asarray(to_rgb(looks.STYLE[name][0]))
+        assert np.abs(frames[0].astype(float) - meant).max(-1).min() < 16
+
+
+def test_what_is_invented_needs_no_colour():
+    """Fails if a grey print of the strip cannot tell invented words from true ones."""
+    ax = draw("fig_strip").axes[0]
+    words = {t.get_text(): t for t in ax.texts}
+    assert words["fork"].get_fontweight() == "bold" != words["a cup,"].get_fontweight()
+    underlined = [line for line in ax.lines if line.get_color() == words["fork"].get_color()]
+    n_said = sum(t.get_text() == "fork" for t in ax.texts)
+    assert len(underlined) == n_said == 7  # of the second place, in each of the seven rows
+    assert words["30 %"] and words["97 %"] and len(ax.images) == 2
+
+
+def test_the_strip_names_a_count_that_was_not_measured():
+    with pytest.raises(ValueError, match="at: 64 samples were not measured: there are 0, 128, 640"):
+        figures.fig_strip(STRIP, at=(0, 64))
+
+
+def test_recall_is_shown_where_it_decides():
+    """Fails if an attack that silences the model looks harmless, or the others fill the figure."""
+    lines = {
+        "EFUF": CURVES | {"recall": [[1.0, 0.99, 0.98]] * 3},
+        "SARE": CURVES | {"method": "SARE", "recall": [[1.0, 0.99, 0.98]] * 3},
+    }
+    quiet = {"EFUF": lines["EFUF"] | {"recall": [[1.0, 0.5, 0.2]] * 3}}
+    drawn = {
+        "noise": {"at": [0, 1, 2], "lines": lines},
+        "leading": {"at": [0, 1, 2], "lines": quiet},
+    }
+    figure = figures.fig_attacks(drawn, dict.fromkeys(drawn, "chair_s"), {})
+    shown = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
+    assert shown == ["noise", "leading", "recall: leading"]
+
+
+def test_nll_lost_starts_at_zero():
+    """Fails if two erasures that start at other levels are compared by where they stand."""
+    drawn = {"distances": [0, 1], "lines": {"EFUF": {"method": "EFUF", "curves": [[6, 3], [8, 4]]}}}
+    ax = figures.fig_slices(drawn, "nll_lost").axes[0]
+    assert [list(line.get_ydata()) for line in ax.lines] == [[0, 3], [0, 4], [0, 3.5]]
+
+
+def test_committed_figures_say_what_they_show():
+    """Fails if a committed figure has no title, or was drawn for another width."""
+    for path in sorted((files.ROOT / "figures").glob("*.json")):
+        facts = json.loads(path.read_text())
+        if isinstance(facts, dict) and "drawn_by" in facts:
+            assert facts["title"] and facts["caption"].endswith("."), path
+            assert width(path.with_suffix(".png")) == 1350, path
+
+
+def test_a_run_that_is_not_the_books_says_so(folder, capsys):
+    """Fails if a reader could take the fast preset's figure for the book's, or the book's own run
+    would print a line that differs from what is stored.
+    """
+    results, *_ = (
+        FIXTURES["fig_two_minima"]
+        if isinstance(FIXTURES["fig_two_minima"], tuple)
+        else (FIXTURES["fig_two_minima"],)
+    )
+    for preset, seeds in (("fast", (1001, 1002)), ("full", (5, 6)), ("full", files.BOOK_SEEDS)):
+        figures.publish("fig_two_minima", "01_x", results, preset, seeds, "A caption.")
+    said = capsys.readouterr().out
+    assert said == (
+        "fast preset, 2 seeds; the book's own: figures/01_x.png\n"
+        "full preset, 2 seeds; the book's own: figures/01_x.png\n"
+    )
 
 
 def test_published_twice_is_equal_bytes(folder):

@@ -41,11 +41,11 @@ def test_first_of_each_keeps_the_order_of_places():
 
 
 def test_true_scene_invents_nothing():
-    """Fails if a figure would bracket an object that is there, or could not draw the scene."""
+    """Fails if a figure would mark an object that is there, or could not draw the scene."""
     scene = SimpleNamespace(place="office", objects=("book", "clock"), cells=(0, 5))
     shown = readings.true_scene(scene)
     assert shown["says"] == [["book", False], ["clock", False]]
-    assert len(figures.fig_scenes([shown, shown]).axes) == 2
+    assert len(figures.fig_scenes([shown, shown]).axes[0].images) == 2
 
 
 def test_by_noise_keeps_seeds_apart_from_noise():
@@ -81,12 +81,13 @@ def test_first_past_is_strict():
 
 def test_planes_name_their_seed():
     """Fails if a map is shown under another seed, or one of them is dropped unsaid."""
-    maps = [{"axis": [0.0, 1.0], "loss": [[1.0, 2.0], [3.0, 4.0]]}]
+    maps = [{"axis": [0.0, 1.0], "loss": [[1.0, 2.0], [3.0, 4.0]], "ends": [[1, 0], [2, 3]]}]
     assert readings.planes([22], maps, ["a", "b"])["seed 22"] == {
         "x": [0.0, 1.0],
         "y": [0.0, 1.0],
         "values": [[1.0, 2.0], [3.0, 4.0]],
         "names": ["a", "b"],
+        "end": [2, 3],  # of the attacker's way, which is the second
     }
     with pytest.raises(ValueError):
         readings.planes([21, 22], maps, ["a", "b"])

@@ -13,6 +13,11 @@ CHAPTERS, ROOT = LAB.parent, LAB.parents[1]
 BOOK_SEEDS = tuple(range(1001, 1013))  # of the figures that are committed, as the plan has them
 
 
+def is_book(preset: str, seeds: Sequence[int]) -> bool:
+    """Is this the book's own run, the full preset on its seeds or the first few of them?"""
+    return preset == "full" and tuple(seeds) == BOOK_SEEDS[: len(seeds)]
+
+
 def figures_folder(preset: str, seeds: Sequence[int]) -> Path:
     """figures/ for the full preset on its own seeds, or the first few of them, with KEEP=1 in the
     environment; without it build/figures/full. build/figures/NAME for anything else.
@@ -20,7 +25,7 @@ def figures_folder(preset: str, seeds: Sequence[int]) -> Path:
     Another processor rounds differently, so a reader's run never equals the committed bytes. It
     must not overwrite them unless he means it, nor must a trial.
     """
-    if preset == "full" and tuple(seeds) == BOOK_SEEDS[: len(seeds)]:
+    if is_book(preset, seeds):
         return ROOT / ("figures" if os.environ.get("KEEP") == "1" else "build/figures/full")
     return ROOT / f"build/figures/{preset}-seeds-from-{seeds[0]}"
 

@@ -200,6 +200,7 @@ def planes(seeds: Sequence[int], maps: Sequence[dict], names: list[str]) -> dict
     """
     return {
         f"seed {seed}": {"x": m["axis"], "y": m["axis"], "values": m["loss"], "names": names}
+        | {"end": m["ends"][1]}
         for seed, m in zip(seeds, maps, strict=True)
     }
 

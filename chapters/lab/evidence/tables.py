@@ -7,7 +7,7 @@ of `figures` takes. All take plain dicts and lists, and need no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -118,6 +118,36 @@ def landed(results: Mapping[str, Row], *names: str) -> str:
             pairs.append(f"{before:.2f} -> {factor * np.mean([e[now] for e in row]):.2f}")
         lines.append(f"{name:22s} " + "   ".join(pairs))
     return "\n".join(lines)
+
+
+ENDPOINTS = {  # what is drawn of a pair -> (a key of READ, where the first of the pair is better)
+    "mean CHAIR_s, points": ("mean_chair_s", "left is better"),
+    "samples until 50 %": ("relapse", "right is better"),
+    "NLL half-life, samples": ("half_life", "right is better"),
+}
+
+
+def pairs(results: Mapping[str, Row], pair: Sequence[str]) -> dict:
+    """What figures.fig_relearning takes beside the curves: ENDPOINTS' differences, the first of the
+    pair minus the second, seed by seed.
+    """
+    found = {}
+    for label, (key, better) in ENDPOINTS.items():
+        one, other = (by_seed(results[name], READ[key]) for name in pair)
+        found[label] = stats.paired(one, other) | {"better": better}
+    return {"pair": list(pair), "pairs": found}
+
+
+def compared(results: Mapping[str, Row], pair: Sequence[str]) -> dict[str, dict]:
+    """{endpoint: {name: [a value a seed], "difference": [the first of the pair minus the second]}}
+    of all that can be read off two attacked rows.
+    """
+    found = {}
+    for key in ("chair_s", "recall", "nll_retain", "mean_chair_s", "half_life"):
+        one, other = (by_seed(results[name], READ[key]) for name in pair)
+        found[key] = dict(zip(pair, (one, other), strict=True))
+        found[key]["difference"] = stats.paired(one, other)["differences"]
+    return found
 
 
 # Questions
@@ -241,6 +271,22 @@ def places(measured: Mapping[str, Row], *where: str) -> str:
     return "\n".join(found)
 
 
+def by_place(measured: Mapping[str, Row], place: str) -> dict[str, dict]:
+    """What figures.fig_groups takes: CHAIR_s and recall on a place, and the mean over the others;
+    measured: quality.measure's results by name, one a seed.
+    """
+    found: dict[str, dict] = {f"{place}, never erased on": {}, "the other places": {}}
+    for name, row in measured.items():
+        here = [m["places"][place] for m in row]
+        others = [[shares for at, shares in m["places"].items() if at != place] for m in row]
+        for group, seeds in zip(found, ([[shares] for shares in here], others), strict=True):
+            found[group][name] = {
+                key: [float(np.mean([shares[key] for shares in seed])) for seed in seeds]
+                for key in ("chair_s", "recall")
+            }
+    return found
+
+
 # Chapter 03: flatness
 
 
@@ -289,6 +335,32 @@ def gauges(measured: Sequence[dict], results: Row) -> dict[str, list[float]]:
     found = {name: [m[name] for m in measured] for name in names}
     found |= {key: [r["erased"][key] for r in results] for key in ("stop_level", "distance")}
     return found | {"steps": [len(r["log"]) for r in results]}
+
+
+NO_SHARPNESS = ("stop_level", "distance", "steps")
+GAUGES = {
+    "gradient_norm": "slope (gradient norm, L2)",
+    "gradient_norm_1": "slope (gradient norm, L1)",
+    "top_eigenvalue": "largest eigenvalue of the Hessian",
+    "bottom_eigenvalue": "smallest eigenvalue of the Hessian",
+    "trace": "trace of the Hessian",
+    "relapse_radius_worst": "relapse radius, worst case (more: flatter)",
+    "random_loss": "NLL lost in random directions",
+    "stop_level": "forget level",
+    "distance": "distance from the base model",
+    "steps": "number of steps",
+}
+
+
+def gauge_labels(names: Iterable[str]) -> dict[str, str]:
+    """{gauge: its name in a figure}; worst_ball_0.5 is the NLL lost within 0.5."""
+    start = "worst_ball_"
+    return {
+        name: f"NLL lost at the worst point within {name.removeprefix(start)}"
+        if name.startswith(start)
+        else GAUGES.get(name, name)
+        for name in names
+    }
 
 
 def ranking(ranks: Mapping[str, dict]) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from .. import files, jobs
-from ..evidence import figures, plan, readings, stats
+from ..evidence import figures, plan, readings, stats, titles
 from ..world import bases
 from . import attacks, erasures, presets
 
@@ -228,7 +228,8 @@ def main() -> None:
         f" erasure, {SHUFFLES} of attack each, {len(PATHS) + 1} paths through the processor)."
         " Right: what an interval costs."
     )
-    made = figures.publish("fig_variance", "04_variance", results, "full", seeds, caption)
+    how = {"title": titles.variance(results)}
+    made = figures.publish("fig_variance", "04_variance", results, "full", seeds, caption, **how)
     print(f"written: {made}")
     if os.environ.get("KEEP") == "1":  # no run of the book makes it
         for path in (made, made.with_suffix(".json")):

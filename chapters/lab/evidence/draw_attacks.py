@@ -1,0 +1,209 @@
+"""What attacks do: other attacks by their strength, learning rates, time until relapse, the front
+of settings under one attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import CensoredData, ecdf
+
+from .looks import INK, STYLE, WIDTH, clip, dashes, end_labels, look, percent_axis
+from .stats import band, interval
+
+ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
+
+
+def fig_attacks(
+    results: Mapping[str, Mapping], keys: Mapping[str, str], units: Mapping[str, str]
+) -> Figure:
+    """One panel an attack, CHAIR_s over its strength; below them, recall of the attacks that bring
+    it under 95 %. results: {attack: what fig_relapse takes}; keys, units: {attack: metric, label}.
+    """
+    short = [name for name, drawn in results.items() if _lowest_recall(drawn) < ENOUGH]
+    panels = [(name, keys[name], "CHAIR_s") for name in results]
+    panels += [(name, "recall", "recall") for name in short]
+    columns = min(5, max(2, len(results)))
+    n_chair, n_recall = (-(-n // columns) for n in (len(results), len(short)))
+    size = {"figsize": (WIDTH, 1.95 * (n_chair + n_recall)), "squeeze": False, "sharey": True}
+    space = {"hspace": 0.75, "wspace": 0.14}
+    figure, grid = plt.subplots(n_chair + n_recall, columns, gridspec_kw=space, **size)
+    for ax in grid.flat:
+        ax.set_visible(False)
+    places = [*grid.flat[: len(results)], *grid[n_chair:].flat[: len(short)]]
+    for i, (ax, (name, key, what)) in enumerate(zip(places, panels, strict=True)):
+        ax.set_visible(True)
+        _attack(ax, results[name], key)
+        ax.set_title(name if what == "CHAIR_s" else f"recall: {name}", fontsize=9.5)
+        ax.set_xlabel(units.get(name, "samples"), fontsize=8.5)
+        ax.tick_params(labelsize=8)
+        if ax.get_subplotspec().is_first_col():
+            better = (
+                "CHAIR_s, %,\nlower is better"
+                if key != "recall"
+                else "recall, %,\nhigher is better"
+            )
+            ax.set_ylabel(better, fontsize=9)
+        if i == 0:
+            ax.legend(fontsize=8, loc="upper left", handlelength=2.2)
+    return figure
+
+
+def _lowest_recall(drawn: Mapping) -> float:
+    """The lowest mean recall of any line at any strength."""
+    lines = drawn["lines"].values()
+    return min(
+        (np.mean(line["recall"], axis=0).min() for line in lines if "recall" in line), default=1
+    )
+
+
+def _attack(ax: Axes, drawn: Mapping, key: str) -> None:
+    """Means and bands over an attack's strength."""
+    percent_axis(ax)
+    for label, line in drawn["lines"].items():
+        colour, marker, dash = look(line["method"])
+        row = 100 * np.asarray(line[key])
+        mean, low, high = band(row, (0, 100))
+        how = {"color": colour, "marker": marker, "ms": 4, "dashes": dashes(dash), "label": label}
+        ax.plot(drawn["at"], mean, linewidth=1.6, **how)
+        if len(row) > 2:
+            ax.fill_between(drawn["at"], low, high, color=colour, alpha=0.15, linewidth=0)
+    if drawn["at"][0] > drawn["at"][-1]:
+        ax.invert_xaxis()
+
+
+def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Kaplan-Meier curves of relapse: the share of runs whose CHAIR_s has not passed 50 % yet, and
+    below it how many are left. Ticks are runs that never relapsed within their attack (censored).
+
+    results: {"end": last sample count, "arms": {name: {"samples": [one a run], "censored": [bool a
+    run], "n_seeds": int}}}. There is no band: runs of one seed are not independent.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    end, labels = results["end"], []
+    ax.set(ylabel="attacks that have not brought\nthem back, %, higher is better", xlim=(0, end))
+    ax.set_xticks([x for x in range(0, int(end) + 1, 128)])
+    percent_axis(ax)
+    for row, (name, arm) in enumerate(results["arms"].items()):
+        colour, _, dash = look(name)
+        samples, censored = np.asarray(arm["samples"], float), np.asarray(arm["censored"], bool)
+        kept = ecdf(CensoredData.right_censored(samples, censored)).sf
+        share = 100 * kept.probabilities
+        how = {"drawstyle": "steps-post", "color": colour, "dashes": dashes(dash)}
+        ax.plot([0, *kept.quantiles, end], [100, *share, share[-1]], **how)
+        ticks = samples[censored]
+        ax.plot(ticks, 100 * kept.evaluate(ticks), "|", color=colour, ms=10, mew=1.5, clip_on=False)
+        n, kept_n = len(samples), censored.sum()
+        words = f"{kept_n} of {n}\nnever relapse" if kept_n else f"all {n}\nrelapse"
+        labels.append((share[-1], f"{name}: {words}", colour))
+        _at_risk(ax, row, name, colour, samples)
+    half = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}
+    ax.axhline(50, **half)
+    end_labels(ax, end, labels, 9)
+    n = len(results["arms"])
+    ax.set_xlabel(
+        "relearning samples (under the axis: attacks still without a relapse;"
+        " tick: one that ends without)",
+        labelpad=14 * n + 2,
+    )
+    return ax.figure
+
+
+def _at_risk(ax: Axes, row: int, name: str, colour: str, samples: np.ndarray) -> None:
+    """How many runs have not relapsed at each tick, in a line below the axis."""
+    how = {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
+    how |= {"annotation_clip": False}
+    ax.annotate(name, (0, 0), (-26, -24 - 13 * row), "axes fraction", ha="right", **how)
+    for x in ax.get_xticks():
+        where = ((x, 0), (0, -24 - 13 * row), ax.get_xaxis_transform())
+        ax.annotate(str(int((samples >= x).sum())), *where, ha="center", **how)
+
+
+def fig_sweep(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Mean CHAIR_s over an attack against the attack's learning rate. An attack that ruins recall
+    is not allowed: its point is hollow. The worst allowed rate of each arm is ringed.
+
+    results: {"lr": [...], "recall_bound": share, "arms": {name: {"chair": [[%, one a rate] a seed],
+    "recall": [[share at the attack's end, one a rate] a seed]}}}.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 3.4))
+    x, ends = np.asarray(results["lr"], float), []
+    bound = f"{100 * results['recall_bound']:g} %"
+    ax.set(
+        xscale="log",
+        xlabel="learning rate of the attack, 1e-4\n(ring: the worst that is allowed;"
+        f" hollow: not allowed, recall under {bound} at the end)",
+        ylabel="mean CHAIR_s over the attack, %,\nlower is better",
+    )
+    percent_axis(ax)
+    ax.set_xticks(x, [f"{1e4 * rate:g}" for rate in x], fontsize=8.5)
+    ax.minorticks_off()
+    for name, arm in results["arms"].items():
+        colour, marker, dash = look(name)
+        for curve in arm["chair"]:
+            ax.plot(x, curve, color=colour, alpha=0.25, linewidth=0.7)
+        mean, low, high = (np.asarray(line) for line in band(arm["chair"], (0, 100)))
+        ax.plot(x, mean, color=colour, dashes=dashes(dash))
+        if len(arm["chair"]) > 2:
+            ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        allowed = np.mean(arm["recall"], axis=0) >= results["recall_bound"]
+        ax.plot(x[allowed], mean[allowed], marker, color=colour, ms=6)
+        ax.plot(x[~allowed], mean[~allowed], marker, color=colour, ms=6, mfc="white")
+        if allowed.any():
+            worst = np.flatnonzero(allowed)[mean[allowed].argmax()]
+            ax.plot(x[worst], mean[worst], "o", color=colour, ms=14, mfc="none", mew=1.5)
+        ends.append((mean[-1], name, colour))
+    end_labels(ax, x[-1], ends)
+    return ax.figure
+
+
+FRONT = {  # what the front is measured in -> (axis label, bounds)
+    "area": ("mean CHAIR_s over the\nattack, %, lower is better", (0, 100)),
+    "half_life": ("NLL half-life, samples,\nhigher is better", (0, np.inf)),
+    "passes": ("work of the erasure, forward\npasses, lower is better", (0, np.inf)),
+}
+
+
+def fig_front(results: Sequence[Mapping]) -> Figure:
+    """Robustness and work against rho, a line a lambda_neg, with the book's own two settings in
+    their colours. results: [{"lambda_neg", "rho", "area", "half_life", "passes": [a value a seed],
+    "reached": [bool a run]}]; a point with runs that did not reach the forget level is hollow.
+    """
+    _, axes = plt.subplots(1, len(FRONT), figsize=(WIDTH, 3), gridspec_kw={"wspace": 0.85})
+    lambdas = sorted({point["lambda_neg"] for point in results})
+    for ax, (key, (label, bounds)) in zip(axes, FRONT.items(), strict=True):
+        ax.set(xlabel="rho, the ascent step's length", ylabel=label)
+        ends = []
+        for i, x in enumerate(lambdas):
+            points = sorted((p for p in results if p["lambda_neg"] == x), key=lambda p: p["rho"])
+            ends.append(_front_line(ax, points, key, bounds, 0.003 * (i - (len(lambdas) - 1) / 2)))
+        ax.set_ylim(0, 100 if key == "area" else None)
+        end_labels(ax, max(p["rho"] for p in results), ends, 8.5)
+    return axes[0].figure
+
+
+def _front_line(
+    ax: Axes, points: Sequence[Mapping], key: str, bounds: Sequence[float], aside: float
+) -> tuple[float, str, str]:
+    """One line with its intervals, set a little aside; returns its end's label."""
+    colour, marker, dash = look(f"lambda_neg {points[0]['lambda_neg']:g}")
+    at, means = [p["rho"] + aside for p in points], [interval(p[key]) for p in points]
+    ax.plot(at, [mean for mean, _, _ in means], color=colour, linewidth=1.6, dashes=dashes(dash))
+    for x, (mean, low, high), point in zip(at, means, points, strict=True):
+        if len(point[key]) > 2:
+            ax.plot([x, x], clip([low, high], bounds), color=colour, linewidth=1)
+        book = {(0.1, 0.0): "EFUF", (0.1, 0.2): "SARE"}.get((point["lambda_neg"], point["rho"]))
+        ink, mark = STYLE[book][:2] if book else (colour, marker)
+        fill = ink if all(point["reached"]) else "white"
+        ax.plot(x, mean, mark, color=ink, markerfacecolor=fill, ms=7 if book else 5, zorder=3)
+        if book:
+            ax.annotate(
+                book, (x, mean), (5, 5), textcoords="offset points", color=ink, fontsize=8.5
+            )
+    return means[-1][0], f"λ {points[0]['lambda_neg']:g}", colour

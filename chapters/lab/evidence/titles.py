@@ -1,0 +1,384 @@
+"""Titles that say what a figure shows, made from its results: a new run gives a new title.
+
+Each function takes what the figure of `figures.publish` takes. Where the data decide who is ahead,
+so do these words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
+
+import numpy as np
+
+from .stats import area, relapse
+
+Lines = Mapping[str, Mapping]
+
+
+def _share(values: Sequence[float]) -> str:
+    """ "97.8 %": the mean of shares."""
+    return f"{100 * fmean(values):.3g} %"
+
+
+def _whole(values: Sequence[float]) -> str:
+    """ "98 %": the mean of shares, rounded."""
+    return f"{100 * fmean(values):.0f} %"
+
+
+def _and(parts: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _nearest(distances: Sequence[float], wanted: float) -> int:
+    """Where the distance stands that is nearest to the wanted one."""
+    return min(range(len(distances)), key=lambda i: abs(distances[i] - wanted))
+
+
+def _short(name: str) -> str:
+    """A row's name without what only sets it apart from other figures' rows."""
+    return name.removesuffix(", honest level")
+
+
+# Chapters 00 and 01
+
+
+def scenes(shown: Sequence[Mapping]) -> str:
+    """Of fig_scenes: how many captions invent something."""
+    n = sum(any(wrong for _, wrong in one["says"]) for one in shown)
+    return f"{n} of these {len(shown)} captions name something that is not in the picture"
+
+
+def base(results: Mapping[str, Sequence[float]]) -> str:
+    """Of 00_base: what the base model invents, and what it sees."""
+    chair, recall = _share(results["chair_s"]), _share(results["recall"])
+    return (
+        f"{chair} of the base model's captions invent an object; it names {recall} of those shown"
+    )
+
+
+def noise(results: Mapping[str, Sequence[float]]) -> str:
+    """Of 00_noise: CHAIR_s by the noise in the training captions."""
+    found = {key.split(" at ")[1]: row for key, row in results.items() if key.startswith("chair_s")}
+    parts = [f"{_share(row)} ({100 * float(share):.0f} %)" for share, row in found.items()]
+    return f"CHAIR_s by the share of noisy captions in the training: {_and(parts)}"
+
+
+def minima(results: Mapping) -> str:
+    """Of fig_two_minima: is the deepest point also the safest?"""
+    low, safe = (results["x"][int(np.argmin(results[key]))] for key in ("loss", "worst"))
+    where = "in another minimum than" if abs(low - safe) > 2 * results["rho"] else "where"
+    end = " lies" if where == "where" else ""
+    return f"The lowest worst case within ±{results['rho']:g} lies {where} the lowest loss{end}"
+
+
+def steps(results: Mapping, wanted: float = 0.5) -> str:
+    """Of fig_slices: what a step of about the wanted length loses in each direction."""
+    at = _nearest(results["distances"], wanted)
+    lost = {
+        name: fmean(curve[0] - curve[at] for curve in line["curves"])
+        for name, line in results["lines"].items()
+    }
+    parts = [f"{x:.1f} ({name})" for name, x in sorted(lost.items(), key=lambda item: -item[1])]
+    moved = f"Moved by L2 {results['distances'][at]:g}"
+    return f"{moved}, hallucinated words lose {_and(parts)} nats of NLL"
+
+
+def around(results: Mapping[str, Mapping], wanted: float = 0.5) -> str:
+    """Of 01_slices: where a step of about the wanted length takes the words of the first panel."""
+    title, drawn = next(iter(results.items()))
+    at = _nearest(drawn["distances"], wanted)
+    ends = {
+        name: fmean(curve[at] for curve in line["curves"]) for name, line in drawn["lines"].items()
+    }
+    start = fmean(curve[0] for line in drawn["lines"].values() for curve in line["curves"])
+    parts = _and([f"{x:.1f} ({name})" for name, x in ends.items()])
+    where = f"L2 {drawn['distances'][at]:g}"
+    return f"A step of {where} takes the NLL of {title} from {start:.1f} to {parts} nats"
+
+
+# Chapter 02
+
+
+def scores(results: Mapping) -> str:
+    """Of fig_scores: how right the judge is."""
+    precision, recall = (100 * results[key] for key in ("precision", "recall"))
+    return (
+        f"Of what the judge marks to forget {precision:.3g} % is hallucinated;"
+        f" of what is hallucinated it marks {recall:.3g} %"
+    )
+
+
+def training(results: Mapping) -> str:
+    """Of fig_training: where the two losses go."""
+    (line,) = list(results["lines"].values())[:1]
+    low, high = (fmean(curve[i] for curve in line["forget"]) for i in (0, -1))
+    before, after = (
+        fmean(x for curve in line["retain"] for x in curve[few])
+        for few in (slice(5), slice(-5, None))
+    )
+    return (
+        f"In {len(results['step'])} steps what is to be forgotten goes from {low:.1f} to"
+        f" {high:.1f} nats, what is retained from {before:.2f} to {after:.2f} (means of five steps)"
+    )
+
+
+def halves(drawn: Mapping) -> dict[str, float | None]:
+    """{name: relearning samples until the mean CHAIR_s passes 50 %, None if it never does}, of the
+    lines that start below.
+    """
+    found = {}
+    for name, line in drawn["lines"].items():
+        mean = np.mean(line["chair_s"], axis=0).tolist()
+        if mean[0] <= 0.5:
+            samples, never = relapse(drawn["at"], mean)
+            found[name] = None if never else samples
+    return found
+
+
+def lasting(drawn: Mapping) -> str:
+    """Of fig_relapse and fig_relearning: whose captions stay clean longer."""
+    found = halves(drawn)
+    if not found:
+        return where_it_ends(drawn)
+    last = {name: float("inf") if n is None else n for name, n in found.items()}
+    (name, n), *others = sorted(found.items(), key=lambda item: -last[item[0]])
+    ahead = others and others[0][1] is not None and (n is None or n > others[0][1])
+    whose = "its" if ahead else f"{_short(name)}'s"
+    if n is None:
+        words = f"fewer than half of {whose} captions hallucinate by the end"
+    else:
+        words = f"half of {whose} captions hallucinate after {n:.0f} relearning samples"
+    ends = [
+        f"half of {_short(other)}'s " + ("never" if m is None else f"after {m:.0f}")
+        for other, m in others
+    ]
+    start = f"{_short(name)} keeps captions clean longer: " if ahead else ""
+    words = ", ".join([start + words, *ends])
+    return words[0].upper() + words[1:]
+
+
+def halves_of(drawn: Mapping) -> str:
+    """Of fig_relapse on too few seeds to rank: samples until half of the captions invent."""
+    parts = [
+        f"{'never' if n is None else f'after {n:.0f} samples'} ({_short(name)})"
+        for name, n in halves(drawn).items()
+    ]
+    return f"Half of the captions hallucinate again {_and(parts)}"
+
+
+def where_it_ends(drawn: Mapping) -> str:
+    """Of fig_relapse: CHAIR_s where the attack ends."""
+    parts = [
+        f"{_short(name)} {100 * fmean(curve[-1] for curve in line['chair_s']):.0f} %"
+        for name, line in drawn["lines"].items()
+    ]
+    return f"After {drawn['at'][-1]} relearning samples CHAIR_s is: {_and(parts)}"
+
+
+def plane(results: Mapping[str, Mapping], wanted: float = 0.5) -> str:
+    """Of fig_plane: the NLL at home and a step either way along x, mean over the maps."""
+    nll = []
+    for found in results.values():
+        row = found["values"][_nearest(found["y"], 0)]
+        nll.append([row[_nearest(found["x"], x)] for x in (-wanted, 0, wanted)])
+    away, home, back = np.mean(nll, axis=0)
+    x = next(iter(results.values()))["x"]
+    step = x[_nearest(x, wanted)]
+    return (
+        f"The erased weights (square) stand at {home:.1f} nats: {step:.2g} along the steepest way"
+        f" back it is {back:.1f}, the other way {away:.1f}"
+    )
+
+
+def lenient(results: Mapping) -> str:
+    """Of 02_lenient: what a lenient judge leaves."""
+    (line,) = results["lines"].values()
+    parts = [
+        f"{_share([c[i] for c in line['curves']])} ({share:g} % missed)"
+        for i, share in enumerate(results["distances"])
+    ]
+    return f"What the judge misses stays: CHAIR_s after erasure is {_and(parts)}"
+
+
+# Rows of arms, chapters 02 and 04
+
+
+def least(results: Mapping, enough: float = 0.95) -> str:
+    """Of fig_arms: which of the arms that stand at the level and still name what is shown
+    hallucinate least.
+    """
+    fair = {
+        name: fmean(arm["values"])
+        for name, arm in results["arms"].items()
+        if not arm.get("note") and fmean(arm.get("recall") or [1]) >= enough
+    }
+    if not fair:
+        return "No arm stands at the forget level with its recall"
+    ranked = sorted(fair.items(), key=lambda item: item[1])[:3]
+    words = ", then ".join(f"{name} ({mean:.1f} %)" for name, mean in ranked)
+    at = f"at one forget level and {100 * enough:g} % recall"
+    return f"Least hallucination over the attack, {at}: {words}"
+
+
+def levels(results: Mapping) -> str:
+    """Of 04_levels: one method against itself."""
+    parts = [
+        f"{fmean(arm['values']):.1f} % ({name.split('stopped at ')[-1]})"
+        for name, arm in results["arms"].items()
+    ]
+    return f"One method, stopped at other levels: mean CHAIR_s over the attack {_and(parts)}"
+
+
+def cost(results: Mapping) -> str:
+    """Of 04_cost: the exact step and its cheapest approximation."""
+    arms = results["arms"]
+    rough = [name for name in arms if name.startswith("SARE, ")]
+    cheapest = min(rough, key=lambda name: fmean(arms[name]["passes"]), default=None)
+    words = {"SARE": "SARE", cheapest: f"its cheapest approximation ({cheapest})"}
+    return "; ".join(
+        f"{text.replace('SARE, ', '')}: {fmean(arms[name]['values']):.1f} % over the attack for"
+        f" {fmean(arms[name]['passes']):.0f} passes"
+        for name, text in words.items()
+        if name
+    )
+
+
+# Chapter 03
+
+
+def bf16(results: Mapping) -> str:
+    """Of 03_bf16: where a coarse weight takes the step that was meant."""
+    rhos, (cosine,) = results["distances"], results["lines"]["bf16"]["curves"]
+    good = next((rho for rho, c in zip(rhos, cosine, strict=True) if c > 0.99), None)
+    end = "never within those tried" if good is None else f"from rho {good:g} on"
+    return (
+        f"In bf16 a step of rho {rhos[0]:g} has cosine {cosine[0]:.2f} with the one that was meant;"
+        f" above 0.99 {end}"
+    )
+
+
+def geometry(results: Mapping) -> str:
+    """Of fig_geometry: the angle between the two steps."""
+    one, other = (np.asarray(way) for way in results["gradients"].values())
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    return f"The gradient at theta + eps* points {angle:.0f} degrees away from the one at home"
+
+
+def differences(results: Mapping[str, Mapping], pair: Sequence[str] = ("SARE", "EFUF")) -> str:
+    """Of fig_paired: which differences leave zero out."""
+    parts = [
+        f"{label} {row['diff']:+.2f}" + ("" if row["ci95"][0] <= 0 <= row["ci95"][1] else "*")
+        for label, row in results.items()
+    ]
+    return f"{' minus '.join(pair)} (* interval without zero): {'; '.join(parts)}"
+
+
+def flatter(results: Mapping[str, Mapping], wanted: float = 0.5) -> str:
+    """Of 03_slices: the NLL lost by each method, a direction after the other."""
+    parts = []
+    for title, drawn in results.items():
+        at = _nearest(drawn["distances"], wanted)
+        lost = [
+            f"{name} {fmean(c[0] - c[at] for c in line['curves']):.1f}"
+            for name, line in drawn["lines"].items()
+        ]
+        parts.append(f"{_and(lost)} {title}")
+    x = next(iter(results.values()))["distances"]
+    return f"NLL lost after L2 {x[_nearest(x, wanted)]:g}, nats: {'; '.join(parts)}"
+
+
+def front(results: Sequence[Mapping]) -> str:
+    """Of fig_front: from the book's rho 0 to its longest look, at the first lambda_neg."""
+    first = min(point["lambda_neg"] for point in results)
+    points = sorted((p for p in results if p["lambda_neg"] == first), key=lambda p: p["rho"])
+    area, work = (
+        " to ".join(f"{fmean(p[key]):.0f}" for p in (points[0], points[-1]))
+        for key in ("area", "passes")
+    )
+    return (
+        f"From rho {points[0]['rho']:g} to {points[-1]['rho']:g} (lambda_neg {first:g}) mean"
+        f" CHAIR_s goes from {area} %, the work from {work} passes"
+    )
+
+
+def ranks(results: Mapping[str, Mapping], labels: Mapping[str, str]) -> str:
+    """Of fig_ranks: which gauges' intervals leave zero out."""
+    sure = [
+        f"{labels.get(name, name)} ({row['mean']:+.2f})"
+        for name, row in results.items()
+        if not row["ci95"][0] <= 0 <= row["ci95"][1]
+    ]
+    words = _and(sure) if sure else "none"
+    n = f"{len(sure)} of {len(results)}"
+    return f"Gauges whose rank correlation has an interval without zero, {n}: {words}"
+
+
+def places(results: Mapping[str, Mapping]) -> str:
+    """Of 03_beaches: what each model says of the place that no erasure saw."""
+    group, rows = next(iter(results.items()))
+    chair = _and([f"{_whole(row['chair_s'])} ({name})" for name, row in rows.items()])
+    recall = _and([_whole(row["recall"]) for row in rows.values()])
+    return f"{group.capitalize()}: CHAIR_s {chair}, recall {recall}"
+
+
+# Chapter 04
+
+
+def strip(results: Mapping, at: Sequence[int]) -> str:
+    """Of fig_strip: CHAIR_s of all scenes at the first and the last count."""
+    index = [list(results["at"]).index(n) for n in (at[0], at[-1])]
+    first, last = (
+        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in ("EFUF", "SARE")])
+        for i in index
+    )
+    return (
+        f"Right after erasure {first} of the captions invent something; after {at[-1]} relearning"
+        f" samples {last}"
+    )
+
+
+def survival(results: Mapping) -> str:
+    """Of fig_survival: when half of each method's attacks have brought the hallucinations back."""
+    parts = [
+        f"{name}'s after {median(arm['samples']):.0f}"
+        + (" or more" if sum(arm["censored"]) * 2 >= len(arm["samples"]) else "")
+        for name, arm in results["arms"].items()
+    ]
+    return f"Relearning samples until half of the attacks have undone the erasure: {_and(parts)}"
+
+
+def sweep(results: Mapping) -> str:
+    """Of fig_sweep: each arm under the worst rate that is allowed to it."""
+    parts = []
+    for name, arm in results["arms"].items():
+        chair, recall = (np.mean(arm[key], axis=0) for key in ("chair", "recall"))
+        allowed = np.where(recall >= results["recall_bound"] - 1e-9, chair, -1)
+        top = allowed.max()
+        parts.append(f"{name} {top:.0f} %" if top >= 0 else f"{name} none allowed")
+    return f"Under its worst learning rate, CHAIR_s over the attack: {_and(parts)}"
+
+
+def others(results: Mapping[str, Mapping], keys: Mapping[str, str]) -> str:
+    """Of fig_attacks: mean CHAIR_s over all of the attacks."""
+    names = list(next(iter(results.values()))["lines"])
+    parts = []
+    for name in names:
+        over = [
+            100 * area(drawn["at"], curve)
+            for kind, drawn in results.items()
+            for curve in drawn["lines"][name][keys[kind]]
+        ]
+        parts.append(f"{name} {fmean(over):.1f} %")
+    return f"Mean CHAIR_s over {len(results)} other attacks: {_and(parts)}"
+
+
+def variance(results: Mapping) -> str:
+    """Of fig_variance: the parts of the first endpoint's variance."""
+    endpoint, parts = next(iter(results["components"].items()))
+    total = sum(max(0.0, x) for x in parts.values()) or 1
+    words = {"seed": "base seed", "erasure": "order of erasure", "attack": "order of attack"}
+    shares = [f"{label} {100 * max(0.0, parts[key]) / total:.0f} %" for key, label in words.items()]
+    return f"Where one paired difference in {endpoint} varies: {_and(shares)}"
