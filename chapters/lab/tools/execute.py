@@ -254,8 +254,13 @@ def main(words: Sequence[str] | None = None) -> None:
     compare(before, attempt(folder))
 
 
-if __name__ == "__main__":
+def command(words: Sequence[str] | None = None) -> None:
+    """`main`, which ends with one line and exit status 1 where something is wrong."""
     try:
-        main()
+        main(words)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    command()
