@@ -570,3 +570,42 @@ def test_pixels_of_sixteen_bits(tmp_path):
     Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match="deep.png: no usable image .*clipped"):
         open_image(tmp_path / "deep.png")
+
+
+def test_what_is_skipped_is_counted_and_listed(folder):
+    """Fails if on_bad="skip" drops a row without a word, drops a good one, names another row, or
+    becomes the default.
+    """
+    said = folder / "said.jsonl"
+    rows = [{"image_id": 7, "caption": 3}, *FIELDS["said.jsonl"], {"image_id": 9, "caption": "a"}]
+    said.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match="row 1: 'caption' must be str"):
+        coco.read_captions(said)
+    found = coco.read_captions(said, on_bad="skip")
+    assert found == rows[1:] and found.numbers == [2, 3, 4] and len(found.skipped) == 1
+    given = str(said), [folder / "instances.json"], [folder / "human.json"]
+    scored = score.score_chair(*given, on_bad="skip")
+    assert scored["n"] == 2 and scored["card"]["n_skipped"] == len(scored["skipped"]) == 2
+    first, second = scored["skipped"]
+    assert f"{said}, row 1: 'caption'" in first and f"{said}, row 4: image_id 9" in second
+    said.write_text(json.dumps(rows[0]))
+    with pytest.raises(ValueError, match="no rows that can be used; the first: .*row 1"):
+        coco.read_captions(said, on_bad="skip")
+    with pytest.raises(ValueError, match="on_bad='ignore': give 'error', or 'skip'"):
+        coco.read_captions(said, on_bad="ignore")
+
+
+def test_pictures_that_are_skipped_are_counted_and_listed(folder):
+    """Fails if a picture that cannot be opened is dropped without a word, or shortens a limit."""
+    path = folder / "instances.json"
+    names = ["gone.png", "a.png", "cut.png", "../b.png", "b.png"]
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names, 1)]
+    path.write_text(json.dumps(FIELDS["instances.json"] | {"images": images, "annotations": []}))
+    with pytest.raises(ValueError, match="images row 1: .*gone.png.*is missing"):
+        photos.read_images(path, folder)
+    found = photos.read_images(path, folder, on_bad="skip")
+    assert [photo.name for photo in found] == ["a.png", "b.png"] and found.numbers == [2, 5]
+    for row, says in zip((1, 3, 4), found.skipped, strict=True):
+        assert says.startswith(f"{path}, images row {row}: ")
+    assert len(photos.read_images(path, folder, limit=2, on_bad="skip")) == 2
