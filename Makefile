@@ -62,9 +62,9 @@ evidence: $(STAMP)  ## from figures/rows*.csv alone: verdicts, tables, quoted nu
 test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
 
 lint: $(STAMP)  ## layout (ruff format), lint (ruff check) and types (mypy over sare_min)
-	$(PY) -m ruff format --check sare_min chapters/lab tests
+	$(PY) -m ruff format --check sare_min chapters/lab chapters/site tests
 	$(PY) -m ruff format --check --config 'line-length=80' $(CHAPTERS)
-	$(PY) -m ruff check sare_min chapters/lab tests
+	$(PY) -m ruff check sare_min chapters/lab chapters/site tests
 	$(PY) -m ruff check --ignore E501 $(CHAPTERS)
 	$(PY) -m mypy
 

@@ -25,11 +25,11 @@
 #
 # **The answer.** From the captions that it learnt from. In our small world seven
 # training captions in ten name one object too many; the model that learns from
-# them invents something in
-# <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
+# them invents something
+# in <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
 # own (mean over the book's seeds; in brackets its 95 % interval). Trained on
-# honest captions, the same model does so in
-# <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
+# honest captions, the same model does so
+# in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
 # the first of six chapters. Terms in italics stand in the
@@ -133,7 +133,7 @@ print(n, "of 1000 captions name something absent")
 # %% [markdown]
 # So the training text holds a regularity that has nothing to do with the
 # picture: *after what you see, add what goes with it*. This is
-# **co-occurrence**, the cause that the papers behind the two standard
+# [**co-occurrence**](glossary.md#co-occurrence), the cause that the papers behind the two standard
 # benchmarks, CHAIR and POPE, found in large models.
 #
 # The questions for the yes/no task are made from these captions, not from the
@@ -172,7 +172,7 @@ data = encode(processor, pictures, captions)
 # [`embed_images`](../sare_min/llava.py#L114) shows each picture to the frozen
 # tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L139) puts
 # the caption behind it, as one row of tokens. The loss is the ordinary one: the
-# negative log-likelihood (**NLL**) of each word of the caption, given the
+# negative log-likelihood ([**NLL**](glossary.md#nll)) of each word of the caption, given the
 # picture and all words before it, in *nats a token*. 0 means certain, 0.7 one in
 # two, 8 about one in 3,000.
 
@@ -201,7 +201,7 @@ print("it shows:", scenes.caption(seen[0]))
 # From here on, one call does it for all seeds of the preset, side by side, and
 # keeps the result: [`prepare`](lab/world/bases.py#L122). It trains the control
 # models of the last section, too. What a seed has, its model, its scenes, what
-# the model says of them, comes as one object, the seed's **kit**
+# the model says of them, comes as one object, the seed's [**kit**](glossary.md#kit)
 # ([`Kit`](lab/world/kit.py#L43)).
 #
 # The CLIP is trained once, on scenes of its own that no seed uses, and every
@@ -262,7 +262,7 @@ _ = figures.publish(
 # ## Counting: CHAIR
 #
 # The field's measure is CHAIR ("caption hallucination assessment with image
-# relevance"). **CHAIR_s** is the share of captions with at least one invented
+# relevance"). [**CHAIR_s**](glossary.md#chair_s) is the share of captions with at least one invented
 # object, **CHAIR_i** the share of all mentions that are invented. Because a
 # model can keep both low by saying nothing, we always report **recall** beside
 # them: the share of the picture's objects that the caption names. Check the
@@ -320,7 +320,7 @@ _ = figures.publish(
 # three question rows all read 100 % has not learnt to answer at all: it says
 # yes to everything. Its captions are as good as the others'.)
 #
-# The bar is a 95 % **interval** for the mean over seeds (Student's t). With the
+# The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
 # is drawn below three seeds. With twelve seeds the factor is 2.2. A single
 # number without its spread is no result.
@@ -464,11 +464,8 @@ check.span_nll(my_nll)
 # %% [markdown]
 # ## Sources
 #
-# * CHAIR: Rohrbach et al., *Object Hallucination in Image Captioning*, arXiv
-#   1809.02156.
-# * POPE: Li et al., *Evaluating Object Hallucination in Large Vision-Language
-#   Models*, arXiv 2305.10355.
-# * LLaVA: Liu et al., *Visual Instruction Tuning*, arXiv 2304.08485, and
-#   *Improved Baselines with Visual Instruction Tuning*, arXiv 2310.03744.
-# * CLIP: Radford et al., *Learning Transferable Visual Models From Natural
-#   Language Supervision*, arXiv 2103.00020.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.
+# * [POPE](bibliography.md#pope): hallucination, asked for.
+# * [LLaVA](bibliography.md#llava): the architecture.
+# * [LLaVA-1.5](bibliography.md#llava-15): the checkpoint that it stands for.
+# * [CLIP](bibliography.md#clip): the eyes, and the judge.

@@ -26,12 +26,12 @@
 # **The answer.** By the worst that a nudge of a given length can do; but for a
 # large model only once its *direction* is named. From the base models of
 # chapter 00, a step of length 0.5 in the steepest direction takes the
-# hallucinated words from
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
-# to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->
-# nats a token, a random step of that length to
-# <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
+# hallucinated words
+# from <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
+# nats a token
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->,
+# a random step of that length
+# to <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
 # (mean over the book's seeds; in brackets its 95 % interval).
 #
 # **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
@@ -132,7 +132,7 @@ _ = figures.publish(
 # %% [markdown]
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
 # nearly up to the plateau. The wide one loses little. *Sharp* and *flat* are
-# names for this difference, and **sharpness-aware minimisation** is the obvious
+# names for this difference, and [**sharpness-aware minimisation**](glossary.md#sam) is the obvious
 # remedy: do not minimise the loss, minimise the dashed curve (its argument is a
 # small step $\epsilon$ of length at most $\rho$),
 #
@@ -206,6 +206,8 @@ drawn = {
     )
     for title, key in panels.items()
 }
+
+# %%
 caption = (
     "NLL on held-out scenes at a distance from the base models' weights, in"
     f" three directions. {len(setting.seeds)} seeds (faint), mean, 95 %"
@@ -233,15 +235,15 @@ _ = figures.publish(
 # direction and a distance are named.
 #
 # **The steepest way is steep for a while.** The first 0.2 of the forget
-# direction bring the hallucinated words to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
-# nats, the whole way to 1.0 only to
-# <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
+# direction bring the hallucinated words
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
+# nats, the whole way to 1.0 only
+# to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
 # A gradient knows the slope where it was taken, and nothing of what comes.
 #
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
-# price: at 1.0 the grounded words stand at
-# <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
+# price: at 1.0 the grounded words stand
+# at <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
 # nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
 # must hold on to something while it pushes: chapter 02.
 #
@@ -348,10 +350,8 @@ check.sharp_and_random(my_sharp, my_random)
 # %% [markdown]
 # ## Sources
 #
-# * SAM: Foret et al., *Sharpness-Aware Minimization for Efficiently Improving
-#   Generalization*, arXiv 2010.01412.
-# * Flat minima: Hochreiter and Schmidhuber, *Flat Minima*, Neural Computation
-#   9(1), 1997. That sharpness depends on the ruler: Dinh et al., *Sharp Minima
-#   Can Generalize for Deep Nets*, arXiv 1703.04933.
-# * SARE: *Sharpness-Aware Robust Erasure of Hallucinations in Multimodal LLMs*,
-#   arXiv 2601.16527.
+# * [SAM](bibliography.md#sam): the step up before the step down.
+# * [Flat minima](bibliography.md#flat-minima): where the idea comes from.
+# * [Sharp minima](bibliography.md#sharp-minima): that sharpness depends on the ruler.
+# * [Loss landscape](bibliography.md#loss-landscape): drawing a loss around weights.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

@@ -22,16 +22,16 @@
 # **The question.** A model hallucinates. We train it a little to stop, and it
 # stops. Is the hallucination gone?
 #
-# **The answer.** It is gone from the captions: from
-# <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> % to
-# <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
-# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change of
-# <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
+# **The answer.** It is gone from the captions:
+# from <!-- fig:00_base:results.chair_s:.0f:100 -->98<!-- / --> %
+# to <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
+# samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change
+# of <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
 # back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
-# ends is sharper than an honest model's: by
-# <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
-# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
+# ends is sharper than an honest model's:
+# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
+# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other
+# seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -75,7 +75,15 @@ from itertools import compress
 import torch
 
 from lab.evidence import figures, ledger, readings, stats, tables, titles
-from lab.experiments import attacks, erasures, gauges, landscape, presets, traps
+from lab.experiments import (
+    attacks,
+    erasures,
+    gauges,
+    landscape,
+    presets,
+    told,
+    traps,
+)
 from lab.world import curate, encoded, measured
 from lab.world.kit import RULES, get_kit
 from sare_min.captions import sentence_nll, token_nll
@@ -89,7 +97,7 @@ kit = get_kit(setting.seeds[0])
 # ## What to forget: CLIP decides
 #
 # Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the
-# model describe pictures, cut each caption into **sub-sentences**, and ask
+# model describe pictures, cut each caption into [**sub-sentences**](glossary.md#sub-sentence), and ask
 # another model, a CLIP, how well the object in each goes with the picture. (Not
 # the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through
 # ViT-L/14, and we ask a second tiny CLIP.) A low score marks the sub-sentence
@@ -161,10 +169,11 @@ for key, label in labels.items():
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters,
 # *forget* lies below the middle between the clusters' centres, *retain* above
-# the middle of what is left. Read the bars as precision (what is marked is
-# right) and recall (what is right is marked). Where they fall short, some
-# hallucinations stay unmarked, or grounded text is forgotten with them. We
-# shall see below what that costs.
+# the middle of what is left. In this clean world the tiny CLIP makes next to no
+# mistake: <!-- fig:02_curation:results.precision:.1f:100 -->100.0<!-- / --> % of what it marks to forget is
+# hallucinated (precision), <!-- fig:02_curation:results.recall:.1f:100 -->100.0<!-- / --> % of what is hallucinated
+# is marked (recall). On photographs no CLIP comes near that; what its mistakes
+# cost we shall see below.
 #
 # ## One caption, one row, three masks
 #
@@ -259,10 +268,10 @@ print(
 # rate, should end at a set NLL of the forget sub-sentences of 64 *stop
 # captions*, whose scenes no erasure sees. If it then stands short, it goes on
 # and cools down once more. Steps are too coarse for a comparison, so the run is
-# **landed**: the weights between its last look below the level and its last look
+# [**landed**](glossary.md#landing): the weights between its last look below the level and its last look
 # above are bisected until the NLL is right to within 0.01 nats.
 #
-# So all runs that get there stand at one **forget level**. From here on we
+# So all runs that get there stand at one [**forget level**](glossary.md#forget-level). From here on we
 # compare methods, and a method that forgets more would look more robust for that
 # reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges
 # of sharpness do.) What the landing changes is printed, too.
@@ -360,6 +369,28 @@ for n in range(0, 257, 8):
 # not move together: the NLL of the forgotten words falls from the first samples
 # on; CHAIR_s waits, and then greedy decoding flips in many scenes at once.
 #
+# What does it say meanwhile? Four held-out scenes, the first of each place, by
+# the base model and by the erased one, under more and more of the attack. No
+# scene was picked by what is said of it.
+
+# %%
+at, first = presets.PRESETS["fast"].coarse, setting.seeds[0]
+heard = {
+    name: told.listen(told.Told(presets.book_run(name, first), counts))
+    for name, counts in (("base", at[:1]), ("EFUF", at))
+}
+says = told.strip(first, heard, at)
+caption = (
+    "Greedy captions of the first held-out scene of each place, seed"
+    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
+    " all 200 held-out scenes of this seed. " + tables.caption(results, "EFUF")
+)
+how = {"at": at, "title": titles.strip(says, at)}
+_ = figures.publish(
+    "fig_strip", "02_strip", says, preset, [first], caption, **how
+)
+
+# %% [markdown]
 # Now all seeds. After every few captions we ask the model to describe the
 # held-out scenes. Predict: how many captions until every other description
 # invents something again? The base model was trained on 6,000 scenes.
@@ -390,7 +421,7 @@ print(tables.never(results, "EFUF"))
 # %% [markdown]
 # The book keeps a ledger of the paper's claims, C1 to C8. Each row of it is a
 # difference, taken seed by seed, with a 95 % interval. Its verdict is computed,
-# by rules that stood in a plan ([`claims.toml`](lab/evidence/claims.toml)) before
+# by rules that stood in a [plan](glossary.md#plan) ([`claims.toml`](lab/evidence/claims.toml)) before
 # the run:
 #
 # * *supported* or *refuted*, if a test says so;
@@ -400,7 +431,7 @@ print(tables.never(results, "EFUF"))
 # * *not comparable*, if the two arms do not stand at one forget level.
 #
 # Each claim has one *primary* row (C8 has two), and only these get a verdict,
-# after Holm's correction for all nine. (What has not run yet counts against it,
+# after [Holm's correction](glossary.md#holm) for all nine. (What has not run yet counts against it,
 # so a verdict can change from *undecided* to *supported* until the last chapter
 # is through.) All other rows are *exploratory*: they are read, as *for*,
 # *against*, *no difference* or *open*, by the same rules without the correction,
@@ -523,7 +554,7 @@ for way in landscape.DIRECTIONS:
 # The second print asks the question in the unit that users feel: at which
 # distance does every other caption invent something again? (`None`: at none of
 # those measured.) This smallest distance is a fair notion of sharpness for our
-# purpose, and we shall call it the **relapse radius** in a given direction.
+# purpose, and we shall call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
 # Compare it with how far the attacker travels.
 #
 # ### A map
@@ -576,7 +607,7 @@ _ = figures.publish(
 # * the slope of the forgotten words' NLL, which is its fall for the first small
 #   step in the steepest direction;
 # * the *curvature*: the largest eigenvalue of the NLL's matrix of second
-#   derivatives (the *Hessian*), found by Lanczos' method, which needs only
+#   derivatives (the [*Hessian*](glossary.md#hessian)), found by Lanczos' method, which needs only
 #   products of that matrix with vectors.
 
 # %%
@@ -613,11 +644,11 @@ for row in claims:
 # %% [markdown]
 # In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
 # lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*), the slope by
-# <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
+# *<!-- C2a.verdict -->supported<!-- / -->*), the slope
+# by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
 # the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->open<!-- / -->*), the share lost by
-# <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
+# *<!-- C2c.verdict -->open<!-- / -->*), the share lost
+# by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
 # Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
 # other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
 # (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
@@ -663,11 +694,11 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# None of them holds: GradDiff hallucinates in
-# <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO in
-# <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
-# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names only
-# <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# None of them holds: GradDiff hallucinates
+# in <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO
+# in <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names
+# only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
 # hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
 # one order here, so a row differs from the headline's.)
 #
@@ -691,12 +722,8 @@ for endpoint, row in both.items():
 print(tables.beside(paired, *pair))
 
 # %% [markdown]
-# An interval that spans zero says that at this number of seeds we cannot tell
-# the two apart, not that they are equal. Where the judge made no mistake at
-# all, the two rows are the *same* run, and the
-# differences are exactly zero: in this clean world a well-trained tiny CLIP is
-# nearly an oracle, which no CLIP is on photographs. So we also make mistakes on
-# purpose. A share of the hallucinated sub-sentences is *missed*, and kept as if it
+# Where the judge made no mistake at all, the two rows are the *same* run, and the
+# differences are exactly zero. So we make mistakes on purpose. A share of the hallucinated sub-sentences is *missed*, and kept as if it
 # were true, as a lenient judge would do:
 
 # %%
@@ -733,17 +760,17 @@ for share in shares:
 #   *<!-- C1a.verdict -->supported<!-- / -->*).
 # * A relapse is not yet a *return*: the same captions teach a model that never
 #   hallucinated. At one forget level, EFUF minus that model: samples until the
-#   NLL of the hallucinated words has halved,
-#   <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
+#   NLL of the hallucinated words has
+#   halved, <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
 #   CHAIR_s over the attack, <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b, exploratory:
-#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it ends,
-#   <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
+#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it
+#   ends, <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
 #   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
 #   which one you mean.
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point nearby: <!-- C2a.verdict -->supported<!-- / -->,
-#   <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other seeds
-#   <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
+#   worst point
+#   nearby: <!-- C2a.verdict -->supported<!-- / -->, <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other
+#   seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
@@ -831,11 +858,10 @@ check.stop(my_stop)
 # %% [markdown]
 # ## Sources
 #
-# * EFUF: Xing et al., *EFUF: Efficient Fine-grained Unlearning Framework for
-#   Mitigating Hallucinations in Multimodal Large Language Models*, arXiv
-#   2402.09801.
-# * Relearning attacks on unlearned language models: Fan et al., *Towards LLM
-#   Unlearning Resilient to Relearning Attacks: A Sharpness-Aware Minimization
-#   Perspective and Beyond*, arXiv 2502.05374 (code:
-#   OPTML-Group/Unlearn-Smooth).
-# * SARE: arXiv 2601.16527.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [NPO](bibliography.md#npo): a gentler forget loss.
+# * [SimNPO](bibliography.md#simnpo): the same without a base model.
+# * [PyHessian](bibliography.md#pyhessian): curvature by products with vectors.
+# * [PGD](bibliography.md#pgd): the worst point by projected steps.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

@@ -23,20 +23,20 @@
 # back, and does Targeted-SAM make it more?
 #
 # **The answer.** It delays the relapse, and does not prevent it. Over the attack
-# SARE's captions hallucinate in <!-- C6a.sare -->47.0<!-- / --> %, EFUF's in
-# <!-- C6a.baseline -->65.5<!-- / --> %: a difference of
-# <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
-# *<!-- C6a.verdict -->supported<!-- / -->*; on six other seeds
-# <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
-# samples SARE's CHAIR_s, too, has changed by
-# <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
+# SARE's captions hallucinate in <!-- C6a.sare -->47.0<!-- / --> %, EFUF's
+# in <!-- C6a.baseline -->65.5<!-- / --> %: a difference
+# of <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
+# *<!-- C6a.verdict -->supported<!-- / -->*; on six other
+# seeds <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
+# samples SARE's CHAIR_s, too, has changed
+# by <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
 # *<!-- C6b.verdict -->against<!-- / -->*).
 #
-# Why? The *direction* of the step matters:
-# <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
+# Why? The *direction* of the step
+# matters: <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points against a random one (C8a:
 # *<!-- C8a.verdict -->supported<!-- / -->*; on other seeds
-# *<!-- C8a.verdict@1101 -->supported<!-- / -->*). Its *target* does, by this measure: at equal work
-# <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
+# *<!-- C8a.verdict@1101 -->supported<!-- / -->*). Its *target* does, by this measure: at equal
+# work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against untargeted SAM (C8b:
 # *<!-- C8b.verdict -->supported<!-- / -->*; on other seeds
 # *<!-- C8b.verdict@1101 -->undecided<!-- / -->*).
 #
@@ -151,7 +151,7 @@ caption = (
     f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
     " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
 )
-how = {"at": (0, 128, 640)}
+how = {"at": presets.PRESETS["fast"].coarse}  # as the fast preset measures
 how |= {"title": titles.strip(says, how["at"])}
 _ = figures.publish(
     "fig_strip", "04_strip", says, preset, [first], caption, **how
@@ -200,7 +200,7 @@ _ = figures.publish(
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
 # differs from seed to seed, also within one method. *The* picture of a time
 # until something happens is the survival curve, which also knows what to do
-# with runs that did not relapse within the attack (they are *censored*):
+# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored)):
 
 # %%
 lasting = tables.survival(results, *both)
@@ -274,14 +274,14 @@ _ = figures.again("04_variance")
 
 # %% [markdown]
 # Left: of one paired difference, the order in which the captions came for the
-# erasure makes
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->120<!-- / -->
-# of the variance in mean CHAIR_s (squared points), the base model only
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->35<!-- / -->,
-# the order of the attack
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->34<!-- / -->,
-# and another path through the processor
-# <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->12<!-- / -->:
+# erasure
+# makes <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.erasure:.0f -->120<!-- / -->
+# of the variance in mean CHAIR_s (squared points), the base model
+# only <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.seed:.0f -->35<!-- / -->,
+# the order of the
+# attack <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.attack:.0f -->34<!-- / -->,
+# and another path through the
+# processor <!-- fig:04_variance:results.components.mean CHAIR_s over the relearning attack.kernels:.0f -->12<!-- / -->:
 # rounding alone draws anew. Right: what a narrow interval costs. The samples
 # until 50 % are the noisiest way to ask, the NLL's half-life the cheapest. A
 # further order of both erasures costs about as much as a further base model. So
@@ -290,7 +290,7 @@ _ = figures.again("04_variance")
 # ## The other methods
 #
 # The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
-# them untargeted SAM (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
 # seeds, one order and fewer points differ from the headline's.)
@@ -313,14 +313,14 @@ _ = figures.publish(
 
 # %% [markdown]
 # Look at the levels and the recall beside the rows before you look at the bars.
-# **GA** reaches the level by ruining the model: it names
-# <!-- fig:04_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects. **SimNPO** and the released
+# **GA** reaches the level by ruining the model: it
+# names <!-- fig:04_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects. **SimNPO** and the released
 # schedule stand at other levels, grey. Of what is left, **untargeted SAM**
 # (<!-- fig:04_methods:results.arms.EFUF+SAM.values:.0f -->58<!-- / --> %) lies between EFUF
 # (<!-- fig:04_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %) and SARE
-# (<!-- fig:04_methods:results.arms.SARE.values:.0f -->44<!-- / --> %), and needs more passes than either:
-# <!-- fig:04_methods:results.arms.EFUF+SAM.passes:.0f -->838<!-- / --> against
-# <!-- fig:04_methods:results.arms.EFUF.passes:.0f -->155<!-- / --> and <!-- fig:04_methods:results.arms.SARE.passes:.0f -->585<!-- / -->.
+# (<!-- fig:04_methods:results.arms.SARE.values:.0f -->44<!-- / --> %), and needs more passes than
+# either: <!-- fig:04_methods:results.arms.EFUF+SAM.passes:.0f -->838<!-- / -->
+# against <!-- fig:04_methods:results.arms.EFUF.passes:.0f -->155<!-- / --> and <!-- fig:04_methods:results.arms.SARE.passes:.0f -->585<!-- / -->.
 #
 # Does Targeted-SAM help another loss, too? NPO with it reached the level in four
 # of five runs, so the ledger does not compare it:
@@ -416,13 +416,13 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %% [markdown]
 # None of the four does what SARE does
-# (<!-- fig:04_controls:results.arms.SARE.values:.0f -->44<!-- / --> %): with its work EFUF hallucinates in
-# <!-- fig:04_controls:results.arms.EFUF, SARE's work.values:.0f -->65<!-- / --> %, coming from above in
-# <!-- fig:04_controls:results.arms.EFUF, from above.values:.0f -->67<!-- / --> %; a step on what is kept gives
-# <!-- fig:04_controls:results.arms.SARE, step on retain.values:.0f -->63<!-- / --> %, and the wrong sign
-# <!-- fig:04_controls:results.arms.SARE, wrong sign.values:.0f -->75<!-- / --> %, for
-# <!-- fig:04_controls:results.arms.SARE, wrong sign.passes:.0f -->2295<!-- / --> passes instead of
-# <!-- fig:04_controls:results.arms.SARE.passes:.0f -->585<!-- / -->. C8 says *flatness is the cause*, and every rival
+# (<!-- fig:04_controls:results.arms.SARE.values:.0f -->44<!-- / --> %): with its work EFUF hallucinates
+# in <!-- fig:04_controls:results.arms.EFUF, SARE's work.values:.0f -->65<!-- / --> %, coming from above
+# in <!-- fig:04_controls:results.arms.EFUF, from above.values:.0f -->67<!-- / --> %; a step on what is kept
+# gives <!-- fig:04_controls:results.arms.SARE, step on retain.values:.0f -->63<!-- / --> %, and the wrong
+# sign <!-- fig:04_controls:results.arms.SARE, wrong sign.values:.0f -->75<!-- / --> %,
+# for <!-- fig:04_controls:results.arms.SARE, wrong sign.passes:.0f -->2295<!-- / --> passes instead
+# of <!-- fig:04_controls:results.arms.SARE.passes:.0f -->585<!-- / -->. C8 says *flatness is the cause*, and every rival
 # that SARE does not beat is a cause that is not ruled out; one that it does beat
 # is only *that* rival. No row here moves flatness alone.
 #
@@ -461,16 +461,16 @@ for name in setting.cheaper:
     print(f"NLL half-life, “{name}” - SARE: {stats.spell_paired(*later, 0)}")
 
 # %% [markdown]
-# Each approximation saves work and gives some of the delay back. SARE stands at
-# <!-- fig:04_cost:results.arms.SARE.values:.0f -->44<!-- / --> % for <!-- fig:04_cost:results.arms.SARE.passes:.0f -->585<!-- / --> passes,
+# Each approximation saves work and gives some of the delay back. SARE stands
+# at <!-- fig:04_cost:results.arms.SARE.values:.0f -->44<!-- / --> % for <!-- fig:04_cost:results.arms.SARE.passes:.0f -->585<!-- / --> passes,
 # EFUF at <!-- fig:04_cost:results.arms.EFUF.values:.0f -->68<!-- / --> % for <!-- fig:04_cost:results.arms.EFUF.passes:.0f -->155<!-- / -->. Between
-# them: eps\* from a quarter of the rows,
-# <!-- fig:04_cost:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> % for
-# <!-- fig:04_cost:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four steps,
-# <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> % for
-# <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the projector,
-# <!-- fig:04_cost:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> % for
-# <!-- fig:04_cost:results.arms.SARE, eps of the projector.passes:.0f -->396<!-- / -->.
+# them: eps\* from a quarter of the
+# rows, <!-- fig:04_cost:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four
+# steps, <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the
+# projector, <!-- fig:04_cost:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> %
+# for <!-- fig:04_cost:results.arms.SARE, eps of the projector.passes:.0f -->396<!-- / -->.
 #
 # ## A stronger attacker
 #
@@ -581,10 +581,10 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# The longer it pushes, the longer it seems to last:
-# <!-- fig:04_levels:results.arms.EFUF, stopped at 4 nats.values:.0f -->89<!-- / --> % over the attack when stopped at four
-# nats, <!-- fig:04_levels:results.arms.EFUF, stopped at 8 nats.values:.0f -->68<!-- / --> % at eight,
-# <!-- fig:04_levels:results.arms.EFUF, stopped at 12 nats.values:.0f -->54<!-- / --> % at twelve. Nothing was made more robust;
+# The longer it pushes, the longer it seems to
+# last: <!-- fig:04_levels:results.arms.EFUF, stopped at 4 nats.values:.0f -->89<!-- / --> % over the attack when stopped at four
+# nats, <!-- fig:04_levels:results.arms.EFUF, stopped at 8 nats.values:.0f -->68<!-- / --> % at
+# eight, <!-- fig:04_levels:results.arms.EFUF, stopped at 12 nats.values:.0f -->54<!-- / --> % at twelve. Nothing was made more robust;
 # there was only more to undo.
 #
 # ## What we learned
@@ -593,10 +593,10 @@ _ = figures.publish(
 #   mislead; pairing by seed and landing on one forget level remove two unfair
 #   advantages, and a control for the third, work, costs no more than a run.
 # * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
-#   captions over the attack (C6a: *<!-- C6a.verdict -->supported<!-- / -->*),
-#   <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
-#   (C6c, exploratory: *<!-- C6c.verdict -->for<!-- / -->*),
-#   <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
+#   captions over the attack (C6a:
+#   *<!-- C6a.verdict -->supported<!-- / -->*), <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
+#   (C6c, exploratory:
+#   *<!-- C6c.verdict -->for<!-- / -->*), <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
 #   exploratory: *<!-- C6d.verdict -->for<!-- / -->*). Under each method's worst
 #   learning rate: <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
 #   *<!-- C6f.verdict -->no difference<!-- / -->*).
@@ -609,16 +609,16 @@ _ = figures.publish(
 #   the same runs: half-life <!-- C8i.diff -->+15.3 [-21.4, 52.0]<!-- / --> samples (C8i, exploratory:
 #   *<!-- C8i.verdict -->open<!-- / -->*), samples until every other caption
 #   hallucinates <!-- C8j.diff -->+42.2 [-17.8, 102.3]<!-- / --> (C8j, exploratory:
-#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE takes
-#   <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
-#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->, EFUF
-#   <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
+#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE
+#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
+#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
+#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
 #   untargeted SAM is <!-- C8m.diff -->-11.9 [-15.2, -8.5]<!-- / --> points (C8m, exploratory:
 #   *<!-- C8m.verdict -->for<!-- / -->*).
 # * Does the step help another loss? C8k and C8l ask it of NPO
 #   (*<!-- C8k.verdict -->not comparable<!-- / -->*, *<!-- C8l.verdict -->not comparable<!-- / -->*).
-# * Is work alone the cause? SARE minus EFUF with SARE's work:
-#   <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
+# * Is work alone the cause? SARE minus EFUF with SARE's
+#   work: <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
 #   *<!-- C8c.verdict -->for<!-- / -->*).
 # * A cause is what is left when its rivals have had their turn. Name them, run
 #   them, and count "undecided" as such.
@@ -708,7 +708,10 @@ check.paired_interval(my_low, my_high)
 # %% [markdown]
 # ## Sources
 #
-# * Relearning attacks: Fan et al., arXiv 2502.05374; Hu et al., *Jogging the
-#   Memory of Unlearned LLMs Through Targeted Relearning Attacks*, arXiv
-#   2406.13356.
-# * SARE: arXiv 2601.16527. EFUF: arXiv 2402.09801. CHAIR: arXiv 1809.02156.
+# * [Unlearn-Smooth](bibliography.md#unlearn-smooth): SAM for unlearning, and the relearning attack.
+# * [Jogging](bibliography.md#jogging): relearning from little.
+# * [Kaplan-Meier](bibliography.md#kaplan-meier): the survival curve.
+# * [LookSAM](bibliography.md#looksam): a step kept for several steps.
+# * [SARE](bibliography.md#sare): the paper that this book tests.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.

@@ -27,10 +27,10 @@
 # **The answer.** The same functions do it, with two strings changed: by default
 # on the microworld, exported in COCO's, POPE's and EFUF's formats; with
 # `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
-# files. Here CHAIR_s falls from
-# <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> % to
-# <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF and
-# <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
+# files. Here CHAIR_s falls
+# from <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> %
+# to <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF
+# and <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
 # seed, so it shows that the road goes through, not which method is better. **A
 # 7B model we have not run**: see *What we did not show*.
 #
@@ -565,10 +565,10 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # * The microworld's erasure needs nothing that COCO's files and a LLaVA
 #   checkpoint do not give: images, annotations, a CLIP. Two strings change.
 # * CHAIR and recall can look well where the model stops answering questions.
-#   Pushed further, EFUF keeps a recall of
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
-#   and CHAIR_s at
-#   <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
+#   Pushed further, EFUF keeps a recall
+#   of <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
+#   and CHAIR_s
+#   at <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
 #   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / --> %
 #   of its answers are neither yes nor no. Score what was *not* trained, too.
 # * Thresholds do not travel from CLIP to CLIP, shares do. The share must come
@@ -649,9 +649,10 @@ check.shared_step(my_eps)
 # %% [markdown]
 # ## Sources
 #
-# * COCO: Lin et al., arXiv 1405.0312. POPE: Li et al., arXiv 2305.10355, and
-#   the files of RUCAIBox/POPE. CHAIR: Rohrbach et al., arXiv 1809.02156.
-# * EFUF: Xing et al., arXiv 2402.09801; the fields of its files from the code
-#   of starreeze/efuf. LoRA: arXiv 2106.09685.
-# * LLaVA-1.5: arXiv 2310.03744, in the form of llava-hf/llava-1.5-7b-hf. SARE:
-#   arXiv 2601.16527.
+# * [COCO](bibliography.md#coco): pictures and their objects.
+# * [POPE](bibliography.md#pope): hallucination, asked for.
+# * [CHAIR](bibliography.md#chair): caption hallucination, counted.
+# * [EFUF](bibliography.md#efuf): the standard erasure.
+# * [LoRA](bibliography.md#lora): adapters.
+# * [LLaVA-1.5](bibliography.md#llava-15): the checkpoint that it stands for.
+# * [SARE](bibliography.md#sare): the paper that this book tests.

@@ -143,6 +143,19 @@ def test_unknown_parameters_are_refused():
         execute.parameters(CHAPTERS / f"{NAMES[0]}.ipynb", {"prest": "full"})
 
 
+def test_no_line_opens_with_a_comment():
+    """Fails if a marker opens a line: Markdown then begins a block of HTML there, which ends the
+    paragraph and shows asterisks.
+    """
+    texts = {path: path.read_text() for path in (files.ROOT / "README.md", *CHAPTERS.glob("*.md"))}
+    for name in NAMES:
+        cells = jupytext.read(CHAPTERS / f"{name}.py").cells
+        texts[name] = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    for where, text in texts.items():
+        opened = re.findall(r"^\s*<!-- (?!claims:).*", text, re.MULTILINE)
+        assert not opened, f"{where}: {opened}"
+
+
 def test_no_shell_lines():
     """Fails on a raw !command, which keeps jupytext from un-commenting the file's magics."""
     for name in NAMES:

@@ -383,12 +383,16 @@ def test_every_figure_is_as_wide_as_the_book_and_legible(folder):
 def test_a_title_stands_on_top_and_is_kept(folder):
     """Fails if what a figure says is lost on the way to the file, or runs over the edge."""
     title = "A result in words. " * 12
-    path = figures.publish("fig_relapse", "trial", RELAPSE, "full", (1, 2), "Below.", title=title)
+    caption = "Median and quartiles of 5 rounds by a LLaVA with 576 image tokens in turn. " * 6
+    path = figures.publish("fig_relapse", "trial", RELAPSE, "full", (1, 2), caption, title=title)
     assert json.loads(path.with_suffix(".json").read_text())["title"] == title
     figure = plt.gcf()
+    figure.set_dpi(150)  # as it is saved
     (written,) = (t for t in figure.texts if t.get_text().startswith("A result"))
     inside = [ax.get_tightbbox().y1 for ax in figure.axes]
     assert written.get_window_extent().y0 >= max(inside) and "\n" in written.get_text()
+    edge = looks.WIDTH * figure.dpi
+    assert all(text.get_window_extent().x1 <= edge for text in figure.texts)
 
 
 def test_numbers_are_kept_without_a_picture(folder):

@@ -94,7 +94,8 @@ def test_every_room_is_in_the_order():
 
 
 @pytest.mark.parametrize(
-    "module", ["evidence.figures", "evidence.__main__", "evidence.report", "field.score"]
+    "module",
+    ["evidence.figures", "evidence.__main__", "evidence.report", "field.score", "field.fetch"],
 )
 def test_evidence_and_scores_need_no_torch(module):
     """Fails if verdicts, figures or scores can no longer be redone from JSON without torch."""

@@ -81,6 +81,7 @@ MADE = {  # committed figure -> how its chapter makes the title
     "02_training": titles.training,
     "02_relapse": titles.lasting,
     "02_honest": titles.where_it_ends,
+    "02_strip": titles.strip,
     "02_slices": titles.steps,
     "02_planes": titles.plane,
     "02_methods": titles.least,

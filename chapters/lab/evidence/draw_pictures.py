@@ -114,8 +114,8 @@ def fig_scenes(results: Sequence[Mapping]) -> Figure:
 
 
 def fig_strip(results: Mapping, at: Sequence[int] = (0, 128, 640), nth: int = 0) -> Figure:
-    """Four scenes, one of each place (the nth), and what base, EFUF and SARE say of them right
-    after erasure and after relearning samples; at the right CHAIR_s of all held-out scenes.
+    """Four scenes, one of each place (the nth): what the base model says of them, and the others
+    right after erasure and after relearning samples; at the right CHAIR_s of all held-out scenes.
 
     results: {"at": sample counts, "scenes": [{"place", "objects", "cells"}], "chair_s": {"base":
     [share], "EFUF": [share at each count], "SARE"}, "says": {"base": [[tokens of each scene]],
@@ -182,7 +182,8 @@ def _strip_rows(results: Mapping, at: Sequence[int]) -> list[tuple[str, str, int
     for n in at:
         when = f"after {n}\nrelearning\nsamples" if n else "right after\nerasure"
         index = list(results["at"]).index(n)
-        rows += [(when, "EFUF", index), ("", "SARE", index)]
+        names = [name for name in results["says"] if name != "base"]
+        rows += [(when if name == names[0] else "", name, index) for name in names]
     return rows
 
 

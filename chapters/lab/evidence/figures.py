@@ -202,7 +202,7 @@ def _frame(figure: Figure, title: str, caption: str) -> None:
     above, below = box.y1 / height + 0.1 / height, box.y0 / height - 0.1 / height
     title, caption = (
         "\n".join(textwrap.wrap(text.replace(" %", "\N{NO-BREAK SPACE}%"), int(width * letters)))
-        for text, letters in ((title, 10), (caption, 17))
+        for text, letters in ((title, 10), (caption, 16))
     )
     how = {"ha": "left", "linespacing": 1.25}
     figure.text(left, above, title, fontsize=12, fontweight="bold", color=INK, va="bottom", **how)

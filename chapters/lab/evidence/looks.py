@@ -7,9 +7,10 @@ A hue means a method, and nothing else in the book:
     orange      EFUF (its dash: an erasure by EFUF, at whatever level)
     blue        SARE
 
-All else is ink or grey: directions in weight space, precisions, thresholds, settings, means over
-rows, dots of seeds. Dash and marker repeat what the colour says. A test simulates three kinds of
-colour blindness and a grey print.
+In captions bright red, bold and underlined, means: not in the picture. All else is ink or grey:
+directions in weight space, precisions, thresholds, settings, means over rows, dots of seeds. Dash
+and marker repeat what the colour says. A test simulates three kinds of colour blindness and a grey
+print.
 """
 
 from __future__ import annotations

@@ -131,11 +131,12 @@ def _values(content: object, path: str) -> list[float]:
 
 
 def places() -> list[Path]:
-    """What is filled: the README, the chapters' sources and their notebooks, which say the same;
+    """What is filled: README, glossary, chapters and their notebooks, which say the same;
     a number and a verdict need no escape in a notebook's JSON.
     """
     chapters = [path for kind in ("py", "ipynb") for path in files.CHAPTERS.glob(f"[0-9]*.{kind}")]
-    return [files.ROOT / "README.md", *sorted(chapters)]
+    pages = [files.ROOT / "README.md", files.CHAPTERS / "glossary.md"]
+    return [*pages, *sorted(chapters)]
 
 
 def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figures") -> list[Path]:

@@ -61,8 +61,8 @@ def base(results: Mapping[str, Sequence[float]]) -> str:
 def noise(results: Mapping[str, Sequence[float]]) -> str:
     """Of 00_noise: CHAIR_s by the noise in the training captions."""
     found = {key.split(" at ")[1]: row for key, row in results.items() if key.startswith("chair_s")}
-    parts = [f"{_share(row)} ({100 * float(share):.0f} %)" for share, row in found.items()]
-    return f"CHAIR_s by the share of noisy captions in the training: {_and(parts)}"
+    parts = [f"{_share(row)} at {100 * float(share):.0f} %" for share, row in found.items()]
+    return f"CHAIR_s by the share of noisy captions in training: {_and(parts)}"
 
 
 def minima(results: Mapping) -> str:
@@ -330,8 +330,9 @@ def places(results: Mapping[str, Mapping]) -> str:
 def strip(results: Mapping, at: Sequence[int]) -> str:
     """Of fig_strip: CHAIR_s of all scenes at the first and the last count."""
     index = [list(results["at"]).index(n) for n in (at[0], at[-1])]
+    names = [name for name in results["says"] if name != "base"]
     first, last = (
-        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in ("EFUF", "SARE")])
+        _and([f"{100 * results['chair_s'][name][i]:.0f} % ({name})" for name in names])
         for i in index
     )
     return (

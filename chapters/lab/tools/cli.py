@@ -3,6 +3,7 @@
     sare-min score pope --questions FILE --answers FILE [--parser official|strict]
     sare-min score chair --captions FILE --instances FILE... --human FILE... --convention NAME
     sare-min compare A B [--allow-unknown]
+    sare-min fetch coco --into DIR [--images 2224] [--mirror [HOST=]URL] [--dry-run]
 
 Each prints one JSON object; `sare-min score pope --help` lists the rest.
 """
@@ -22,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return score.main(given[1:], "sare-min score")
     if given[:1] == ["compare"]:
         return score.main(given, "sare-min")
+    if given[:1] == ["fetch"]:
+        from ..field import fetch  # and with it what downloads: scores need none of it
+
+        return fetch.main(given[1:], "sare-min fetch")
     is_help = given in ([], ["-h"], ["--help"])
     print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else 2
