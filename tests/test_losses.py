@@ -190,4 +190,4 @@ def test_a_loss_is_a_mean_over_what_its_method_says(model, data, name):
     n = n_tokens if name == "EFUF" else n_rows
     assert counts(data, method.per)["neg"] == n
     terms = method.forget_loss(token_nll(model, data), data.forget, data.reference)
-    assert gradient(model, data, method)["neg"] == pytest.approx(float(terms.sum()) / n, rel=1e-4)
+    assert gradient(model, data, method)["neg"] == pytest.approx(terms.sum().item() / n, rel=1e-4)
