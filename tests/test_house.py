@@ -22,6 +22,7 @@ ORDER = (
     "evidence",
     "experiments",
     "field",
+    "audit",
     "exercises",
     "tools",
     "score",

@@ -180,7 +180,7 @@ def _strip_rows(results: Mapping, at: Sequence[int]) -> list[tuple[str, str, int
         raise ValueError(f"at: {missing[0]} samples were not measured: there are {counts}.")
     rows = [("before\nerasure", "base", 0)]
     for n in at:
-        when = f"after {n}\nrelearning\nsamples" if n else "right after\nerasure"
+        when = f"after {n}\nsamples" if n else "right after\nerasure"
         index = list(results["at"]).index(n)
         names = [name for name in results["says"] if name != "base"]
         rows += [(when if name == names[0] else "", name, index) for name in names]

@@ -4,8 +4,10 @@
     sare-min score chair --captions FILE --instances FILE... --human FILE... --convention NAME
     sare-min compare A B [--allow-unknown]
     sare-min fetch coco --into DIR [--images 2224] [--mirror [HOST=]URL] [--dry-run]
+    sare-min audit --base CHECKPOINT --erased CHECKPOINT_OR_ADAPTER --data DIR --out DIR
 
-Each prints one JSON object; `sare-min score pope --help` lists the rest.
+The first three print one JSON object each, `audit` writes a report; `sare-min score pope --help`
+and `sare-min audit --help` list the rest.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..audit import command
 from ..field import score
 
 
@@ -27,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from ..field import fetch  # and with it what downloads: scores need none of it
 
         return fetch.main(given[1:], "sare-min fetch")
+    if given[:1] == ["audit"]:
+        return command.main(given[1:])
     is_help = given in ([], ["-h"], ["--help"])
     print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
     return 0 if is_help else 2
