@@ -177,3 +177,17 @@ def test_the_first_token_has_no_nll(model, data):
     nll = token_nll(model, whole)
     assert nll.shape == data.input_ids.shape and torch.equal(nll[:, 0], torch.zeros(len(data)))
     torch.testing.assert_close(nll[:, -3:], token_nll(model, data)[:, -3:])
+
+
+@pytest.mark.parametrize("name", ["NPO", "SimNPO", "EFUF"])
+def test_a_loss_is_a_mean_over_what_its_method_says(model, data, name):
+    """Fails if NPO's mean is taken over forget tokens and not over the rows that have some, or
+    EFUF's the other way round.
+    """
+    method, data = METHODS[name], data[data.forget.any(1)]
+    n_rows, n_tokens = len(data), int(data.forget.sum())
+    assert 0 < n_rows < n_tokens
+    n = n_tokens if name == "EFUF" else n_rows
+    assert counts(data, method.per)["neg"] == n
+    terms = method.forget_loss(token_nll(model, data), data.forget, data.reference)
+    assert gradient(model, data, method)["neg"] == pytest.approx(terms.sum().item() / n, rel=1e-4)

@@ -6,9 +6,12 @@ import re
 import pytest
 
 from lab import files
-from lab.evidence import links, plan, quotes
+from lab.evidence import ledger, links, plan, quotes
 
-ROW = {
+ROW = dict.fromkeys(ledger.EMPTY) | {
+    **dict.fromkeys(("claim", "command", "chapter", "metric", "endpoint", "expect"), "x"),
+    **dict.fromkeys(("n_orders", "n_attacks", "seeds_agreeing"), 1),
+    "primary": True,
     "id": "C6a",
     "margin": 5.0,
     "diff": -14.4,

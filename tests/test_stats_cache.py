@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import numpy as np
@@ -250,3 +251,11 @@ def test_a_result_depends_on_all_code_behind_it(sources):
     spared = {"chapters/lab/jobs", "chapters/lab/files"}  # the store itself
     behind = set().union(*map(imported, sources)) - spared
     assert behind and behind <= set(sources), sorted(behind - set(sources))
+
+
+def test_results_of_other_libraries_are_not_these(monkeypatch):
+    """Fails if an update of torch or transformers reads what the older one left in the cache."""
+    before = jobs.key("settings", ())
+    assert jobs.key("settings", ()) == before and version("torch") in jobs._versions()
+    monkeypatch.setattr(jobs, "_versions", lambda: ["0.0", "0.0", "0.0", "0.0"])
+    assert jobs.key("settings", ()) != before

@@ -16,6 +16,7 @@ from lab.experiments.erasures import Run
 from lab.experiments.landscape import along
 from lab.world import encoded, measured
 from sare_min.attack import relearn
+from sare_min.captions import token_nll
 from sare_min.llava import trainable
 from sare_min.metrics import span_nll
 from sare_min.sam import targeted_sam
@@ -353,3 +354,33 @@ def test_slices_know_home_from_the_run(model, data, tmp_path, monkeypatch):
         assert all(found[way][0] == home for way in landscape.DIRECTIONS)
     with pytest.raises(ValueError, match="begin with 0"):
         landscape._measure_slices(tmp_path, landscape.Slices(Run(0, "EFUF"), (0.1, 0.3)))
+
+
+def test_an_erasure_follows_its_seed():
+    """Fails if two seeds draw the same batches, so that orders of erasure are one, or a seed draws
+    others the second time.
+    """
+    has_forget = torch.arange(64) % 2 == 0
+    drawn = [
+        [rows.tolist() for rows in islice(draw_batches(has_forget, 8, seed), 4)]
+        for seed in (0, 1, 0)
+    ]
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_rows_without_forget_tokens_take_no_ascent_step(model, data, monkeypatch):
+    """Fails if Targeted-SAM's second pass reads rows or tokens that cannot change L_neg: the result
+    would be the same, and a step cost twice EFUF's.
+    """
+    seen = []
+
+    def counted(model, batch):
+        seen.append((len(batch), batch.input_ids.shape[1]))
+        return token_nll(model, batch)
+
+    monkeypatch.setattr("sare_min.losses.token_nll", counted)
+    gradient(model, data, METHODS["SARE"])
+    n_forget, whole = int(data.forget.any(1).sum()), data.input_ids.shape[1]
+    assert 0 < n_forget < len(data)
+    assert [rows for rows, _ in seen] == [n_forget, len(data) - n_forget, n_forget]
+    assert seen[2][1] == int(data.forget.any(0).nonzero().max()) + 1 <= whole

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LAB = Path(__file__).resolve().parent
@@ -29,13 +30,60 @@ def figures_folder(preset: str, seeds: Sequence[int]) -> Path:
     return ROOT / f"build/figures/{preset}-seeds-from-{seeds[0]}"
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal
-    results are equal bytes.
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A file that appears whole or not at all: the body writes the path that is yielded, which then
+    takes the file's place.
+
+    Raises OSError naming the file and the mend if it cannot be written: a full disk, a folder that
+    may only be read. What stood there before then still stands, and nothing half written beside it.
     """
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(rounded(content), indent=1, allow_nan=True) + "\n")
-    part.replace(path)
+    part = Path(f"{path}.{os.getpid()}.part")  # a name of its own: two runs may write at once
+    try:
+        _clear(Path(path))
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}). Make room on the disk, or ask"
+            " for leave to write there, and run it again."
+        ) from error
+    finally:
+        with suppress(OSError):  # a folder that may not be written holds no part of ours
+            part.unlink(missing_ok=True)
+
+
+def _clear(path: Path) -> None:
+    """Remove what a process that was killed had begun to write in this file's place."""
+    for part in path.parent.glob("*.part"):
+        name, _, owner = part.name.removesuffix(".part").rpartition(".")
+        if name == path.name and owner.isdigit() and not _runs(int(owner)):
+            part.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name != "posix":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, and is another user's
+        pass
+    return True
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all; raises OSError as `whole`."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write JSON whole or not at all, keys as given, floats to 6 significant digits, so that equal
+    results are equal bytes; raises OSError as `whole`.
+    """
+    write_text(path, json.dumps(rounded(content), indent=1, allow_nan=True) + "\n")
 
 
 def rounded(content: object) -> object:
@@ -61,3 +109,19 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:
         raise ValueError(f"{path}: the file holds zero bytes, so it is no text. Fetch it again.")
     return text
+
+
+def read_json(path: str | Path, mend: str = "Make it again.") -> object:
+    """What a JSON file holds; raises ValueError as read_text, and naming file and mend if it is no
+    JSON, or holds what cannot be written again.
+    """
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+        if "\\ud" in text.lower():  # half a surrogate pair is no text, and cannot be written again
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
+    except RecursionError as error:  # lists in lists in lists
+        raise ValueError(f"{path}: the file nests too deep. {mend}") from error
+    except ValueError as error:  # a JSONDecodeError, or a number of thousands of digits
+        raise ValueError(f"{path}: the file is no JSON ({error}). {mend}") from error

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from .. import files
 from .looks import INK, MID, PALE, STYLE, WIDTH, dashes
 
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#8b909a"])  # ink stays legible
@@ -192,7 +193,8 @@ def move_geometry(results: Mapping, path: Path) -> None:
     first, *others = (p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures)
     pauses = [700, *[MILLISECONDS] * FRAMES, 500]
     how = {"save_all": True, "append_images": others, "duration": pauses, "loop": 0}
-    first.save(path, "GIF", optimize=False, **how)
+    with files.whole(path) as part:
+        first.save(part, "GIF", optimize=False, **how)
 
 
 def _palette(picture: Image.Image, n: int = 255) -> Image.Image:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
 from matplotlib.transforms import Bbox
 
 from .. import files
@@ -41,6 +42,7 @@ from .draw_weights import fig_geometry, fig_plane, fig_two_minima, move_geometry
 from .looks import EDGE, INK, MID, STYLE, WIDTH
 
 plt.style.use(Path(__file__).parent / "book.mplstyle")
+FONT = "DejaVu Sans"  # which matplotlib brings
 __all__ = ["STYLE", "WIDTH", "again", "numbers", "publish", "redraw", "save"]
 DRAW: dict[str, Callable[..., Figure]] = {
     function.__name__: function
@@ -103,7 +105,7 @@ def again(name: str, folder: Path = files.ROOT / "figures") -> Figure:
     path = Path(folder) / f"{name}.json"
     if not path.exists():
         raise ValueError(f"{path}: not there. Its study's module says how to make it.")
-    return _draw(json.loads(files.read_text(path)))
+    return _draw(files.read_json(path))
 
 
 def redraw(folder: Path) -> list[str]:
@@ -114,12 +116,7 @@ def redraw(folder: Path) -> list[str]:
     """
     names = []
     for path in sorted(Path(folder).glob("*.json")):
-        try:
-            facts = json.loads(files.read_text(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}: the file is no JSON ({error}). Run the figure's chapter again."
-            ) from error
+        facts = files.read_json(path, "Run the figure's chapter again.")
         if not isinstance(facts, dict) or "drawn_by" not in facts:
             continue  # claims, benchmarks, numbers
         try:
@@ -230,13 +227,22 @@ def _fit(figure: Figure) -> None:
 
 
 def _save_png(figure: Figure, path: Path) -> None:
-    """Write the figure, the book's width wide and as high as what is on it."""
+    """Write the figure, the book's width wide and as high as what is on it. Raises OSError if it
+    cannot be written, or its font is missing: another one would be taken without an error.
+    """
+    try:
+        findfont(FONT, fallback_to_default=False)
+    except ValueError as error:
+        raise OSError(
+            f"{path}: the font {FONT} is missing. Install matplotlib again, which brings it."
+        ) from error
     shown = figure.dpi
     figure.set_dpi(plt.rcParams["savefig.dpi"])
     figure.draw_without_rendering()
     box = figure.get_tightbbox()
     whole = Bbox([[0, box.y0 - EDGE], [figure.get_figwidth(), box.y1 + EDGE]])
-    figure.savefig(path, metadata={"Software": None}, bbox_inches=whole)
+    with files.whole(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None}, bbox_inches=whole)
     figure.set_dpi(shown)
 
 

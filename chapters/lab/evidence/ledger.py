@@ -21,9 +21,8 @@ so that its interval (Student's t, 95 %) holds the spread of the base models too
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +45,33 @@ EMPTY = dict.fromkeys(
         *("p", "p_holm", "p_same", "p_same_holm"),
     )
 )
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_pair(value: object) -> bool:
+    return (
+        value is None or isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+    )
+
+
+TESTED = ("baseline", "sare", "diff", "ci95", "n_seeds", "n_orders", "n_attacks", "seeds_agreeing")
+KINDS: dict[str, Callable[[object], bool]] = {  # what a row of claims*.json holds, key by key
+    **dict.fromkeys(EMPTY, lambda value: value is None or _is_number(value)),
+    **dict.fromkeys(("ci95", "reached"), _is_pair),
+    **dict.fromkeys(
+        ("level_baseline", "level_sare"), lambda value: value is None or isinstance(value, dict)
+    ),
+    **dict.fromkeys(
+        ("id", "claim", "command", "chapter", "metric", "endpoint", "expect", "verdict", "plan"),
+        lambda value: isinstance(value, str),
+    ),
+    "reading": lambda value: value is None or isinstance(value, str),
+    "primary": lambda value: isinstance(value, bool),
+    "margin": _is_number,
+}
 
 
 def judge(observations: Mapping[str, Pair], plan: Plan) -> list[dict]:
@@ -224,15 +250,41 @@ def rebuild(folder: Path = files.ROOT / "figures") -> list[Path]:
 
 
 def read(path: Path, plan: Plan) -> list[dict]:
-    """The rows of a claims*.json; raises ValueError naming the file if it is of another plan."""
-    rows = json.loads(files.read_text(path))
-    hashes = {row.get("plan") for row in rows}
+    """The rows of a claims*.json; raises ValueError naming the file and the row if it holds
+    anything else, or is of another plan.
+    """
+    rows = files.read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path}: no list of rows. Make it again: `make evidence`.")
+    hashes = {str(row.get("plan")) for row in rows}
     if hashes != {plan.hash}:
         raise ValueError(
-            f"{path}: made under plan {', '.join(map(str, hashes))}, and claims.toml is plan"
+            f"{path}: made under plan {', '.join(sorted(hashes))}, and claims.toml is plan"
             f" {plan.hash}. Run `make execute` again, or put the plan back."
         )
+    seen = set()
+    for number, row in enumerate(rows, 1):
+        odd = _odd(row) or (f"{row['id']!r} stands there twice" if row["id"] in seen else "")
+        if odd or row["id"] not in plan.rows:
+            odd = odd or f"{row['id']!r:.60} is no row of the plan"
+            raise ValueError(f"{path}, row {number}: {odd}. Make it again: `make evidence`.")
+        seen.add(row["id"])
     return rows
+
+
+def _odd(row: Mapping) -> str:
+    """What is wrong with a row of claims*.json: "" if it is what `judge` writes."""
+    for key, is_right in KINDS.items():
+        if key not in row:
+            return f"{key!r} is missing"
+        if not is_right(row[key]):
+            return f"{key!r} is {row[key]!r:.60}, of a wrong kind"
+    if row["verdict"] not in pages.ORDER and row["verdict"] != "exploratory":
+        return f"the verdict {row['verdict']!r:.60} is none of the ledger's"
+    for key in TESTED if row["verdict"] != "not tested" else ():
+        if row[key] is None:
+            return f"{key!r} of a tested row is missing"
+    return ""
 
 
 def blocks(folder: Path) -> dict[str, list[dict]]:
@@ -258,7 +310,7 @@ def write(readme: Path = files.ROOT / "README.md", folder: Path = files.ROOT / "
     rebuild(folder)
     first, *others = blocks(folder).values()
     pages.put_table(readme, summary(first, load(), others[0] if others else ()))
-    (folder / "claims.md").write_text(page(folder))
+    files.write_text(folder / "claims.md", page(folder))
 
 
 def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
@@ -274,5 +326,6 @@ def keep(run: Path, folder: Path = files.ROOT / "figures") -> Path:
             " give build/figures/full-seeds-from-N."
         )
     for path, target in copied.items():
-        shutil.copy(path, folder / target)
+        with files.whole(folder / target) as part:
+            shutil.copy(path, part)
     return folder / f"claims_{name}.json"

@@ -78,9 +78,7 @@ def write(path: Path, found: Mapping[str, Pair], plan: Plan) -> None:
                 level = "" if o.level is None else f"{o.level:.6g}"
                 table.writerow([id, arm, *o[:3], f"{o.value:.6g}", level, int(o.reached)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(f"{path}.part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    files.write_text(path, text.getvalue())
 
 
 def stamp(path: Path) -> str:

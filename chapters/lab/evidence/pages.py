@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .. import files
 from . import stats
 from .plan import Plan
 
@@ -216,4 +217,4 @@ def put_table(readme: Path, text: str) -> None:
     parts = readme.read_text(encoding="utf-8").split(MARK)
     if len(parts) != 3:
         raise ValueError(f"{readme}: this mark must stand there twice, around the table: {MARK}")
-    readme.write_text(f"{parts[0]}{MARK}\n{text}\n{MARK}{parts[2]}", encoding="utf-8")
+    files.write_text(readme, f"{parts[0]}{MARK}\n{text}\n{MARK}{parts[2]}")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 
 from .. import files
 
@@ -231,6 +232,9 @@ def _check_sentence(path: str | Path, where: str, known: dict) -> None:
     if known["primary"] and not known["sentence"]:
         raise _wrong(path, where, "missing", "Give a primary row the README's words.")
     try:
+        fields = {name for _, name, _, _ in Formatter().parse(known["sentence"])} - {None}
+        if odd := sorted(fields - set(SPELLED)):  # {diff.__class__} would look into the program
+            raise KeyError(odd[0])
         known["sentence"].format(**dict.fromkeys(SPELLED, 1.0) | {"n": 2})
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         mend = f"It may hold {', '.join(f'{{{name}}}' for name in SPELLED)}."

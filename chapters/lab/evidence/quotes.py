@@ -9,7 +9,6 @@ the mean and its 95 % interval. (Links to code find their lines at the same time
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -93,8 +92,11 @@ def _figure(marker: str, folder: Path) -> str:
     if given is None:
         raise ValueError("write fig:NAME:path.to.value:.1f, perhaps with a factor, :.1f:100.")
     figure, path, spec, with_interval, factor = given.groups()
-    content = json.loads(files.read_text(folder / f"{figure}.json"))
-    values = [value * float(factor or 1) for value in _values(content, path)]
+    content = files.read_json(folder / f"{figure}.json")
+    try:
+        values = [value * float(factor or 1) for value in _values(content, path)]
+    except ValueError as error:
+        raise ValueError(f"{folder / figure}.json: {error}") from error
     mean, low, high = stats.interval(values) if with_interval else (fmean(values), None, None)
     shown = format(round(mean) if spec.endswith("d") else mean, spec)
     if low is None or high is None:
@@ -144,6 +146,6 @@ def write(paths: Sequence[Path] | None = None, folder: Path = files.ROOT / "figu
         text = path.read_text(encoding="utf-8")
         filled = links.aimed(fill(text, folder, path.name), path.parent, path.name)
         if filled != text:
-            path.write_text(filled, encoding="utf-8")
+            files.write_text(path, filled)
             changed.append(path)
     return changed

@@ -7,7 +7,6 @@ run.json, in seconds.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -169,10 +168,7 @@ def read(folder: Path) -> Run:
 
 
 def _json(path: Path, kind: type) -> list | dict:
-    try:
-        content = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: the file is no JSON ({error}). {MEND}") from error
+    content = files.read_json(path, MEND)
     if not isinstance(content, kind):
         raise ValueError(f"{path}: the file holds no {kind.__name__}. {MEND}")
     return content
@@ -434,9 +430,7 @@ def write(committed: Run, new: Run, path: Path | None = None) -> Path:
     """Write the page whole or not at all; path: build/reproduction.html if not given."""
     path = path or files.ROOT / "build/reproduction.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(f"{path}.part")
-    part.write_text(html(committed, new), encoding="utf-8")
-    part.replace(path)
+    files.write_text(path, html(committed, new))
     return path
 
 
@@ -455,5 +449,5 @@ def main(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"report: {error}")

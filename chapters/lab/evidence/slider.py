@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,7 @@ def read(folder: Path = files.ROOT / "figures") -> dict | None:
     path = Path(folder) / NAME
     if not path.exists():
         return None
-    facts = json.loads(files.read_text(path))
+    facts = files.read_json(path, "Draw 04_strip again.")
     try:
         check(facts["results"])
     except (KeyError, TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ import re
 import reprlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -149,18 +150,48 @@ def _checked(where: str, found: object, fields: Fields) -> dict:
     return found | read
 
 
-def read_rows(path: str | Path, fields: Fields) -> list[dict]:
+class Rows(list):
+    """What was read. skipped: the error of each row that was left out, where on_bad="skip" asked
+    for that; numbers: the row in the file (1 is the first) of each that was read, if it is known.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.skipped: list[str] = []
+        self.numbers: list[int] = []
+
+    def add(self, number: int, read: Callable[[], object], on_bad: str) -> None:
+        """Append what read() gives, or skip the row if it raises ValueError and on_bad says so."""
+        try:
+            self.append(read())
+            self.numbers.append(number)
+        except ValueError as error:
+            if on_bad != "skip":
+                raise
+            self.skipped.append(str(error))
+
+
+def check_on_bad(on_bad: str) -> None:
+    if on_bad not in ("error", "skip"):
+        raise ValueError(f"on_bad={on_bad!r}: give 'error', or 'skip' to leave bad rows out.")
+
+
+def read_rows(path: str | Path, fields: Fields, on_bad: str = "error") -> Rows:
     """The objects in a JSON file, however they are written: one a line, pretty-printed one after
     the other, or in an array.
 
-    fields: name -> what every object must have there. Raises ValueError naming the file and the row
-    (1 is the first).
+    fields: name -> what every object must have there. on_bad: "skip" leaves out an object that
+    lacks it, and the result's `skipped` says which and why; broken JSON stays an error, since
+    nobody knows where the next row begins. Raises ValueError naming the file and the row (1 is the
+    first).
     """
-    rows = [
-        _checked(f"{path}, row {row}", found, fields) for row, found in enumerate(_objects(path), 1)
-    ]
+    check_on_bad(on_bad)
+    rows = Rows()
+    for row, found in enumerate(_objects(path), 1):
+        rows.add(row, partial(_checked, f"{path}, row {row}", found, fields), on_bad)
     if not rows:
-        raise ValueError(f"{path}: the file has no rows. Was it written to the end?")
+        bad = f" that can be used; the first: {rows.skipped[0]}" if rows.skipped else ""
+        raise ValueError(f"{path}: the file has no rows{bad}. Was it written to the end?")
     return rows
 
 
@@ -365,38 +396,48 @@ def read_human_captions(paths: Iterable[str | Path]) -> dict[int, list[str]]:
     return _together(paths, _read_told).about
 
 
-def read_captions(path: str | Path) -> list[dict]:
-    """Generated captions: objects of {"image_id", "caption"}; an image may have several."""
-    return read_rows(path, {"image_id": ID, "caption": TEXT})
+def read_captions(path: str | Path, on_bad: str = "error") -> Rows:
+    """Generated captions: objects of {"image_id", "caption"}; an image may have several. on_bad: as
+    read_rows takes it.
+    """
+    return read_rows(path, {"image_id": ID, "caption": TEXT}, on_bad)
 
 
 def read_chair(
-    captions: str | Path, instances: Iterable[str | Path], human: Iterable[str | Path]
-) -> tuple[list[dict], dict[int, set[str]], dict[int, list[str]]]:
+    captions: str | Path,
+    instances: Iterable[str | Path],
+    human: Iterable[str | Path],
+    on_bad: str = "error",
+) -> tuple[Rows, dict[int, set[str]], dict[int, list[str]]]:
     """The captions to score, read_instances' and read_human_captions'. Every captioned image is in
     both: half of the truth makes what is there a hallucination, or hides one.
 
-    Raises ValueError naming the row of a caption whose image is not, or whose file name (in
-    "image" or "file_name") is another than the one listed; and if the two files of an image
-    disagree on its name.
+    on_bad: "skip" leaves out a caption that is bad or cannot be joined, and the captions' `skipped`
+    says which and why; the other files are whole or an error. Raises ValueError naming the row of a
+    caption whose image is not in both, or whose file name (in "image" or "file_name") is another
+    than the one listed; and if the two files of an image disagree on its name.
     """
-    rows = read_captions(captions)
+    read = read_captions(captions, on_bad)
     shown, told = _together(instances, read_annotated), _together(human, _read_told)
-    for row, found in enumerate(rows, 1):
+
+    def joined(where: str, found: dict) -> dict:
         image = found["image_id"]
-        lacks = [
-            what
-            for what, known in (("instances", shown.about), ("human captions", told.about))
-            if image not in known
-        ]
-        if lacks:
+        known = {"instances": shown.about, "human captions": told.about}
+        if lacks := [what for what, about in known.items() if image not in about]:
             raise ValueError(
-                f"{captions}, row {row}: image_id {image} is in none of the {' or '.join(lacks)}"
-                " files: add those of its split."
+                f"{where}: image_id {image} is in none of the {' or '.join(lacks)} files: add those"
+                " of its split."
             )
         places = [files.listed[image] for files in (shown, told) if image in files.listed]
-        places = [(name, place) for name, place in places if name]
-        _same_image(f"{captions}, row {row}", found, places)
+        _same_image(where, found, [(name, place) for name, place in places if name])
+        return found
+
+    rows = Rows()
+    for row, found in zip(read.numbers, read, strict=True):
+        rows.add(row, partial(joined, f"{captions}, row {row}", found), on_bad)
+    rows.skipped[:0] = read.skipped
+    if not rows:
+        raise ValueError(f"{captions}: no row can be used; the first: {rows.skipped[0]}")
     return rows, {image: set(names) for image, names in shown.about.items()}, told.about
 
 

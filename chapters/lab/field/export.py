@@ -25,7 +25,7 @@ from pathlib import Path
 
 from transformers import CLIPModel, CLIPProcessor
 
-from .. import jobs
+from .. import files, jobs
 from ..experiments.quality import POPE_KINDS, SOURCES, pope_questions
 from ..llava.checkpoints import load, save
 from ..metrics import chair
@@ -220,7 +220,8 @@ def efuf(
 
 def _write(path: Path, content: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content, indent=1) + "\n")
+    text = content if isinstance(content, str) else json.dumps(content, indent=1) + "\n"
+    files.write_text(path, text)
 
 
 def book(seed: int) -> Path:

@@ -51,12 +51,40 @@ def _open(path: Path) -> Image.Image:
             mode = deep[0] if file.mode in MODES else file.mode
             raise ValueError(f"mode {mode} would be clipped to RGB's 8 bits a channel")
         picture, orientation = file.convert("RGB"), _orientation(file)
+        if file.format != "PNG":  # whose parts have checksums
+            _refuse_zeros(path.read_bytes(), file.format == "WEBP")
     # Of the metadata only the orientation: Pillow turns the picture by it and takes it out, which
     # fails where the rest is broken
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     picture.info = {"exif": exif.tobytes()}
     return ImageOps.exif_transpose(picture)
+
+
+def _refuse_zeros(data: bytes, is_webp: bool) -> None:
+    """Raise ValueError for a file whose room was reserved and not filled: Pillow shows zeros as
+    grey. A changed byte in the middle has no mark: neither format has checksums.
+    """
+    # A WEBP has no mark at its end; of one colour alone, a twentieth of it is zeros
+    n_zeros = len(data) - len(data.rstrip(b"\0"))
+    if n_zeros > max(64, len(data) // 10) if is_webp else not _has_end(data):
+        raise ValueError("it is cut off: its end was never written")
+
+
+def _has_end(data: bytes) -> bool:
+    """Does a JPEG's picture come to its end mark? Each part is FF, its kind, and, but for the marks
+    that stand alone, its length; after a scan's header follow its bytes, in which FF is FF 00.
+    """
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
+        kind = data[at + 1]
+        if kind == 0xD9:
+            return True
+        alone = kind == 0 or 0xD0 <= kind <= 0xD8
+        at += (
+            1 if kind == 0xFF else 2 if alone else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        )
+    return False
 
 
 def _orientation(file: Image.Image) -> int:

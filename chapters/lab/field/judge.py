@@ -163,8 +163,8 @@ def scores(
                 known |= found
     except sqlite3.Error as error:
         raise ValueError(
-            f"{cache_file}: no file of CLIP scores, or a damaged one ({error}). Delete it, and it"
-            " is made anew."
+            f"{cache_file}: no file of CLIP scores, or a damaged one ({error}). Is the disk full?"
+            " Make room. If not: Delete it, and it is made anew."
         ) from error
     return torch.tensor([[known[key, text] for text in texts] for key in keys])
 

@@ -13,6 +13,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from sare_min.captions import refuse_special
 
+from .. import files
 from ..llava.speech import generate
 from ..metrics.chair import Convention, Span
 from ..world.curate import Thresholds
@@ -136,29 +138,38 @@ def read_images(
     folder: str | Path,
     limit: int | None = None,
     names: Collection[str] | None = None,
-) -> list[Photo]:
-    """The images of a COCO instances file in file order: the first `limit`, or those with the given
-    file names; only they need be there.
+    on_bad: str = "error",
+) -> coco.Rows:
+    """The images of a COCO instances file in file order, as Photos: the first `limit`, or those
+    with the given file names; only they need be there.
+
+    on_bad: "skip" opens each picture, leaves out those that are no usable image, counts on to
+    `limit` without them, and the result's `skipped` says which and why.
 
     Raises ValueError naming the row of an image that is missing, empty or outside the folder, or
     listed twice (its id, or its file), and of an annotation whose image or category is not listed;
     and a name that is none of the images', or may be several.
     """
+    coco.check_on_bad(on_bad)
     found = coco.read_annotated(instances, {"id": coco.ID, "file_name": coco.NAME})
     _distinct_files(found.listed)
     chosen = found.listed if names is None else _chosen(instances, found.listed, names)
-    return [
-        Photo(
-            image,
-            _inside(Path(folder), name, place),
-            tuple(sorted(set(found.about[image]))),
-            place,
-            name,
-        )
-        for image, (name, place) in [(i, at) for i, at in found.listed.items() if i in chosen][
-            :limit
-        ]
-    ]
+
+    def photo(image: int) -> Photo:
+        name, place = found.listed[image]
+        path, objects = _inside(Path(folder), name, place), tuple(sorted(set(found.about[image])))
+        one = Photo(image, path, objects, place, name)
+        if on_bad == "skip":
+            one.open()
+        return one
+
+    photos = coco.Rows()
+    for row, image in enumerate(found.listed, 1):
+        if limit is not None and len(photos) >= limit:
+            break
+        if image in chosen:
+            photos.add(row, partial(photo, image), on_bad)
+    return photos
 
 
 def _distinct_files(listed: Mapping[int, tuple[str, str]]) -> None:
@@ -412,5 +423,6 @@ def speak(
         ]
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lines in rows.items():
-        Path(folder, f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        files.write_text(Path(folder, f"{name}.jsonl"), text)
     return Path(folder)

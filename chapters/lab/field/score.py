@@ -4,7 +4,7 @@ conventions, POPE with two parsers.
 From chapters/, each prints one JSON object:
     python -m lab.score pope --questions FILE --answers FILE [--parser official|strict]
     python -m lab.score chair --captions FILE --instances FILE... --human FILE...
-        [--synonyms FILE] --convention official|efuf
+        [--synonyms FILE] --convention official|efuf [--on-bad skip]
     python -m lab.score compare A B [--allow-unknown]
 The scores carry a *card*: what was scored and how, and all that --generation FILE says of how the
 text was made. `compare` refuses scores whose cards differ or do not say, and names what.
@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..files import read_text
+from ..files import read_text, write_text
 from ..metrics.chair import SYNONYMS, chair, convention
 from ..metrics.pope import pope, says_neither, says_no
 from . import coco
@@ -56,15 +56,18 @@ def score_chair(
     name: str = "official",
     per_caption: str | None = None,
     generation: str | None = None,
+    on_bad: str = "error",
 ) -> dict:
     """{"chair_s", "chair_i" (None if nothing is mentioned), "recall", "n", "card"}; per_caption: a
     JSON Lines file to write.
 
     Truth: the image's instance categories together with what its human captions mention; every
-    image must be in both. Raises ValueError naming file and row.
+    image must be in both. on_bad: "skip" leaves out captions that are bad or cannot be joined; the
+    result then has "skipped", an error each, and its card how many: scores of other captions do not
+    compare. Raises ValueError naming file and row.
     """
     rules = convention(name, synonyms)
-    rows, shown, told = coco.read_chair(captions, instances, human)
+    rows, shown, told = coco.read_chair(captions, instances, human, on_bad)
     truths = []
     for found in rows:
         image = found["image_id"]
@@ -86,6 +89,8 @@ def score_chair(
         _write(per_caption, "".join(json.dumps(line) + "\n" for line in lines), captions)
     score = {key: None if value != value else value for key, value in chair(said, truths).items()}
     seen = sorted([found["image_id"], sorted(truth)] for found, truth in zip(rows, truths))
+    left_out = {"n_skipped": len(rows.skipped)} if on_bad == "skip" else {}
+    score |= {"skipped": rows.skipped} if left_out else {}
     return score | {
         "card": _card(
             "chair",
@@ -95,18 +100,21 @@ def score_chair(
             truth=_hash(seen),
             convention=name,
             synonyms=_hash(read_text(synonyms)),
+            **left_out,
         )
     }
 
 
 def _write(path: str | Path, text: str, source: str | Path) -> None:
-    """Write --per-caption's file; raises ValueError if it cannot be, or would be on the source."""
+    """Write --per-caption's file whole or not at all; raises ValueError if it cannot be, or would
+    be on the source.
+    """
     if Path(path).resolve() == Path(source).resolve():
         raise ValueError(f"--per-caption {path}: that is the file of captions: name another one.")
     try:
-        Path(path).write_text(text)
+        write_text(path, text)
     except OSError as error:
-        raise ValueError(f"--per-caption {path}: cannot be written ({error}).") from error
+        raise ValueError(f"--per-caption {error}") from error
 
 
 def score_pope(
@@ -162,7 +170,7 @@ def compare(one: str, other: str, allow_unknown: bool = False) -> dict:
     found = {
         key: None if a.get(key) is None or b.get(key) is None else b[key] - a[key]
         for key in a | b
-        if key not in ("n", "card")
+        if key not in ("n", "card", "skipped")
     }
     return found | ({"unknown": unknown} if unknown else {})
 
@@ -178,7 +186,7 @@ def _saved(path: str) -> dict:
     if not isinstance(card.get("generation", {}), (dict, type(None))):
         raise ValueError(f"{path}: the card's 'generation' must be an object. Score it anew.")
     for key, value in found.items():
-        if key != "card" and value is not None and coco.NUMBER.read(value) is None:
+        if key not in ("card", "skipped") and value is not None and coco.NUMBER.read(value) is None:
             raise ValueError(f"{path}: {key[:60]!r} must be a number or null. Score it anew.")
     return found
 
@@ -233,6 +241,9 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
     captions.add_argument("--synonyms", default=SYNONYMS)
     captions.add_argument("--convention", required=True, choices=("official", "efuf"))
     captions.add_argument("--per-caption")
+    captions.add_argument(
+        "--on-bad", default="error", choices=("error", "skip"), help="skip: count and list bad rows"
+    )
     for command in (pope, captions):
         command.add_argument(
             "--generation", help="JSON with prompt, decoding, max_new_tokens, ... for the card"
@@ -254,6 +265,7 @@ def main(arguments: Sequence[str] | None = None, name: str | None = None) -> int
                 given.convention,
                 given.per_caption,
                 given.generation,
+                given.on_bad,
             )
         else:
             result = compare(given.one, given.other, given.allow_unknown)

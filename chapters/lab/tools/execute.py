@@ -59,6 +59,9 @@ def cells(notebook: nbformat.NotebookNode) -> list[tuple]:
 def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNode:
     """Run one chapter in a fresh kernel, from its own folder; the executed notebook is written to
     `out` even when a cell fails.
+
+    Raises RuntimeError naming the chapter and the cell that failed, and OSError naming the chapter
+    if its notebook cannot be written.
     """
     notebook = CHAPTERS / f"{name}.ipynb"
     if cells(jupytext.read(CHAPTERS / f"{name}.py")) != cells(
@@ -68,14 +71,23 @@ def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNod
             f"{notebook.name} is not what {name}.py says (the .py is the source): run `make sync`."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    return papermill.execute_notebook(
-        notebook,
-        out,
-        parameters(notebook, given),
-        cwd=CHAPTERS,
-        progress_bar=True,
-        log_output=False,
-    )
+    given = parameters(notebook, given)
+    try:
+        return papermill.execute_notebook(
+            notebook, out, given, cwd=CHAPTERS, progress_bar=True, log_output=False
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        line = next(iter(error.source.strip().splitlines()), "")
+        raise RuntimeError(
+            f"{name}, cell {error.cell_index} ({line:.60}): {error.ename}: {error.evalue}. All of"
+            f" it stands in {out}."
+        ) from error
+    except RuntimeError as error:  # nbclient's: the kernel was killed, as where memory runs out
+        raise RuntimeError(f"{name}: {error}. See how far it came in {out}.") from error
+    except OSError as error:
+        raise OSError(
+            f"{name}: {out} cannot be written ({error}). Make room on the disk."
+        ) from error
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -134,7 +146,7 @@ def keep(name: str, executed: nbformat.NotebookNode) -> None:
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
-    nbformat.write(strip(executed), notebook)
+    files.write_text(notebook, nbformat.writes(strip(executed)) + "\n")
 
 
 def asked(words: Sequence[str] | None = None) -> tuple[argparse.Namespace, tuple[int, ...]]:
@@ -242,5 +254,13 @@ def main(words: Sequence[str] | None = None) -> None:
     compare(before, attempt(folder))
 
 
+def command(words: Sequence[str] | None = None) -> None:
+    """`main`, which ends with one line and exit status 1 where something is wrong."""
+    try:
+        main(words)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+
+
 if __name__ == "__main__":
-    main()
+    command()
