@@ -169,8 +169,8 @@ pictures = embed_images(model, processor, [scenes.draw(s) for s in seen])
 data = encode(processor, pictures, captions)
 
 # %% [markdown]
-# [`embed_images`](../sare_min/llava.py#L114) shows each picture to the frozen
-# tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L139) puts
+# [`embed_images`](../sare_min/llava.py#L112) shows each picture to the frozen
+# tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L140) puts
 # the caption behind it, as one row of tokens. The loss is the ordinary one: the
 # negative log-likelihood ([**NLL**](glossary.md#nll)) of each word of the caption, given the
 # picture and all words before it, in *nats a token*. 0 means certain, 0.7 one in
@@ -202,7 +202,7 @@ print("it shows:", scenes.caption(seen[0]))
 # keeps the result: [`prepare`](lab/world/bases.py#L122). It trains the control
 # models of the last section, too. What a seed has, its model, its scenes, what
 # the model says of them, comes as one object, the seed's [**kit**](glossary.md#kit)
-# ([`Kit`](lab/world/kit.py#L43)).
+# ([`Kit`](lab/world/kit.py#L44)).
 #
 # The CLIP is trained once, on scenes of its own that no seed uses, and every
 # seed's model sees through its tower, as every LLaVA-1.5 sees through the one

@@ -214,7 +214,7 @@ print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 # of 24 captions. Read the sign. `forget` is *minus* the likelihood loss of what
 # is to go: it falls without bound as it becomes unlikely, which is why we shall
 # have to say when to stop. The other two are the ordinary loss, on what is to
-# stay. The weights are [`Method`](../sare_min/losses.py#L53)'s, which is a row of
+# stay. The weights are [`Method`](../sare_min/losses.py#L51)'s, which is a row of
 # settings: `lambda_neg` is 0.1, the others 1.
 
 # %%
@@ -241,10 +241,10 @@ for step in range(40):
         print(f"step {step:2d}: forget {forget.item():6.2f}   kept {kept}")
 
 # %% [markdown]
-# [`draw_batches`](../sare_min/unlearn.py#L60) sees to it that each batch has its
+# [`draw_batches`](../sare_min/unlearn.py#L61) sees to it that each batch has its
 # share of captions with something to forget. The rest you have read. The book's
-# loop is [`unlearn`](../sare_min/unlearn.py#L131): it takes any row of
-# [`METHODS`](../sare_min/unlearn.py#L23), splits batches that do not fit, and asks
+# loop is [`unlearn`](../sare_min/unlearn.py#L128): it takes any row of
+# [`METHODS`](../sare_min/unlearn.py#L24), splits batches that do not fit, and asks
 # after each step whether to stop. Is it the same?
 
 # %% tags=["nbval-check-output"]

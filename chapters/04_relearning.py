@@ -291,7 +291,7 @@ _ = figures.again("04_variance")
 #
 # ## The other methods
 #
-# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
+# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L24): among
 # them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
