@@ -140,10 +140,10 @@ def unlearn(
 
     data: captions with forget, retain and sentence masks. stop(step): asked after each step; True
     starts the cool-down that ends the run (a matched forget level). Asked again at its end: False,
-    and the run goes on at full speed until a later cool-down holds. checkpoint: keeps
-    the run's state, so that one that was killed goes on to the same bytes (resume and save, as in
-    lab.llava.resuming; what `stop` and a schedule remember by themselves is theirs to keep). Raises ValueError if nothing
-    trains, nothing is to be forgotten, or a loss is not finite.
+    and the run goes on at full speed until a later cool-down holds. checkpoint: keeps the run's
+    state, so that one that was killed goes on to the same bytes (resume and save, as in
+    lab.llava.resuming; what `stop` and a schedule remember by themselves is theirs to keep). Raises
+    ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
     """
     params, end = trainable(model), training.steps - 1
     log: list[dict[str, float]] = []

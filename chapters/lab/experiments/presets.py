@@ -29,6 +29,7 @@ class Preset:
     rhos: tuple[float, ...]  # and rho
     n_side_seeds: int  # seeds of comparisons that are exploratory
     rivals: tuple[str, ...]  # baselines beside EFUF (chapter 02)
+    causes: tuple[str, ...]  # rivals of claim C8 beside EFUF and SARE (chapter 04)
     controls: tuple[str, ...]  # exploratory ones (chapter 04): of CONTROLS and PARTNERS
     lrs: tuple[float, ...]  # learning rates of the attacker's sweep
     kinds: tuple[str, ...]  # other attacks: of STRENGTHS
@@ -108,6 +109,7 @@ PRESETS = {
         rhos=(0.0, 0.2),
         n_side_seeds=1,
         rivals=("NPO",),
+        causes=("SARE, random step",),
         controls=("EFUF, SARE's work",),
         lrs=(1e-4, 4e-4),
         kinds=("noise", "prefilled"),
@@ -129,6 +131,7 @@ PRESETS = {
         rhos=(0.0, 0.1, 0.2, 0.3),
         n_side_seeds=5,
         rivals=("GA", "GradDiff", "EFUF released", "NPO", "SimNPO"),
+        causes=("SARE, random step", "EFUF+SAM", "EFUF+SAM, equal work", "SARE, equal work"),
         controls=(
             "EFUF, SARE's work",
             "EFUF, from above",
