@@ -49,7 +49,9 @@ def test_memory_does_not_grow(data: Captions):
 
 
 def run(model, data, lr, **how):
-    return unlearn(model, data, METHODS["SARE"], Training(steps=40, batch_size=4, lr=lr), progress=False, **how)
+    return unlearn(
+        model, data, METHODS["SARE"], Training(steps=40, batch_size=4, lr=lr), progress=False, **how
+    )
 
 
 def test_a_divergence_ends_with_the_last_good_weights(data):
