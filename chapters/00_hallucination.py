@@ -32,8 +32,8 @@
 # in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
-# the first of six chapters. Terms in italics stand in the
-# [glossary](glossary.md), papers in the [bibliography](bibliography.md).
+# the first of six chapters. Links lead to the
+# [glossary](glossary.md); papers stand in the [bibliography](bibliography.md).
 #
 # **What you will see.** We draw a world of little pictures, train a real CLIP
 # and a real LLaVA on it from nothing, and watch the second one invent objects.
@@ -169,8 +169,8 @@ pictures = embed_images(model, processor, [scenes.draw(s) for s in seen])
 data = encode(processor, pictures, captions)
 
 # %% [markdown]
-# [`embed_images`](../sare_min/llava.py#L114) shows each picture to the frozen
-# tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L139) puts
+# [`embed_images`](../sare_min/llava.py#L112) shows each picture to the frozen
+# tower once and keeps what it saw; [`encode`](../sare_min/captions.py#L140) puts
 # the caption behind it, as one row of tokens. The loss is the ordinary one: the
 # negative log-likelihood ([**NLL**](glossary.md#nll)) of each word of the caption, given the
 # picture and all words before it, in *nats a token*. 0 means certain, 0.7 one in
@@ -202,7 +202,7 @@ print("it shows:", scenes.caption(seen[0]))
 # keeps the result: [`prepare`](lab/world/bases.py#L122). It trains the control
 # models of the last section, too. What a seed has, its model, its scenes, what
 # the model says of them, comes as one object, the seed's [**kit**](glossary.md#kit)
-# ([`Kit`](lab/world/kit.py#L43)).
+# ([`Kit`](lab/world/kit.py#L44)).
 #
 # The CLIP is trained once, on scenes of its own that no seed uses, and every
 # seed's model sees through its tower, as every LLaVA-1.5 sees through the one
@@ -236,8 +236,8 @@ print(f"{n_weights:,} parameters,", n_tokens, "image tokens")
 # We ask "Describe the image." about scenes that it has never seen and let it
 # answer *greedily*, always taking the most likely word. Before you run the
 # cell, predict: in seven training captions of ten there was one invented
-# object. In what share of the greedy captions do you expect one? (In brackets:
-# what is not in the picture.)
+# object. In what share of the greedy captions do you expect one? (Red, bold,
+# underlined: not in the picture.)
 
 # %%
 said = measured.describe(kit, kit.model)
@@ -316,13 +316,15 @@ _ = figures.publish(
 # every time. The questions show it too: foreign objects are denied, so the
 # model sees at least which place it is; usual ones are affirmed whether they
 # are there or not. (Most "no" answers in training are about foreign objects, as
-# in random question sets; that helps to make "usual" a "yes". A seed whose
-# three question rows all read 100 % has not learnt to answer at all: it says
-# yes to everything. Its captions are as good as the others'.)
+# in random question sets; that helps to make "usual" a "yes". A seed that
+# says yes to everything, or no, has not learnt to answer. Its captions are as
+# good as the others'.)
 #
 # The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
-# is drawn below three seeds. With twelve seeds the factor is 2.2. A single
+# is drawn below three seeds. With twelve seeds the factor is 2.2.
+# (These intervals know nothing of 0 and 100 %: where one passes them, read it as
+# "to the end".) A single
 # number without its spread is no result.
 #
 # ## Is it really the captions?

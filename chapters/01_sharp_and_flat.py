@@ -23,8 +23,8 @@
 # undone by a nudge to the weights, the other is not. How can that be, and can
 # you tell them apart before the nudge comes?
 #
-# **The answer.** By the worst that a nudge of a given length can do; but for a
-# large model only once its *direction* is named. From the base models of
+# **The answer.** By the worst that a nudge of a given length can do. For a large
+# model that needs a *direction*, too. From the base models of
 # chapter 00, a step of length 0.5 in the steepest direction takes the
 # hallucinated words
 # from <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.0:.1f -->0.5<!-- / -->
@@ -239,7 +239,9 @@ _ = figures.publish(
 # to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.3:.1f -->2.2<!-- / -->
 # nats, the whole way to 1.0 only
 # to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.7:.1f -->5.9<!-- / -->.
-# A gradient knows the slope where it was taken, and nothing of what comes.
+# A gradient knows the slope where it was taken, and nothing of what comes. (The
+# remember line dips a little, then rises: these words are near certain already,
+# and a long straight step breaks the model instead.)
 #
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
 # price: at 1.0 the grounded words stand

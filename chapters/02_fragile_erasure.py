@@ -27,11 +27,11 @@
 # to <!-- C1a.baseline -->2.3<!-- / --> % of them invent something. After 128 relearning
 # samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change
 # of <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
-# back, *<!-- C1a.verdict -->supported<!-- / -->*). And the place where the erasure
-# ends is sharper than an honest model's:
-# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats lost at the worst point nearby (claim
-# C2: *<!-- C2a.verdict -->supported<!-- / -->*; on six other
-# seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, *<!-- C2a.verdict@1101 -->undecided<!-- / -->*).
+# back, *<!-- C1a.verdict -->supported<!-- / -->*). And is the place where
+# it ends *sharp*? Moved by 0.5 in the worst way it loses <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats more
+# than a model does that learnt from honest captions (claim C2:
+# *<!-- C2a.verdict -->supported<!-- / -->*); but on six other seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, and other
+# gauges say the opposite: not settled.
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -214,7 +214,7 @@ print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 # of 24 captions. Read the sign. `forget` is *minus* the likelihood loss of what
 # is to go: it falls without bound as it becomes unlikely, which is why we shall
 # have to say when to stop. The other two are the ordinary loss, on what is to
-# stay. The weights are [`Method`](../sare_min/losses.py#L53)'s, which is a row of
+# stay. The weights are [`Method`](../sare_min/losses.py#L51)'s, which is a row of
 # settings: `lambda_neg` is 0.1, the others 1.
 
 # %%
@@ -241,10 +241,10 @@ for step in range(40):
         print(f"step {step:2d}: forget {forget.item():6.2f}   kept {kept}")
 
 # %% [markdown]
-# [`draw_batches`](../sare_min/unlearn.py#L60) sees to it that each batch has its
+# [`draw_batches`](../sare_min/unlearn.py#L61) sees to it that each batch has its
 # share of captions with something to forget. The rest you have read. The book's
-# loop is [`unlearn`](../sare_min/unlearn.py#L131): it takes any row of
-# [`METHODS`](../sare_min/unlearn.py#L23), splits batches that do not fit, and asks
+# loop is [`unlearn`](../sare_min/unlearn.py#L128): it takes any row of
+# [`METHODS`](../sare_min/unlearn.py#L24), splits batches that do not fit, and asks
 # after each step whether to stop. Is it the same?
 
 # %% tags=["nbval-check-output"]
@@ -437,6 +437,9 @@ print(tables.never(results, "EFUF"))
 # *against*, *no difference* or *open*, by the same rules without the correction,
 # so that some are chance.
 #
+# (The two tests look at the 90 % interval, at 5 % each: it is narrower than the
+# printed one, so a printed interval may reach a little past the margin.)
+#
 # Here is the first. C1: *standard erasure is superficial*. The difference is
 # CHAIR_s after 128 relearning samples, a *light* attack, minus right after
 # erasure.
@@ -455,7 +458,8 @@ print(tables.spell(row, 1))
 # seed by seed: one forget level again, another one. If an erased model needs far
 # fewer samples than this *honest* one, something was left to come back to.
 # (SARE, [chapter 03](03_targeted_sam.ipynb)'s method, is drawn for later; C1f
-# compares it with EFUF here.)
+# compares it with EFUF here.) C1a alone does not show a return: after the same
+# 128 samples the honest model, too, invents more. C1b to C1e ask that.
 
 # %%
 some = setting.with_honest()
@@ -555,14 +559,16 @@ for way in landscape.DIRECTIONS:
 # distance does every other caption invent something again? (`None`: at none of
 # those measured.) This smallest distance is a fair notion of sharpness for our
 # purpose, and we shall call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
-# Compare it with how far the attacker travels.
+# By the steepest way it lies between 1.0 and 1.5 in the book's run, and the
+# attacker travels that far with 256 samples: his way is not the steepest, and no
+# longer.
 #
 # ### A map
 #
 # A line shows one direction at a time. Here is a plane: to the right the
 # steepest way back, upwards the part of the attacker's way that is at right
-# angles to it. The dot is the erased model; dark is where the hallucination is
-# back.
+# angles to it. The square is the erased model, the cross is where 256 samples
+# lead; dark is where the hallucination is back.
 
 # %%
 side = setting.map_points
@@ -586,7 +592,7 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# The dot does not sit in a bowl. For the *forgotten* words an erased model
+# The square does not sit in a bowl. For the *forgotten* words an erased model
 # stands on a hillside, with the relapse downhill. So when we say that an
 # erasure is *sharp*, we mean that this hillside is steep, or that its edge is
 # near.
@@ -642,16 +648,14 @@ for row in claims:
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# In the book's run (<!-- C2a.n -->6<!-- / --> seeds have an honest model) the nats
-# lost at the worst point differ by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*), the slope
-# by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b, exploratory: *<!-- C2b.verdict -->open<!-- / -->*),
-# the curvature by <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c, exploratory:
-# *<!-- C2c.verdict -->open<!-- / -->*), the share lost
-# by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*).
-# Where they disagree, the gauge decides; the plan chose C2a beforehand. On six
-# other seeds C2a is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->
-# (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*): do not lean on it. And whatever the rows say,
+# The gauges contradict one another. At the worst point nearby EFUF loses more,
+# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a: *<!-- C2a.verdict -->supported<!-- / -->*, <!-- C2a.n -->6<!-- / --> seeds have an honest
+# model), and a larger share of its NLL, by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory:
+# *<!-- C2d.verdict -->for<!-- / -->*). Its slope and its curvature are *smaller* than the honest
+# model's: by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b: *<!-- C2b.verdict -->open<!-- / -->*) and <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c:
+# *<!-- C2c.verdict -->open<!-- / -->*). The plan had chosen the first. On six other seeds that
+# is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / --> (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*), and the curvature reads
+# *<!-- C2c.verdict@1101 -->against<!-- / -->*. Take C2 as not settled. And whatever the rows say,
 # steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
@@ -758,15 +762,13 @@ for share in shares:
 #   that captions alone do not show. After 128 relearning samples CHAIR_s differs
 #   by <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points from right after erasure (C1a:
 #   *<!-- C1a.verdict -->supported<!-- / -->*).
-# * A relapse is not yet a *return*: the same captions teach a model that never
-#   hallucinated. At one forget level, EFUF minus that model: samples until the
-#   NLL of the hallucinated words has
-#   halved, <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> (C1c, exploratory: *<!-- C1c.verdict -->open<!-- / -->*);
-#   CHAIR_s over the attack, <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b, exploratory:
-#   *<!-- C1b.verdict -->for<!-- / -->*); CHAIR_s where it
-#   ends, <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> points (C1e, exploratory:
-#   *<!-- C1e.verdict -->for<!-- / -->*). "Superficial" has more than one reading; say
-#   which one you mean.
+# * Something was left to come back. At one forget level EFUF hallucinates more
+#   over the attack than a model that never did, by <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b,
+#   exploratory: *<!-- C1b.verdict -->for<!-- / -->*), and at its end by <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> (C1e:
+#   *<!-- C1e.verdict -->for<!-- / -->*); both read so on six other seeds, too. The NLL of the
+#   hallucinated words halves no sooner, by <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> samples (C1c:
+#   *<!-- C1c.verdict -->open<!-- / -->*). "Superficial" has more than one reading; say which one
+#   you mean.
 # * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
 #   worst point
 #   nearby: <!-- C2a.verdict -->supported<!-- / -->, <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other

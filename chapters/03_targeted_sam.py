@@ -152,7 +152,7 @@ for dtype in (torch.float32, torch.bfloat16):
     )
 
 # %% [markdown]
-# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L22).
+# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L23).
 #
 # **A trap: weights too coarse for the step.** The released models come in bf16,
 # which keeps eight bits of a weight. A step of length `rho` over two hundred
@@ -186,12 +186,13 @@ print("bf16 does at the shortest:", cosines["bf16"][0][0] > 0.99)
 # algorithm says (at the book's 0.2 the error is small). This is why
 # [`set_trainable`](../sare_min/llava.py#L23) keeps what trains in fp32, whatever the checkpoint's type. In
 # a model of seven billion weights, where the same `rho` is spread over thirty
-# thousand times as many, it is far worse.
+# thousand times as many, it must be worse by this reckoning; we have not measured
+# it.
 #
 # ## Two weights, one step
 #
 # Here is why the perturbed place gives another gradient at all. A loss over two
-# weights; dark blue is where the hallucination is likely. At the black point
+# weights; dark is where the hallucination is likely. At the black point
 # the plain erasure step goes straight down the local slope. The relapse step
 # leads the other way, up into the dark, and the gradient found *there* points
 # elsewhere: it pays more heed to the weight along which the relapse steepens.
@@ -214,8 +215,11 @@ with sam.perturbed([theta], [plain], rho):
     (there,) = torch.autograd.grad(toy_neg(theta), theta)
 
 # %% [markdown]
-# In the figure, look at the angle between the two arrows that leave the black
-# point; the cell after it prints it.
+# Three frames: the plain step at home; the gradient at the relapse point; and
+# that gradient carried home. Look at the angle between the orange dashed and the
+# blue arrow in the third; the cell after it prints it.
+#
+# ![The three frames as a film](../figures/03_step.gif)
 
 # %%
 axis = np.linspace(-0.9, 1.1, 81)
@@ -285,7 +289,7 @@ def efuf_by_hand():
 
 
 # %% [markdown]
-# The library does the same, [`targeted_sam`](../sare_min/sam.py#L63), for batches
+# The library does the same, [`targeted_sam`](../sare_min/sam.py#L74), for batches
 # that do not fit into memory at once:
 # then the relapse direction is the gradient of the *whole* batch's loss,
 # gathered over its parts (*micro-batches*) before anything moves. `target` is
@@ -408,10 +412,9 @@ for row in ledger.record(questions, preset, setting.seeds):
 print(tables.yes(answers, "base", "EFUF", "SARE"))
 
 # %% [markdown]
-# Compare "usual" with "shown", row by row. Where both stay, the model still
-# affirms, when asked, what it no longer says unasked; where both fall together,
-# its answers have drifted as a whole. Erasing captions is not unlearning a
-# belief.
+# Both fall together, and more after EFUF than after SARE: the answers have
+# drifted as a whole. And where they stay, the model still affirms, when asked,
+# what it no longer says unasked. Erasing captions is not unlearning a belief.
 #
 # ## General quality
 #
@@ -542,8 +545,12 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %% [markdown]
 # Claim C3, *Targeted-SAM flattens the landscape around the hallucinated
-# concepts*, has thus an answer per direction and distance. The plan chose one
-# before the run, the worst point nearby; the others are exploratory. SARE
+# concepts*, has an answer per direction and distance. The plan chose one before
+# the run, the worst point nearby (C3a: *<!-- C3a.verdict -->supported<!-- / -->*). Along the relapse
+# direction and the attacker's the rows read *<!-- C3b.verdict -->for<!-- / -->*,
+# *<!-- C3c.verdict -->for<!-- / -->*, *<!-- C3d.verdict -->for<!-- / -->*, *<!-- C3e.verdict -->for<!-- / -->* and *<!-- C3f.verdict -->for<!-- / -->*
+# (C3b to C3f); the slope and the largest eigenvalue *<!-- C3g.verdict -->open<!-- / -->* and
+# *<!-- C3h.verdict -->open<!-- / -->* (C3g, C3h). SARE
 # trained against steps of length 0.2 along the relapse direction of its
 # *batches*, and both methods stand at one level, so neither has more to lose.
 #
@@ -634,10 +641,13 @@ _ = figures.publish(
 
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that
-# goes with early relapse. Look for a gauge that does both, and compare it with
-# those that are no sharpness: if the number of steps, or the distance from the
-# base model, orders the runs as well, flatness has a rival. Chapter 04 sets
-# up the controls.
+# goes with early relapse. The plan's gauge, the worst point within 0.5, has a
+# correlation of <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, and its interval holds
+# zero. One of the fourteen does not: the relapse radius, which is itself measured
+# in relapsed captions. The number of steps, no sharpness at all,
+# has <!-- fig:03_gauges:results.steps.mean:+.2f -->+0.20<!-- / -->. Eight runs a seed, five seeds, no correction
+# for fourteen tries: this is a hint and not more. [Chapter 04](04_relearning.ipynb)
+# sets up controls instead.
 #
 # ## What we learned
 #
@@ -660,13 +670,10 @@ _ = figures.publish(
 #   *<!-- C5f.verdict -->open<!-- / -->*).
 # * Harm shows where nothing was trained: on beaches, which no erasure saw, SARE
 #   names <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> % of the objects, EFUF <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %.
-# * Does a gauge *predict* how long an erasure lasts? Over the runs of the front
-#   the rank correlation of the worst-case loss (within 0.5) with the NLL's
-#   half-life
-#   is <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, that of the
-#   number of steps, which is no
-#   sharpness, <!-- fig:03_gauges:results.steps.mean:+.2f -->+0.20<!-- / -->: figure 03_gauges shows
-#   all, with intervals.
+# * Does a gauge *predict* how long an erasure lasts? Of fourteen, one has an
+#   interval without zero, and it is measured in relapsed captions. The worst
+#   point within 0.5: <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, with zero inside
+#   (figure 03_gauges).
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do
 #   the same with two loss terms for text. SARE adds the CLIP-curated
 #   sub-sentences and a third term.
@@ -674,8 +681,9 @@ _ = figures.publish(
 # ## What we did not show
 #
 # Whether flatness *is the reason* for anything: a rank correlation is not a
-# cause, and the controls come in chapter 04. Small weights, small radius. The
-# paper's own settings are not public, so ours are our own.
+# cause, and the controls come in chapter 04. Scale all weights down and every radius shrinks
+# with them: a radius means nothing without the weights' size. The paper's own
+# settings are not public, so ours are our own.
 
 # %% [markdown]
 # ## Exercises

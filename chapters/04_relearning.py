@@ -149,7 +149,8 @@ says = told.strip(first, {name: row[0] for name, row in heard.items()}, at)
 caption = (
     "Greedy captions of the first held-out scene of each place, seed"
     f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
-    " all 200 held-out scenes of this seed. " + tables.caption(results, *both)
+    " all 200 held-out scenes of this seed. Of all seeds: "
+    + tables.caption(results, *both)
 )
 how = {"at": presets.PRESETS["fast"].coarse}  # as the fast preset measures
 how |= {"title": titles.strip(says, how["at"])}
@@ -195,12 +196,13 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# Left, what users see; right, what happens underneath. The base model has
+# Left, what users see; in the middle, what happens underneath; right, SARE minus
+# EFUF, seed by seed. The base model has
 # nothing to relearn, its line stays where it is; a Targeted-SAM that did
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
 # differs from seed to seed, also within one method. *The* picture of a time
 # until something happens is the survival curve, which also knows what to do
-# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored)):
+# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored); here none is: all got through):
 
 # %%
 lasting = tables.survival(results, *both)
@@ -289,7 +291,7 @@ _ = figures.again("04_variance")
 #
 # ## The other methods
 #
-# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L23): among
+# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L24): among
 # them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
@@ -380,6 +382,14 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
+# The random step gives nearly what EFUF gives
+# (<!-- fig:04_causes:results.arms.SARE, random step.values:.0f -->64<!-- / --> and <!-- fig:04_causes:results.arms.EFUF.values:.0f -->66<!-- / --> %): the
+# direction matters. More work at one level does not help
+# SARE, <!-- fig:04_causes:results.arms.SARE.values:.0f -->47<!-- / --> % becomes <!-- fig:04_causes:results.arms.SARE, equal work.values:.0f -->51<!-- / --> %; so equal
+# work handicaps it, and C8b is the harder question. Its
+# difference, <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points, is tested against none; it is smaller than the 12 that the
+# plan calls one that matters.
+#
 # More rivals, on fewer seeds, as exploration:
 #
 # * **EFUF, SARE's work**: trained for as much work as SARE was; the forget term
@@ -518,8 +528,8 @@ for row in ledger.record(questions, preset, setting.seeds):
 # * Gaussian **noise** on every weight matrix, in units of its own standard
 #   deviation; **rounding** to fewer bits; **pruning** of the smallest weights;
 # * prompts: the true caption **prefilled** into the model's mouth (1), with a
-#   comma after it (2), with ", a" (3), an opened clause that *some* noun must
-#   close; and **leading** questions about an absent object, once and twice,
+#   comma after it (2), with ", a" (3), an opened sub-sentence that *some* noun
+#   must close; and **leading** questions about an absent object, once and twice,
 #   before the description is asked for.
 
 # %%
@@ -558,8 +568,9 @@ print(tables.strongest(drawn))
 # relearning in other clothes: LoRA (<!-- C7b.diff -->-16.3 [-21.7, -11.0]<!-- / -->) and the projector
 # (<!-- C7c.diff -->-11.8 [-16.7, -6.9]<!-- / -->). Where both stay near zero there was no danger to
 # begin with, and the row reads "no difference"; where both rise to the top,
-# neither holds. And where recall has gone (see the print), a model invents
-# little because it says little.
+# neither holds. Under *leading* questions recall falls to a quarter and below
+# with both, so a small CHAIR_s says nothing there; it is in C7a's mean all the
+# same, as the plan has it.
 #
 # ## A trap: unequal forget levels
 #
@@ -591,7 +602,7 @@ _ = figures.publish(
 #
 # * Relapse begins in the likelihoods, then shows in the captions; single seeds
 #   mislead; pairing by seed and landing on one forget level remove two unfair
-#   advantages, and a control for the third, work, costs no more than a run.
+#   advantages; a third, unequal work, takes one more run to control.
 # * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
 #   captions over the attack (C6a:
 #   *<!-- C6a.verdict -->supported<!-- / -->*), <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates

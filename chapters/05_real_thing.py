@@ -24,14 +24,15 @@
 # checkpoint on disk, COCO's annotation files, image files, an adapter that
 # somebody else loads?
 #
-# **The answer.** The same functions do it, with two strings changed: by default
-# on the microworld, exported in COCO's, POPE's and EFUF's formats; with
+# **The answer.** The same functions are meant to do it, with two strings changed:
+# by default they run on the microworld, exported in COCO's, POPE's and EFUF's formats; with
 # `checkpoint = "llava-hf/llava-1.5-7b-hf"` and `data = "path/to/coco"` on the real
 # files. Here CHAIR_s falls
 # from <!-- fig:05_real_thing:results.scores.base.chair_s:.0f:100 -->100<!-- / --> %
 # to <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF
 # and <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
-# seed, so it shows that the road goes through, not which method is better. **A
+# seed, in which SARE relapses no later, so it shows that the road goes through,
+# not which method is better. **A
 # 7B model we have not run**: see *What we did not show*.
 #
 # **What you need.** Chapters [02](02_fragile_erasure.ipynb) to
@@ -275,7 +276,7 @@ print(
 # `devices.recompute` saves memory: the backward pass computes the activations
 # anew instead of keeping them all. The gradient is the same, to the bit.
 #
-# Both methods stop at the same forget level, measured on captions of the
+# Both methods are told to stop at the same forget level, measured on captions of the
 # attacker's part that he will not use; annotations mark their wrong
 # sub-sentences. We stop at four nats, not at the eight of the other chapters;
 # *Too far*, below, says why.

@@ -30,10 +30,7 @@ def relearn(
     OPTML-Group/Unlearn-Smooth).
     """
     if max(at) > len(data) or any(n % batch_size for n in at):
-        raise ValueError(
-            f"at={list(at)}: sample counts must be multiples of batch_size={batch_size} and at most"
-            f" the data's {len(data)}."
-        )
+        raise ValueError(f"at={list(at)}: give multiples of {batch_size=} up to {len(data)} rows.")
     params = trainable(model)
     optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0, fused=True)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))

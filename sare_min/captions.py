@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
 DESCRIBE = "Describe the image."  # the default question
+ANSWER = "\ue000"  # one that no chat template holds
 # Fields of Captions of shape (n, T)
 TOKENS = ("input_ids", "attention_mask", "forget", "retain", "sentence")
 
@@ -86,14 +87,15 @@ def base(model: nn.Module) -> LlavaForConditionalGeneration:
 
 def render(processor, question: str, *, opened: bool = False) -> str:
     """The chat template's text of the question about an image, or all that stands before an answer
-    (some open it with a space).
+    (some open it with a space). Raises ValueError if the template leaves an answer out.
     """
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
     prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
-    text = processor.apply_chat_template(
-        [*chat, {"role": "assistant", "content": [{"type": "text", "text": "X"}]}]
-    )
-    return text[: text.index("X", len(prompt))] if opened else prompt
+    answer = {"role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
+    head, found, _ = processor.apply_chat_template([*chat, answer]).partition(ANSWER)
+    if opened and not found:
+        raise ValueError(f"the chat template leaves the answer out: {head[-80:]!r}. Mend it.")
+    return head if opened else prompt
 
 
 def special_tokens(tokenizer) -> set[str]:
@@ -111,8 +113,7 @@ def refuse_special(processor, **texts: Sequence[str]) -> None:
         for row, text in enumerate(rows):
             if found := [token for token in special if token in text]:
                 raise ValueError(
-                    f"{kind} {row} holds the special token {found[0]!r}: {text!r:.80}. Take it out:"
-                    " the chat template puts such tokens where they belong."
+                    f"{kind} {row} holds the special token {found[0]!r}. Take it out: {text!r:.80}"
                 )
 
 
@@ -192,10 +193,8 @@ def embed(model: LlavaForConditionalGeneration, input_ids: Tensor, features: Ten
     is_image = input_ids == model.config.image_token_id
     n_tokens, n_features = is_image.sum(1).tolist(), features.shape[1]
     if bad := [row for row, n in enumerate(n_tokens) if n != n_features]:
-        raise ValueError(
-            f"row {bad[0]} has {n_tokens[bad[0]]} image tokens but its image has {n_features}"
-            " features: encode it by its processor."
-        )
+        which = f"row {bad[0]} has {n_tokens[bad[0]]} image tokens, its image {n_features} features"
+        raise ValueError(f"{which}: encode it by its processor.")
     projector = model.model.multi_modal_projector
     image = projector(features.to(next(projector.parameters()).dtype))
     tokens = model.get_input_embeddings()(input_ids)
@@ -230,7 +229,5 @@ def sentence_nll(model: nn.Module, batch: Captions) -> Tensor:
     no sentence.
     """
     if not batch.sentence.any():
-        raise ValueError(
-            f"none of {len(batch)} captions has a sentence token to train on: encode without spans."
-        )
+        raise ValueError(f"no sentence token in {len(batch)} captions: encode without spans.")
     return (token_nll(model, batch) * batch.sentence).sum() / batch.sentence.sum()

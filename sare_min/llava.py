@@ -57,8 +57,7 @@ def set_trainable(model: nn.Module, part: str = "all", rank: int | None = None) 
         chosen = adapter_weights(model)
     if packed := [name for name, weight in chosen.items() if not weight.is_floating_point()]:
         raise ValueError(
-            f"part={part!r}: {packed[0]} is quantised and cannot train: train 'lora', or load the"
-            " model without quantization_config."
+            f"part={part!r}: {packed[0]} is quantised: train 'lora', or load it unquantised."
         )
     for weight in chosen.values():
         weight.requires_grad_(True)
@@ -78,8 +77,7 @@ def linear_layers(model: LlavaForConditionalGeneration) -> dict[str, nn.Module]:
         own = [key for key, weight in module.named_parameters(recurse=False) if weight.ndim > 1]
         if own and not isinstance(module, known):
             raise ValueError(
-                f"part='lora': {name} keeps {own[0]!r} outside a linear layer, where LoRA does not"
-                " reach it: train 'all' or 'projector'."
+                f"part='lora': {name} keeps {own[0]!r} outside a linear layer: train 'all' instead."
             )
     return {name: module for name, module in named.items() if isinstance(module, known[:2])}
 

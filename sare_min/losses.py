@@ -34,9 +34,7 @@ def npo(nll: Tensor, mask: Tensor, reference: Tensor | None, beta: float = 0.1) 
     open-unlearning's per-sequence sum.
     """
     if reference is None:
-        raise ValueError(
-            "NPO compares with the base model: give the captions a reference, by with_reference."
-        )
+        raise ValueError("NPO compares with the base model: give a reference, by with_reference.")
     return -(2 / beta) * F.logsigmoid(beta * ((nll * mask).sum(1) - reference))
 
 
@@ -74,9 +72,7 @@ def counts(batch: Captions, per: str) -> dict[str, int]:
     """What a loss is a mean over in the whole batch; ValueError if there is nothing to forget."""
     n_forget = int((batch.forget if per == "token" else batch.forget.any(1)).sum())
     if not n_forget:
-        raise ValueError(
-            f"a batch of {len(batch)} captions has no forget tokens: raise the forget threshold."
-        )
+        raise ValueError(f"no forget token in a batch of {len(batch)}: raise the forget threshold.")
     kept = {"pos": batch.retain, "sent": batch.sentence}
     return {"neg": n_forget} | {name: max(1, int(mask.sum())) for name, mask in kept.items()}
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 @contextmanager
@@ -29,7 +30,9 @@ def perturbed(
     (None: it stays); a list is emptied on the way, so that g is freed while theta is kept and the
     step costs one copy of the weights, not two. rho: L2 length over all parameters together, >= 0.
     Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its
-    place in params), or if all are zero. Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
+    place in params), or if all are zero. Sharded weights (DTensors of FSDP2 or tensor parallelism)
+    are stepped shard by shard, by the norm over all of them; every process must come here.
+    Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
@@ -38,26 +41,34 @@ def perturbed(
         for i, g in enumerate(direction)
         if g is not None
     }
+    norms = {i: n.full_tensor() if isinstance(n, DTensor) else n for i, n in norms.items()}
     bad = [i for i, norm in norms.items() if not norm.isfinite()]
     norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values())))) if norms else 0.0
     if bad or not norm:
         what = f"not finite in parameter {bad[0]} of {len(params)}" if bad else "zero everywhere"
-        raise ValueError(
-            f"the ascent direction is {what}: has the batch forget tokens, is the loss finite?"
-        )
+        raise ValueError(f"the ascent direction is {what}: look at the loss and the forget tokens.")
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
         with torch.no_grad():
             for parameter in params:
                 if (gradient := queue.pop(0)) is not None:
                     saved.append((parameter, parameter.clone()))
-                    parameter.add_(gradient.to(parameter.dtype), alpha=rho / norm)
+                    wide = torch.promote_types(parameter.dtype, torch.float32)
+                    parameter.add_(gradient.to(wide), alpha=rho / norm)  # fp16 ends at 65504
                 del gradient  # the last one, too, is freed before the body runs
         yield norm
     finally:  # from the copy, not by subtracting eps: p + e - e is not p in floating point
         with torch.no_grad():
             for parameter, theta in saved:
                 parameter.copy_(theta)
+
+
+def swap(params: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Put the gradients into .grad, one a parameter; return those that were there."""
+    before = [parameter.grad for parameter in params]
+    for parameter, gradient in zip(params, gradients):
+        parameter.grad = gradient
+    return before
 
 
 def targeted_sam(
@@ -86,12 +97,12 @@ def targeted_sam(
     direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
-        found = torch.autograd.grad(target, params, retain_graph=True, allow_unused=True)
-        direction = [
-            b if a is None else a if b is None else a + b for a, b in zip(direction, found)
-        ]
+        kept = swap(params, direction)
+        # Not autograd.grad: FSDP2 gathers a shard's gradient in hooks that only .backward() calls.
+        target.backward(retain_graph=True)
+        direction = swap(params, kept)
         rest.backward()  # at theta: the grounded text keeps its ordinary gradient
-        del target, rest, found  # or the graph lives on while the next one is built
+        del target, rest, kept  # or the graph lives on while the next one is built
     with perturbed(params, turn(direction) if turn else direction, rho) as norm:
         for batch in again:
             losses(batch)[0].backward()  # at theta + eps*, added to the same .grad

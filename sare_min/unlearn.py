@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,7 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     """
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
-        raise ValueError(
-            f"none of the {len(has_forget)} captions has a forget token: raise the threshold."
-        )
+        raise ValueError(f"no forget token in {len(has_forget)} captions: raise the threshold.")
     # Neither pool is left out, however small.
     share = round(batch_size * len(pools[0]) / len(has_forget))
     n_forget = max(1, min(batch_size - (len(pools[1]) > 0), share))
@@ -111,9 +110,7 @@ def gradient(
     first = [logged.get(id(part), {}) for part in parts]  # at theta; a process may take but some
     log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
     if not all(map(math.isfinite, log.values())):
-        raise ValueError(
-            f"a loss is not finite ({log}), no step was taken: lower the learning rate."
-        )
+        raise ValueError(f"a loss is not finite ({log}), no step taken: lower the learning rate.")
     return log | {"norm": norm}
 
 
@@ -136,21 +133,31 @@ def unlearn(
     seed: int = 0,
     *,
     stop: Callable[[int], bool] | None = None,
+    checkpoint=None,
     progress: bool = True,
 ) -> list[dict[str, float]]:
     """Train the model's trainable parameters by one method; returns a log row per step.
 
     data: captions with forget, retain and sentence masks. stop(step): asked after each step; True
     starts the cool-down that ends the run (a matched forget level). Asked again at its end: False,
-    and the run goes on at full speed until a later cool-down holds. Raises ValueError if nothing
+    and the run goes on at full speed until a later cool-down holds. checkpoint: keeps
+    the run's state, so that one that was killed goes on to the same bytes (resume and save, as in
+    lab.llava.resuming; what `stop` and a schedule remember by themselves is theirs to keep). Raises ValueError if nothing
     trains, nothing is to be forgotten, or a loss is not finite.
     """
-    params, log, end = trainable(model), [], training.steps - 1
+    params, end = trainable(model), training.steps - 1
+    log: list[dict[str, float]] = []
     if not params:
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
-    optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=True)
+    fused = len({*map(type, params)}) == 1  # the kernel takes all sharded (DTensors), or none
+    optimizer = torch.optim.AdamW(params, weight_decay=training.weight_decay, fused=fused)
     rows, last = draw_batches(data.forget.any(1), training.batch_size, seed), end
-    for step in tqdm(range(training.steps), desc="unlearn", disable=not progress):
+    if checkpoint:  # fills log: a row a step that was done
+        last = checkpoint.resume(model, data, method, training, seed, optimizer, log)
+        rows = islice(rows, len(log), None)  # the same batches, drawn and passed over
+    for step in tqdm(range(len(log), training.steps), desc="unlearn", disable=not progress):
+        if step > last:
+            break
         changes = method.schedule(step / training.steps) if method.schedule else {}
         now = replace(method, **changes)
         left = min(1.0, (last - step + 1) / (training.cooldown + 1))
@@ -160,6 +167,6 @@ def unlearn(
         optimizer.step()
         if stop and last in (end, step):  # not while it cools down
             last = min(last, step + training.cooldown) if stop(step) else end
-        if step == last:
-            break
+        if checkpoint:
+            checkpoint.save(optimizer, log, last)
     return log

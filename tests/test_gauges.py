@@ -133,7 +133,7 @@ def test_span_ce_counts_forget_tokens(model, data):
     assert span_ce(model, data).item() == pytest.approx(
         span_ce(model, data.split_forget()[0].until_forget()).item(), rel=1e-5
     )
-    with pytest.raises(ValueError, match="no forget tokens"):
+    with pytest.raises(ValueError, match="no forget token"):
         span_ce(model, replace(data, forget=torch.zeros_like(data.forget)))
 
 

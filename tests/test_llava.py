@@ -319,3 +319,35 @@ def test_more_options_reach_the_checkpoint(saved):
         == "eager"
     )
     assert load(saved, device="cpu")[0].config.text_config._attn_implementation != "eager"
+
+
+TURN = (
+    "{% for m in messages %}{{ m.role + ':' }}{% for c in m.content %}{{ c.text if c.type == 'text'"
+    " else '<image>' }}{% endfor %}{% endfor %}"
+)
+ASK = "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    "template, opened",
+    [
+        ("be X, or EXACT. " + TURN + ASK, "be X, or EXACT. user:<image>Q?assistant:"),
+        (TURN.replace("+ ':'", "+ ': X '") + ASK, "user: X <image>Q?assistant: X "),
+        # The prompt is longer than what opens an answer
+        (TURN + ASK.replace("t:", "t:<think></think>"), "user:<image>Q?assistant:"),
+    ],
+)
+def test_a_template_may_add_to_an_answers_opening(template, opened):
+    """Fails if words of the template's own are taken for the answer, or end in an error."""
+    other = build_processor()
+    other.chat_template = template
+    assert render(other, "Q?", opened=True) == opened
+
+
+def test_a_template_that_leaves_answers_out_is_refused():
+    """Fails if that ends in "substring not found"."""
+    other = build_processor()
+    other.chat_template = TURN.replace("c.text if", "c.text[:2] if m.role == 'user' and") + ASK
+    with pytest.raises(ValueError, match="the chat template leaves the answer out: .*Mend it"):
+        render(other, "Q?", opened=True)
+    assert "<image>" in render(other, "Q?")

@@ -99,7 +99,7 @@ def test_simnpo_identities():
 def test_a_batch_without_forget_tokens_is_named(model, data):
     """Fails if nothing to forget gives a NaN or a silent zero step."""
     clean = data[torch.tensor([6, 7])]
-    with pytest.raises(ValueError, match="2 captions has no forget tokens.*threshold"):
+    with pytest.raises(ValueError, match="no forget token in a batch of 2.*threshold"):
         gradient(model, clean, METHODS["SARE"])
 
 
@@ -127,7 +127,7 @@ def test_image_token_count_is_checked_per_row(model, data):
     ids = data.input_ids.clone()
     place = int((ids[0] == model.config.image_token_id).nonzero()[0])
     ids[0, place] = ids[0, -1]
-    with pytest.raises(ValueError, match="row 0 has 8 image tokens but its image has 9 features"):
+    with pytest.raises(ValueError, match="row 0 has 8 image tokens, its image 9 features"):
         token_nll(model, replace(data, input_ids=ids))
 
 

@@ -10,18 +10,22 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from . import entries
 from .files import CHAPTERS, ROOT
 
 # LAB_CACHE, LAB_THREADS: for the study of other kernels alone (experiments/variance.py)
@@ -76,33 +80,105 @@ def folder(
     process building it is waited for.
 
     A folder appears under its name only when it is whole: a build that dies leaves nothing behind
-    that a later run would trust.
+    that a later run would trust. It carries checksums, which a process checks before its first use;
+    one that does not hold them is built again, with a line on stderr that says why.
     """
     path = CACHE / kind / key(settings, sources)
-    if path.exists():
+    if path in _whole or not _fault(path):
+        _whole.add(path)
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            begun = time.perf_counter()
-            part = Path(f"{path}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            _inside.append(0.0)
-            try:
-                with torch.random.fork_rng(
-                    devices=[]
-                ):  # a fresh LoRA draws from the global generator: the same draw in every build
-                    torch.manual_seed(0)
-                    build(part)
-            finally:
-                inside = _inside.pop()
-            (part / "seconds").write_text(f"{time.perf_counter() - begun - inside:.2f}\n")
-            part.replace(path)
+    _clear_leftovers(path.parent)
+    with _locked(path):
+        if why := _fault(path, adopts=True):  # nobody has built it meanwhile
+            if why != MISSING:
+                _tell(path, f"{why}: built again")
+            _build(path, build)
     if _inside:  # what this build, or the wait for it, took is not the outer one's work
         _inside[-1] += time.perf_counter() - start
+    _whole.add(path)
     return path
+
+
+MISSING = "missing"
+PATIENCE = 10.0  # seconds of waiting for another process before a line says so
+_whole: set[Path] = set()  # entries that this process has checked, or built
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _tell(path: Path, what: str) -> None:
+    print(f"cache, {_name(path)}: {what}", file=sys.stderr, flush=True)
+
+
+def _fault(path: Path, adopts: bool = False) -> str:
+    """Why the entry must not be read, "" if it may. adopts: give one from before there were
+    checksums, if it looks whole, its own (the lock must be held).
+    """
+    if not path.exists():
+        return MISSING
+    if path.is_dir() and not entries.is_sealed(path):
+        if not entries.parses(path):
+            return "it has no checksums, and does not look whole"
+        if adopts:
+            entries.seal(path, _name(path))
+    return entries.fault(path, _name(path))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone in this entry, over all processes; a dead one's lock is free."""
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        _tell(path, "another process is building it: waiting")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@lru_cache
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what builds of this kind left half done, where their process is gone; once a process
+    and kind.
+    """
+    for left in (*folder.glob("*.part"), *folder.glob("*.bad")):
+        try:
+            with FileLock(left.with_suffix(".lock"), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+        except Timeout:  # it is being built
+            continue
+
+
+def _build(path: Path, build: Callable[[Path], None]) -> None:
+    """Fill the entry; what stands there gives way when the new one is whole."""
+    begun, part, bad = time.perf_counter(), Path(f"{path}.part"), Path(f"{path}.bad")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    _inside.append(0.0)
+    try:
+        # A fresh LoRA draws from the global generator: the same draw in every build
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            build(part)
+    except BaseException:  # a full disk stays full otherwise
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        inside = _inside.pop()
+    (part / "seconds").write_text(f"{time.perf_counter() - begun - inside:.2f}\n")
+    entries.seal(part, _name(path))
+    if path.exists():
+        path.replace(bad)
+    part.replace(path)
+    if bad.exists():
+        shutil.rmtree(bad, ignore_errors=True) if bad.is_dir() else bad.unlink()
 
 
 # For each build that is under way, the outermost first: seconds spent in builds inside it
@@ -110,8 +186,13 @@ _inside: list[float] = []
 
 
 def seconds(kind: str, settings: object, sources: Sequence[str]) -> float:
-    """What this folder took to build, seconds on one core; FileNotFoundError if it is not there."""
-    return float((CACHE / kind / key(settings, sources) / "seconds").read_text())
+    """What this folder took to build, seconds on one core; FileNotFoundError if it is not there, or
+    not as it was written.
+    """
+    path = CACHE / kind / key(settings, sources)
+    if path not in _whole and (why := _fault(path)):
+        raise FileNotFoundError(f"{path}: {why}. Run it again.")
+    return float((path / "seconds").read_text())
 
 
 def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
@@ -120,7 +201,8 @@ def profile(since: float = 0.0) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     for file in sorted(CACHE.glob("*/*/seconds")):
-        if file.stat().st_mtime >= since:
+        name = _name(file.parent)
+        if file.stat().st_mtime >= since and not entries.fault(file.parent, name, {file.name}):
             row = found.setdefault(file.parent.parent.name, {"jobs": 0, "seconds": 0.0})
             row["jobs"] += 1
             row["seconds"] += float(file.read_text())
@@ -132,14 +214,18 @@ def one_thread() -> None:
     torch.set_num_threads(THREADS)
 
 
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        workers, multiprocessing.get_context(START), initializer=_start_worker
+    )
+
+
 @lru_cache
 def _pool(workers: int) -> ProcessPoolExecutor:
     """One pool for the life of this process: starting a worker costs seconds, and a worker keeps
     the base models it has loaded.
     """
-    return ProcessPoolExecutor(
-        workers, multiprocessing.get_context(START), initializer=_start_worker
-    )
+    return _new_pool(workers)
 
 
 def warm_up() -> None:
@@ -174,30 +260,86 @@ def side_by_side(
     and the time left.
 
     A job that fails lets the others finish; then one RuntimeError names every failed job and its
-    error.
+    error. A job whose worker is killed is done again, once and alone, and a line on stderr names
+    it; killed again, it has failed.
     """
     if THREADS > 1:  # a forked process hangs where its parent's threads were
         one_thread()
         return [work(job) for job in tqdm(jobs, desc=label, disable=not progress)]
-    results, failed, n_workers = {}, [], workers or os.cpu_count() or 1
-    try:
-        futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
-    except BrokenExecutor:  # its workers were killed while nobody looked, by a stopped cell
-        _pool.cache_clear()
-        futures = {_pool(n_workers).submit(work, job): i for i, job in enumerate(jobs)}
-    for future in tqdm(as_completed(futures), total=len(jobs), desc=label, disable=not progress):
-        error = future.exception()
-        if error is None:
-            results[futures[future]] = future.result()
-        else:
-            failed.append(f"{jobs[futures[future]]}: {type(error).__name__}: {error}")
-            if isinstance(error, BrokenExecutor):
-                _pool.cache_clear()  # the next call starts a new pool
+    ended: dict[int, Future] = {}
+    killed: set[int] = set()
+    n_workers = workers or os.cpu_count() or 1
+    bar = tqdm(total=len(jobs), desc=label, disable=not progress)
+    with bar, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as marks:
+        while left := {i: job for i, job in enumerate(jobs) if i not in ended.keys() | killed}:
+            broken = _attempt(work, left, lambda _: _pool(n_workers), Path(marks), ended, bar)
+            if broken:
+                _pool.cache_clear()  # this call and the next one start a new pool
+                again = {i: left[i] for i in broken if (Path(marks) / str(i)).exists()}
+                killed |= _alone(work, again, label, Path(marks), ended, bar)
+    errors = {i: future.exception() for i, future in ended.items()}
+    failed = [f"{jobs[i]}: {type(e).__name__}: {e}" for i, e in errors.items() if e is not None]
+    failed += [f"{jobs[i]}: its worker was killed, twice. Is there memory?" for i in sorted(killed)]
     if failed:
         raise RuntimeError(
             f"{label}: {len(failed)} of {len(jobs)} jobs failed:\n" + "\n".join(failed)
         )
-    return [results[i] for i in range(len(jobs))]
+    return [ended[i].result() for i in range(len(jobs))]
+
+
+def _attempt(
+    work: Callable,
+    jobs: dict[int, object],
+    pool_of: Callable[[int], ProcessPoolExecutor],
+    marks: Path,
+    ended: dict[int, Future],
+    bar: tqdm,
+) -> set[int]:
+    """Put the jobs that end, well or with an error of their own, into `ended`; return those that
+    did not, because a worker of their pool was killed. Those under way then have left a mark.
+    """
+    futures: dict[Future, int] = {}
+    for i, job in jobs.items():
+        try:
+            futures[pool_of(i).submit(_marked, work, job, marks / str(i))] = i
+        except BrokenExecutor:  # now, or while nobody looked, as by a stopped cell
+            break
+    for future in as_completed(futures):
+        if not isinstance(future.exception(), BrokenExecutor):
+            ended[futures[future]] = future
+            bar.update()
+    return jobs.keys() - ended.keys()
+
+
+def _marked(work: Callable, job: object, mark: Path) -> object:
+    mark.touch()
+    try:
+        return work(job)
+    finally:  # not where the process is killed
+        mark.unlink(missing_ok=True)
+
+
+def _alone(
+    work: Callable,
+    jobs: dict[int, object],
+    label: str,
+    marks: Path,
+    ended: dict[int, Future],
+    bar: tqdm,
+) -> set[int]:
+    """Do jobs again whose workers died together, each in a pool of its own, so that the one that
+    kills its worker is known; return those that do.
+    """
+    if not jobs:
+        return set()
+    names = ", ".join(map(str, jobs.values()))
+    print(f"{label}: a worker was killed; done again: {names}", file=sys.stderr, flush=True)
+    pools = {i: _new_pool(1) for i in jobs}
+    try:
+        return _attempt(work, jobs, pools.__getitem__, marks, ended, bar)
+    finally:
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def rows_side_by_side(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from .draw_lines import paired_row
-from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, clip
+from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip
 from .stats import interval
 
 EXPLAINED = "dot: a seed; large mark: mean; bar: 95 % interval"
@@ -156,7 +156,7 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
         colour, marker, _ = (PALE, "D", ()) if note else STYLE.get(name, (INK, "D", ()))
         dots(ax, row, arm["values"], bounds, colour, marker)
         ink = {"color": MID if note else INK, "right": False}
-        beside(ax, row, -8, 5 if note else 0, name, **ink)
+        beside(ax, row, -8, 5 if note else 0, called(name), **ink)
         beside(ax, row, -8, -2, note, va="top", fontsize=7.5, **ink)
     place = 0
     for header, width, cells in _arm_columns(arms):

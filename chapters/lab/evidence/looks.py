@@ -26,6 +26,8 @@ from .stats import band
 WIDTH = 9.0  # inches, of every figure: 100 an inch where a page is 900 pixels wide
 EDGE = 0.08  # inches left free around it
 INK, MID, PALE = "#111827", "#4b5563", "#8b909a"
+# What a figure calls a row whose name in METHODS is shorthand
+CALLED = {"EFUF+SAM": "untargeted SAM"}
 STYLE = {  # name -> (colour, marker, dash)
     "base": ("#6b1a1a", "o", (1, 1)),
     "honest": ("#0f4d2e", "X", (6, 2)),
@@ -178,3 +180,9 @@ def percent_axis(ax: Axes, half: bool = False) -> None:
 def clip(ends: Sequence[float], bounds: Sequence[float]) -> np.ndarray:
     """An interval's ends within the metric's own bounds."""
     return np.clip(np.asarray(ends, float), *bounds)
+
+
+def called(name: str) -> str:
+    """A row's name as figures and titles say it: "EFUF+SAM, equal work" is untargeted SAM's."""
+    first, comma, rest = name.partition(",")
+    return CALLED.get(first, first) + comma + rest

@@ -12,6 +12,8 @@ from .plan import Plan
 
 MARK = "<!-- claims: written by `make evidence` from figures/rows.csv -->"
 SAME = "no difference larger than the margin"
+# What a primary asks of its claim, where that is less than the claim says: the plan's words stay
+ASKED = {"C5a": "of recall", "C8a": "does the step's direction matter?", "C8b": "does its target?"}
 ORDER = ("refuted", "not comparable", "undecided", SAME, "supported", "not tested")
 RULES = """# The claims ledger
 
@@ -94,6 +96,7 @@ def summary(rows: Sequence[Mapping], plan: Plan, again: Sequence[Mapping] = ()) 
         claim = re.split(r"[:,] (?![^(]*\))", row["claim"])[
             0
         ]  # its first words: claims.md has the whole
+        claim += f" (asked: {ASKED[id]})" if id in ASKED else ""
         cells = [f"**{id}** {claim}", text, f"**{row['verdict']}**"]
         cells += [_again(others[id])] if again else []
         lines.append(f"| {' | '.join(cells)} |")

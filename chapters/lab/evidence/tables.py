@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from . import stats
+from . import pages, stats
 from .observations import Pair
 from .readings import (
     READ,
@@ -187,7 +187,9 @@ def measured(
 def spell(row: Mapping, digits: int = 2) -> str:
     """ "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds -> supported": a row of the ledger."""
     words = stats.spell_difference(row, digits)
-    reading = row["verdict"] if row["primary"] else f"{row['verdict']}: {row['reading']}"
+    reading = row["verdict"] + (f": {row['reading']}" if row["reading"] else "")
+    if row["verdict"] == "not comparable":
+        reading += f" ({pages.levels(row)})"
     return f"{row['id']} {words} -> {reading}"
 
 

@@ -11,6 +11,7 @@ from statistics import fmean, median
 
 import numpy as np
 
+from .looks import called
 from .stats import area, relapse
 
 Lines = Mapping[str, Mapping]
@@ -217,7 +218,7 @@ def least(results: Mapping, enough: float = 0.95) -> str:
     if not fair:
         return "No arm stands at the forget level with its recall"
     ranked = sorted(fair.items(), key=lambda item: item[1])[:3]
-    words = ", then ".join(f"{name} ({mean:.1f} %)" for name, mean in ranked)
+    words = ", then ".join(f"{called(name)} ({mean:.1f} %)" for name, mean in ranked)
     at = f"at one forget level and {100 * enough:g} % recall"
     return f"Least hallucination over the attack, {at}: {words}"
 

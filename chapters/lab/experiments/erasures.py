@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sare_min.captions import Captions, base
@@ -169,10 +170,10 @@ def answers(spec: Run) -> dict[str, float]:
 def erased(spec: Run):
     """The erased model of a run."""
     model = get_kit(spec.seed).fresh(spec.part)
-    weights = torch.load(_run_folder(spec) / "weights.pt", weights_only=True)
+    weights = load_file(_run_folder(spec) / "weights.safetensors")
     with torch.no_grad():
-        for parameter, saved in zip(trainable(model), weights, strict=True):
-            parameter.copy_(saved)
+        for i, parameter in enumerate(trainable(model)):
+            parameter.copy_(weights[str(i)])
     return model
 
 
@@ -191,7 +192,8 @@ def _do_run(path: Path, spec: Run) -> None:
     data = erasure_data(world, spec)
     is_erased = spec.method not in ("base", "honest")
     log, landing = _erase(model, world, spec, data) if is_erased else ([], {})
-    torch.save([p.detach() for p in trainable(model)], path / "weights.pt")
+    weights = {str(i): p.detach().contiguous() for i, p in enumerate(trainable(model))}
+    save_file(weights, path / "weights.safetensors")
     moved = torch.cat(
         [(p.detach() - q).reshape(-1) for p, q in zip(trainable(model), start, strict=True)]
     )

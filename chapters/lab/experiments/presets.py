@@ -89,9 +89,9 @@ STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's f
 # Else: samples
 UNITS = {
     "noise": "noise, standard deviations",
-    "rounding": "bits a weight",
+    "rounding": "bits a weight, fewer to the right",
     "pruning": "share of weights",
-    "prefilled": "words put in",
+    "prefilled": "put in: 1 caption, 2 comma, 3 “a”",
     "leading": "questions before",
 }
 

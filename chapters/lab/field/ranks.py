@@ -3,8 +3,10 @@ the gradients are summed.
 
 The steps are those of one process. All draw the same batches by the same seed and count their
 tokens over the whole batch; the ascent direction is summed over the processes before the step to
-theta + eps, and g before the optimiser's step. Each holds all weights (DDP's way): weights that are
-*sharded* over devices (FSDP) would need a norm over the shards, which sare_min.sam does not take.
+theta + eps, and g before the optimiser's step. Each holds all weights (DDP's way, `shared`).
+
+Where they do not fit one device, `shard` spreads them over the processes by FSDP2. Then each takes
+the whole batch: sharding saves memory, not time, and needs neither `shared` nor a step of its own.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from sare_min.captions import Captions
+from sare_min.captions import Captions, base
 from sare_min.losses import Method
 from sare_min.sam import targeted_sam
 from sare_min.unlearn import Training
@@ -53,6 +56,31 @@ def join() -> tuple[int, int]:
         dist.init_process_group("nccl" if n_gpus else "gloo", timeout=timedelta(hours=6))
         atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """Spread the weights over the processes by FSDP2, the frozen tower aside; the same model.
+
+    It is what `unlearn` takes, with the same batches in every process; `perturbed` then moves and
+    restores each process's shards. A process that raises must end, as it does under torchrun: then
+    what the others wait for fails, and they restore theirs. Raises ValueError for input and output
+    embeddings that are one tensor: FSDP2 would make two of it.
+    """
+    llava = base(model)
+    tokens, head = llava.get_input_embeddings(), llava.get_output_embeddings()
+    if tokens.weight is head.weight:
+        raise ValueError("the embeddings are tied: untie them (tie_word_embeddings) to shard them.")
+    # Embeddings and projector are units of their own, because sare_min.captions calls them directly
+    alone = [tokens, llava.model.multi_modal_projector, *llava.model.language_model.layers]
+    for unit in alone:
+        fully_shard(unit)
+    # By default the root would stay whole after a forward without a backward, and grow stale
+    tower = set(llava.model.vision_tower.parameters())
+    fully_shard(llava, reshard_after_forward=True, ignored_params=tower)
+    with torch.no_grad():  # a first forward from the root tells the units that they have one
+        first = torch.zeros(1, 1, tokens.embedding_dim, dtype=llava.dtype, device=llava.device)
+        llava(inputs_embeds=first, use_cache=False)
+    return model
 
 
 def agreed(flag: bool) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import torch
+from safetensors.torch import save_file
 from transformers import CLIPModel
 from transformers.utils import logging
 
@@ -73,8 +73,8 @@ def base_model(seed: int, world: World = World()):
 
 
 def said_folder(seed: int) -> Path:
-    """What the base model of a seed sees and says of all scenes but its own, cached: features.pt,
-    said.json (sampled captions).
+    """What the base model of a seed sees and says of all scenes but its own, cached: said.json,
+    features.safetensors (sampled captions).
     """
     return jobs.folder(
         "said",
@@ -96,7 +96,7 @@ def _hear(path: Path, seed: int) -> None:
         )
         for split, seen in features.items()
     }
-    torch.save(features, path / "features.pt")
+    save_file(features, path / "features.safetensors")
     files.write_json(path / "said.json", said)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.cluster.vq import kmeans2
 from transformers import CLIPModel
 
@@ -62,8 +63,9 @@ class Kit:
         }
         self.test_scenes: list[Scene] = scenes["test"]
         # Pictures are seen once, and never again by any run of this seed
-        seen = torch.load(path / "features.pt", weights_only=True)
-        self.test_features: torch.Tensor = seen["test"]
+        seen = load_file(path / "features.safetensors")
+        # A copy, where the allocator would put it: kernels may round by a tensor's place in memory
+        self.test_features: torch.Tensor = seen["test"].clone()
         self.features: dict[str, torch.Tensor] = {
             split: seen[split][chosen] for split, chosen in rows.items()
         }
@@ -84,20 +86,16 @@ class Kit:
         path = jobs.folder(
             "scores", (self.seed, World(), JUDGE, JUDGE_SEED, SIZES), SOURCES, self._score
         )
-        return [
-            dict(zip(OBJECTS, row))
-            for row in torch.load(path / "scores.pt", weights_only=True).tolist()
-        ]
+        table = load_file(path / "scores.safetensors")["scores"]
+        return [dict(zip(OBJECTS, row)) for row in table.tolist()]
 
     def _score(self, path: Path) -> None:
         clip = CLIPModel.from_pretrained(judge_folder()).eval()
         texts = [f"A photo containing {a(noun)}." for noun in OBJECTS]
         pictures = [draw(scene) for scene in self.scenes["erase"]]
         tokenizer = build_tokenizer(for_clip=True)
-        torch.save(
-            clip_scores(clip, image_processor(), tokenizer, pictures, texts),
-            path / "scores.pt",
-        )
+        table = clip_scores(clip, image_processor(), tokenizer, pictures, texts)
+        save_file({"scores": table.contiguous()}, path / "scores.safetensors")
 
     @cached_property
     def thresholds(self) -> Thresholds:
