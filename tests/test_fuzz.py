@@ -613,7 +613,7 @@ def test_pictures_that_are_skipped_are_counted_and_listed(folder):
 
 @pytest.mark.parametrize("name", READERS)
 def test_another_systems_text_is_read_as_it_is(folder, name):
-    """Fails if a byte order mark or Windows' line ends, which change nothing, are refused or kept."""
+    """Fails if a byte order mark or Windows' line ends, which change nothing, are refused."""
     read, path = READERS[name][0], folder / name
     right, whole = read(folder), path.read_bytes()
     path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
