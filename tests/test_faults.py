@@ -224,6 +224,7 @@ def test_two_runs_write_one_file(tmp_path):
 def chapter(folder: Path, monkeypatch, code: str) -> Path:
     """A chapter of one cell in the folder; returns where it is executed to."""
     monkeypatch.setattr(execute, "CHAPTERS", folder)
+    code = code.strip()
     nbformat.write(notebook(code), folder / "00_x.ipynb")
     jupytext.write(notebook(code), folder / "00_x.py", fmt="py:percent")
     return folder / "out.ipynb"

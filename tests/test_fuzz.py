@@ -609,3 +609,12 @@ def test_pictures_that_are_skipped_are_counted_and_listed(folder):
     for row, says in zip((1, 3, 4), found.skipped, strict=True):
         assert says.startswith(f"{path}, images row {row}: ")
     assert len(photos.read_images(path, folder, limit=2, on_bad="skip")) == 2
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_another_systems_text_is_read_as_it_is(folder, name):
+    """Fails if a byte order mark or Windows' line ends, which change nothing, are refused."""
+    read, path = READERS[name][0], folder / name
+    right, whole = read(folder), path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole.replace(b"\n", b"\r\n"))
+    assert read(folder) == right

@@ -79,7 +79,6 @@ def test_nothing_that_is_read_can_run(path):
     assert not offences(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.xfail(strict=False, reason="until weights and features are kept as safetensors")
 def test_tensors_are_kept_as_safetensors():
     """Fails if a tensor is kept in torch's own format, a zip of pickles."""
     found = {

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from importlib.metadata import version
 from types import SimpleNamespace
 
@@ -259,3 +261,25 @@ def test_results_of_other_libraries_are_not_these(monkeypatch):
     assert jobs.key("settings", ()) == before and version("torch") in jobs._versions()
     monkeypatch.setattr(jobs, "_versions", lambda: ["0.0", "0.0", "0.0", "0.0"])
     assert jobs.key("settings", ()) != before
+
+
+def test_what_another_is_building_is_waited_for(tmp_path, monkeypatch):
+    """Fails if two that need one folder at once both build it, each over the other's half."""
+    monkeypatch.setattr(jobs, "CACHE", tmp_path)
+    built, begun = [], threading.Event()
+
+    def build(path):
+        begun.set()
+        built.append(path)
+        time.sleep(0.5)
+        (path / "file").write_text("whole")
+
+    def first():
+        jobs.folder("thing", 1, (), build)
+
+    other = threading.Thread(target=first)
+    other.start()
+    assert begun.wait(30)
+    found = jobs.folder("thing", 1, (), build)
+    other.join()
+    assert len(built) == 1 and (found / "file").read_text() == "whole"
