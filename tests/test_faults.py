@@ -248,7 +248,6 @@ jobs.side_by_side(time.sleep, [600, 601], "", workers=2, progress=False)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.xfail(strict=False, reason="until workers watch the process that started them")
 def test_a_killed_parent_leaves_nothing_running(tmp_path, monkeypatch):
     """Fails if kill -9 of `make execute` leaves a kernel or one of its workers behind."""
     psutil = pytest.importorskip("psutil")

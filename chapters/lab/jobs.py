@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
@@ -247,8 +248,16 @@ def warm_up() -> None:
         os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
 
 
+def _end_with_parent() -> None:
+    """A kernel that is killed ends its workers, too: they would wait for its next job for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _start_worker() -> None:
     one_thread()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # A stopped cell or kernel ends its workers, too, without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
