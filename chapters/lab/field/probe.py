@@ -1,0 +1,181 @@
+"""A learning rate, a rho and a forget level for a model that nobody has erased from yet, read off its
+first steps.
+
+A learning rate and a rho are lengths in weights, and an adapter on seven billion weights has other
+lengths than a microworld's. What carries over is what they *do*, in nats. So the rule, on one batch
+of captions that have something to forget:
+
+    level   the batch's forget NLL as it is, plus FURTHER nats a token
+    lr      STEPS steps of AdamW on L_neg alone go half of that way
+    rho     from there, one ascent step, rho * g / ||g||, takes half of those nats back
+
+Each length is doubled or halved from a guess until two of them enclose the wanted effect, and then
+bisected. The model comes back bit for bit, its gradients too. rho is not read at the start: what a
+base model says is already about as likely as its captions can make it, so a step towards it shows
+little there.
+
+What the rule cannot do. It sees one batch and one point of the way. The further an erasure is, the
+longer the step that takes half of it back (severalfold between the first steps and the last, on the
+microworld). A fresh adapter's second half is zero, so rho is mostly a length in that half.
+L_neg alone is faster than a method that also keeps the grounded text. And it says nothing of
+quality: look at recall and POPE after a run. It gives settings of the right order of magnitude, the
+same for every method that is compared, and no best ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sare_min.captions import Captions
+from sare_min.llava import trainable
+from sare_min.metrics import span_nll
+from sare_min.sam import perturbed
+from sare_min.unlearn import METHODS, Training, gradient, unlearn
+
+FURTHER = 3.0  # nats a token: less likely by a factor of twenty
+STEPS = 8  # enough for AdamW's second moments to be more than the first gradient's
+HALF = 0.5  # of the way, and of what the ascent step takes back: a full share may not be had
+ALONE = METHODS["GA"]  # L_neg and nothing else
+WITHIN = 1.1  # a factor: the effect of a tenth is smaller than that of another batch
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the rule says. lr: AdamW's. rho: L2, in the weights that train. level: nats a token, to
+    stop at. nll: nats a token, where the batch stands now.
+    """
+
+    lr: float
+    rho: float
+    level: float
+    nll: float
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """What trains, and its gradients, come back bit for bit, also when the body raises."""
+    params = trainable(model)
+    kept = [(p, p.detach().clone(), p.grad) for p in params]
+    for p in params:
+        p.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before, grad in kept:
+                p.copy_(before)
+                p.grad = grad
+
+
+def first_reaching(
+    effect: Callable[[float], float], wanted: float, start: float, within: float = WITHIN
+) -> float:
+    """The x near which effect(x) first reaches `wanted`, to a factor of `within`; the x returned
+    is on the near side. effect rises from 0 with x, at least until it gets there; nan and infinity
+    count as too much. start: any x > 0, the closer the cheaper.
+
+    Raises ValueError with the largest effect seen if 40 doublings do not get there, or 40 halvings
+    do not get below.
+    """
+    seen: dict[float, float] = {}
+
+    def is_short(x: float) -> bool:
+        seen[x] = effect(x)
+        return seen[x] < wanted  # nan is not short
+
+    low = high = start
+    for _ in range(40):
+        if is_short(low):
+            break
+        low, high = low / 2, low
+    else:
+        raise ValueError(f"the effect is {seen[high]:.3g} even at {high:.1g}, not below {wanted}.")
+    for _ in range(40):
+        if high > low and not is_short(high):
+            break
+        low, high = high, 2 * high
+    else:
+        best = max(value for value in seen.values() if math.isfinite(value))
+        raise ValueError(f"the effect is {best:.3g} at best, not {wanted:.3g}.")
+    while high / low > within:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if is_short(middle) else (low, middle)
+    return low
+
+
+def probe(
+    model: nn.Module,
+    data: Captions,
+    rows: int = 16,
+    micro_batch: int = 64,
+    start: tuple[float, float] = (1e-4, 0.1),
+) -> Found:
+    """The rule above on the first `rows` captions that have a forget token.
+
+    model: what trains is set (set_trainable). data: with forget masks. micro_batch: captions in one
+    forward. start: a guess of (lr, rho), which costs only time. Raises ValueError if nothing
+    trains, nothing is to be forgotten, the forget NLL is not finite (weights in fp16 that
+    overflow), or no length has the wanted effect, as where the batch is already forgotten.
+    """
+    if not trainable(model):
+        raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
+    chosen = data.forget.any(1).nonzero()[:rows, 0]
+    if not len(chosen):
+        raise ValueError(f"no forget token in {len(data)} captions: raise the forget threshold.")
+    batch = data[chosen].to(trainable(model)[0].device)
+    nll = span_nll(model, batch, micro_batch)["forget"]
+    if not math.isfinite(nll):
+        raise ValueError(
+            f"the forget NLL is {nll} before any step: the weights overflow in this dtype. Load in"
+            " bf16 or fp32."
+        )
+    lr = _named("lr", _lr, model, batch, micro_batch, nll, start[0])
+    rho = _named("rho", _rho, model, batch, micro_batch, nll, lr, start[1])
+    return Found(lr=lr, rho=rho, level=nll + FURTHER, nll=nll)
+
+
+def _named(name: str, search: Callable[..., float], *given) -> float:
+    try:
+        return search(*given)
+    except ValueError as error:
+        raise ValueError(f"probe: no {name} does it: {error}") from error
+
+
+def _first_steps(model: nn.Module, batch: Captions, micro_batch: int, lr: float) -> float:
+    """Take STEPS steps; the forget NLL after them, or infinity if a loss was not finite."""
+    how = Training(STEPS, len(batch), micro_batch, lr, cooldown=0)
+    try:
+        unlearn(model, batch, ALONE, how, progress=False)
+    except ValueError:  # probe has checked what else could be wrong
+        return math.inf
+    return span_nll(model, batch, micro_batch)["forget"]
+
+
+def _lr(model: nn.Module, batch: Captions, micro_batch: int, nll: float, start: float) -> float:
+    def rise(lr: float) -> float:
+        with borrowed(model):
+            return _first_steps(model, batch, micro_batch, lr) - nll
+
+    return first_reaching(rise, HALF * FURTHER, start)
+
+
+def _rho(
+    model: nn.Module, batch: Captions, micro_batch: int, nll: float, lr: float, start: float
+) -> float:
+    params = trainable(model)
+    with borrowed(model):
+        there = _first_steps(model, batch, micro_batch, lr)
+        gradient(model, batch, ALONE, micro_batch)
+        direction = tuple(p.grad for p in params)  # no list: perturbed would empty it
+
+        def drop(rho: float) -> float:
+            with perturbed(params, direction, rho):
+                return there - span_nll(model, batch, micro_batch)["forget"]
+
+        return first_reaching(drop, HALF * (there - nll), start)
