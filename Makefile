@@ -9,6 +9,9 @@ PRESET ?= full
 SEEDS ?=
 KEEP ?=
 RUNS ?=
+DATA ?=
+CHECKPOINT ?=
+BITS ?=
 CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
@@ -30,7 +33,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute evidence test lint unit nbval sync book bench clean
+.PHONY: help setup execute evidence test lint unit nbval sync book bench real clean
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,6 +85,9 @@ book: $(STAMP)  ## the chapters as a site, from their stored outputs, in half a 
 
 bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
 	cd chapters && $(PY) -m lab.tools.bench
+
+real: $(STAMP)  ## chapter 05 on a released checkpoint and COCO's files: PRESET=t4|gpu DATA=DIR [CHECKPOINT=...] [BITS=4]
+	cd chapters && $(PY) -m lab.tools.real --preset "$(PRESET)" --data "$(if $(DATA),$(abspath $(DATA)))" --checkpoint "$(CHECKPOINT)" --bits "$(BITS)"
 
 clean:  ## remove caches and build products (not .venv)
 	rm -rf build chapters/.cache .pytest_cache .ruff_cache

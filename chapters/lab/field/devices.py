@@ -1,8 +1,11 @@
-"""A GPU's choices: the dtype that it computes in, weights in 4 bits, activations computed anew."""
+"""A GPU's choices: the dtype that it computes in, the scale of a loss in fp16, weights in 4 bits,
+activations computed anew.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
@@ -13,6 +16,13 @@ from transformers import BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sare_min.captions import base
+from sare_min.losses import Method
+
+# Of losses in fp16. A token's gradient is divided by the batch's tokens and spread over the
+# vocabulary, and fp16 ends at 6e-8 below and 65504 above; this one leaves room on both sides (a
+# test shows how much). A power of two rounds nothing.
+LOSS_SCALE = 4096.0
+LAMBDAS = ("lambda_neg", "lambda_pos", "lambda_sent")
 
 
 def compute_dtype() -> torch.dtype:
@@ -24,6 +34,28 @@ def compute_dtype() -> torch.dtype:
     return (
         torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     )
+
+
+def scaled(method: Method, dtype: torch.dtype, scale: float = LOSS_SCALE) -> Method:
+    """The method with its three weights times `scale` where the frozen weights are fp16, so that no
+    gradient underflows on its way through them; as it is in any other dtype.
+
+    Nothing is to be unscaled. The ascent step is normalised, AdamW divides by its gradient's own
+    size, and its weight decay does not see the gradient: the steps are the same, but for AdamW's
+    1e-8, which then weighs less. Only the log's "norm" is `scale` times as large. What overflows
+    all the same is refused by `perturbed` or as a loss that is not finite.
+    """
+    if dtype != torch.float16:
+        return method
+    changes: dict = {name: scale * getattr(method, name) for name in LAMBDAS}
+    if schedule := method.schedule:
+
+        def as_scheduled(done: float) -> dict:
+            now = schedule(done)
+            return now | {name: scale * now[name] for name in LAMBDAS if name in now}
+
+        changes["schedule"] = as_scheduled
+    return replace(method, **changes)
 
 
 def four_bit(dtype: torch.dtype) -> dict:

@@ -1,18 +1,18 @@
-"""A learning rate, a rho and a forget level for a model that nobody has erased from yet, read off its
-first steps.
+"""A learning rate, a rho and a forget level for a model that nobody has erased from yet, read off
+its first steps.
 
 A learning rate and a rho are lengths in weights, and an adapter on seven billion weights has other
 lengths than a microworld's. What carries over is what they *do*, in nats. So the rule, on one batch
 of captions that have something to forget:
 
-    level   the batch's forget NLL as it is, plus FURTHER nats a token
+    level   where to stop: the forget NLL as it is, plus FURTHER nats a token
     lr      STEPS steps of AdamW on L_neg alone go half of that way
     rho     from there, one ascent step, rho * g / ||g||, takes half of those nats back
 
-Each length is doubled or halved from a guess until two of them enclose the wanted effect, and then
-bisected. The model comes back bit for bit, its gradients too. rho is not read at the start: what a
-base model says is already about as likely as its captions can make it, so a step towards it shows
-little there.
+Each length is doubled or halved from a low guess until two of them enclose the wanted effect, and
+then bisected. The model comes back bit for bit, its gradients too. rho is not read at the start:
+what a base model says is already about as likely as its captions can make it, so a step towards it
+shows little there.
 
 What the rule cannot do. It sees one batch and one point of the way. The further an erasure is, the
 longer the step that takes half of it back (severalfold between the first steps and the last, on the
@@ -32,28 +32,30 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from sare_min.captions import Captions
+from sare_min.captions import Captions, base
 from sare_min.llava import trainable
+from sare_min.losses import Method
 from sare_min.metrics import span_nll
 from sare_min.sam import perturbed
 from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
+from .devices import scaled
+
 FURTHER = 3.0  # nats a token: less likely by a factor of twenty
 STEPS = 8  # enough for AdamW's second moments to be more than the first gradient's
 HALF = 0.5  # of the way, and of what the ascent step takes back: a full share may not be had
-ALONE = METHODS["GA"]  # L_neg and nothing else
+DOUBLINGS = 24  # of a guess, or halvings: seven orders of magnitude
 WITHIN = 1.1  # a factor: the effect of a tenth is smaller than that of another batch
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the rule says. lr: AdamW's. rho: L2, in the weights that train. level: nats a token, to
-    stop at. nll: nats a token, where the batch stands now.
+    """What the rule says. lr: AdamW's. rho: L2, in the weights that train. nll: nats a forget
+    token, where the batch stands now.
     """
 
     lr: float
     rho: float
-    level: float
     nll: float
 
 
@@ -78,10 +80,10 @@ def first_reaching(
 ) -> float:
     """The x near which effect(x) first reaches `wanted`, to a factor of `within`; the x returned
     is on the near side. effect rises from 0 with x, at least until it gets there; nan and infinity
-    count as too much. start: any x > 0, the closer the cheaper.
+    count as too much. start: x > 0, better below it than above.
 
-    Raises ValueError with the largest effect seen if 40 doublings do not get there, or 40 halvings
-    do not get below.
+    Raises ValueError with the largest effect seen if no length within DOUBLINGS gets there, or
+    below.
     """
     seen: dict[float, float] = {}
 
@@ -90,13 +92,13 @@ def first_reaching(
         return seen[x] < wanted  # nan is not short
 
     low = high = start
-    for _ in range(40):
+    for _ in range(DOUBLINGS):
         if is_short(low):
             break
         low, high = low / 2, low
     else:
         raise ValueError(f"the effect is {seen[high]:.3g} even at {high:.1g}, not below {wanted}.")
-    for _ in range(40):
+    for _ in range(DOUBLINGS):
         if high > low and not is_short(high):
             break
         low, high = high, 2 * high
@@ -114,14 +116,15 @@ def probe(
     data: Captions,
     rows: int = 16,
     micro_batch: int = 64,
-    start: tuple[float, float] = (1e-4, 0.1),
+    start: tuple[float, float] = (1e-5, 0.01),
 ) -> Found:
     """The rule above on the first `rows` captions that have a forget token.
 
     model: what trains is set (set_trainable). data: with forget masks. micro_batch: captions in one
-    forward. start: a guess of (lr, rho), which costs only time. Raises ValueError if nothing
-    trains, nothing is to be forgotten, the forget NLL is not finite (weights in fp16 that
-    overflow), or no length has the wanted effect, as where the batch is already forgotten.
+    forward. start: a low guess of (lr, rho); far beyond the mark an effect may be small again, and
+    is then taken for too short. Raises ValueError if nothing trains, nothing is to be forgotten,
+    the forget NLL is not finite (weights in fp16 that overflow), or no length has the wanted
+    effect, as where the model cannot forget in so few steps.
     """
     if not trainable(model):
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
@@ -137,7 +140,7 @@ def probe(
         )
     lr = _named("lr", _lr, model, batch, micro_batch, nll, start[0])
     rho = _named("rho", _rho, model, batch, micro_batch, nll, lr, start[1])
-    return Found(lr=lr, rho=rho, level=nll + FURTHER, nll=nll)
+    return Found(lr=lr, rho=rho, nll=nll)
 
 
 def _named(name: str, search: Callable[..., float], *given) -> float:
@@ -147,11 +150,16 @@ def _named(name: str, search: Callable[..., float], *given) -> float:
         raise ValueError(f"probe: no {name} does it: {error}") from error
 
 
+def _alone(model: nn.Module) -> Method:
+    """L_neg and nothing else, scaled where the frozen weights are fp16."""
+    return scaled(METHODS["GA"], base(model).dtype)
+
+
 def _first_steps(model: nn.Module, batch: Captions, micro_batch: int, lr: float) -> float:
     """Take STEPS steps; the forget NLL after them, or infinity if a loss was not finite."""
     how = Training(STEPS, len(batch), micro_batch, lr, cooldown=0)
     try:
-        unlearn(model, batch, ALONE, how, progress=False)
+        unlearn(model, batch, _alone(model), how, progress=False)
     except ValueError:  # probe has checked what else could be wrong
         return math.inf
     return span_nll(model, batch, micro_batch)["forget"]
@@ -171,7 +179,7 @@ def _rho(
     params = trainable(model)
     with borrowed(model):
         there = _first_steps(model, batch, micro_batch, lr)
-        gradient(model, batch, ALONE, micro_batch)
+        gradient(model, batch, _alone(model), micro_batch)
         direction = tuple(p.grad for p in params)  # no list: perturbed would empty it
 
         def drop(rho: float) -> float:
