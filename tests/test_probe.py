@@ -180,3 +180,10 @@ def test_what_cannot_be_probed_is_named(data, lora):
 
 def test_found_is_plain_numbers(found):
     assert found == Found(**vars(found)) and all(type(v) is float for v in vars(found).values())
+
+
+def test_what_was_found_is_kept(data, lora, found, tmp_path):
+    """Fails if a run that goes on would have other settings, by a last bit or by another probe."""
+    keep = tmp_path / "new/probe.json"
+    assert probe.probe(lora(), data, keep=keep) == found
+    assert probe.probe(lora(), data[:1], start=(1.0, 1.0), keep=keep) == found

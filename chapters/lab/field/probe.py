@@ -27,7 +27,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ from sare_min.metrics import span_nll
 from sare_min.sam import perturbed
 from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
+from .. import files
 from .devices import scaled
 
 FURTHER = 3.0  # nats a token: less likely by a factor of twenty
@@ -117,15 +119,20 @@ def probe(
     rows: int = 16,
     micro_batch: int = 64,
     start: tuple[float, float] = (1e-5, 0.01),
+    keep: Path | None = None,
 ) -> Found:
     """The rule above on the first `rows` captions that have a forget token.
 
     model: what trains is set (set_trainable). data: with forget masks. micro_batch: captions in one
     forward. start: a low guess of (lr, rho); far beyond the mark an effect may be small again, and
-    is then taken for too short. Raises ValueError if nothing trains, nothing is to be forgotten,
-    the forget NLL is not finite (weights in fp16 that overflow), or no length has the wanted
-    effect, as where the model cannot forget in so few steps.
+    is then taken for too short. keep: a JSON file for what was found; where it stands already, it
+    is given back, since a run that goes on must have its own settings to the last bit. Raises
+    ValueError if nothing trains, nothing is to be forgotten, the forget NLL is not finite (weights
+    in fp16 that overflow), or no length has the wanted effect, as where the model cannot forget in
+    so few steps.
     """
+    if keep and keep.exists():
+        return Found(**files.read_json(keep, "Delete it."))
     if not trainable(model):
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
     chosen = data.forget.any(1).nonzero()[:rows, 0]
@@ -140,7 +147,11 @@ def probe(
         )
     lr = _named("lr", _lr, model, batch, micro_batch, nll, start[0])
     rho = _named("rho", _rho, model, batch, micro_batch, nll, lr, start[1])
-    return Found(lr=lr, rho=rho, nll=nll)
+    found = Found(*(float(f"{value:.6g}") for value in (lr, rho, nll)))  # as JSON will have it
+    if keep:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(keep, asdict(found))
+    return found
 
 
 def _named(name: str, search: Callable[..., float], *given) -> float:
