@@ -48,7 +48,7 @@ ENDPOINTS = {  # key -> (words, unit)
     "mean_chair_s": ("mean CHAIR_s over the relearning attack", "%"),
     "mean_chair_s_attacks": ("mean CHAIR_s over all other attacks", "%"),
     "mean_chair_s_worst_lr": ("mean CHAIR_s at the worst learning rate of each method", "%"),
-    "half_life": ("relearning samples until the NLL of the forgotten span has halved", "samples"),
+    "half_life": ("relearning samples until the NLL of the forgotten words has halved", "samples"),
     "relapse": ("relearning samples until CHAIR_s passes 50 %", "samples"),
     "worst_ball_0.5": ("NLL lost at the worst point within L2 0.5", "nats"),
     "gradient_norm": ("norm of the forget loss's gradient", "nats a unit of weight"),

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -43,19 +43,14 @@ from .. import files, jobs
 from ..evidence import figures, looks, report
 from ..experiments import cheaper
 from ..llava.speech import generate
-from ..metrics.chair import Span, exact, read_synonyms
+from ..metrics.chair import Span, read_synonyms
 from ..world import models
-from ..world.curate import Thresholds, curate
+from ..world.curate import curate
 from ..world.models import World
-from ..world.scenes import OBJECTS, Scene, a, absent, caption, draw, split_scenes
+from ..world.scenes import OBJECTS, Scene, a, draw, split_scenes
+from .rounds import BY_TRUTH, FIND, Step, compare, processor_for, sampled
 
-FIND = exact(OBJECTS).find
-BY_TRUTH = Thresholds(0.5, 0.5, 0.99)  # a score of 1 is kept, of 0 forgotten
-FORGET_SHARE = (
-    0.66  # of the microworld's sampled captions, the share that names an object that is not there
-)
 LOSSES = {"neg": "lambda_neg", "pos": "lambda_pos", "sent": "lambda_sent"}
-Step = Callable[[], object]
 RATIOS = {  # name -> (case above, case below)
     "rows_over_packed_4": ("one row each, 4", "packed, 4"),
     "rows_over_packed": ("one row each, 8", "packed, 8"),
@@ -148,37 +143,12 @@ def build(size: Size, device: str = "cpu") -> Bench:
     return Bench(size, model, processor, scenes, pictures, embed_images(model, processor, pictures))
 
 
-def processor_for(side: int, patch: int) -> ProcessorMixin:
-    """The microworld's processor for pictures and patches of another size, in pixels."""
-    processor = models.build_processor()
-    processor.patch_size = patch
-    processor.image_processor.size = {"shortest_edge": side}
-    processor.image_processor.crop_size = {"height": side, "width": side}
-    return processor
-
-
 def alternating(n: int) -> tuple[list[str], list[dict[str, list[Span]]]]:
     """One caption of n sub-sentences, in turn kept and forgotten, with its spans."""
     text = f"a kitchen with {', '.join(map(a, OBJECTS[:n]))}."
     return [text], curate(
         [text],
         [{noun: float(i % 2 == 0) for i, noun in enumerate(OBJECTS[:n])}],
-        FIND,
-        BY_TRUTH,
-    )
-
-
-def sampled(scenes: Sequence[Scene]) -> tuple[list[str], list[dict[str, list[Span]]]]:
-    """Captions with the shape of sampled ones (2 or 3 objects, FORGET_SHARE of them with one more
-    that is not there), with spans.
-    """
-    n_forget = round(FORGET_SHARE * len(scenes))
-    texts = [
-        caption(scene, absent(scene)[:1] if i < n_forget else ()) for i, scene in enumerate(scenes)
-    ]
-    return texts, curate(
-        texts,
-        [{noun: float(noun in scene.objects) for noun in OBJECTS} for scene in scenes],
         FIND,
         BY_TRUTH,
     )
@@ -406,7 +376,7 @@ def scoring_cases(folder: Path, n: int) -> dict[str, Step]:
 def scoring(size: Size) -> dict[str, dict]:
     """Seconds to score `size.scored` rows of each kind, start of the command included."""
     with tempfile.TemporaryDirectory() as folder:
-        found, _ = compare(scoring_cases(Path(folder), size.scored), size.rounds)
+        found, _ = compare(scoring_cases(Path(folder), size.scored), size.rounds, {})
     return {
         name: {"n": size.scored, "seconds": row["median"], "spread": row["spread"]}
         for name, row in found.items()
@@ -489,37 +459,6 @@ def on_weights(model: nn.Module, step: Step) -> dict[str, float]:
     return {"restore_error": float(error), "extra_copies": max(alive, default=0) / len(theta)}
 
 
-def quartiles(values: Sequence[float]) -> dict[str, object]:
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-    return {"median": median, "spread": [low, high]}
-
-
-def compare(
-    cases: Mapping[str, Step],
-    rounds: int,
-    pairs: Mapping[str, tuple[str, str]] = RATIOS,
-    clock: Callable[[], float] = time.perf_counter,
-) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Run the cases in turn, A B A B, and return (seconds of each case, ratio of each pair whose
-    cases are here), as quartiles.
-
-    A ratio is taken within each round, so that a machine that grows slower on the way slows both of
-    its sides.
-    """
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, step in cases.items():
-            start = clock()
-            step()
-            times[name].append(clock() - start)
-    ratios = {
-        name: quartiles(np.divide(times[over], times[under]))
-        for name, (over, under) in pairs.items()
-        if {over, under} <= set(cases)
-    }
-    return {name: quartiles(seconds) for name, seconds in times.items()}, ratios
-
-
 def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
     """All cases on one device: {"cases", "ratio", "ratio_spread", "size"}."""
 
@@ -540,7 +479,7 @@ def measure(size: Size, device: str = "cpu", progress: bool = False) -> dict:
             cases[name] = {"memory_mb": peak_memory(bench.model, step)}
             if make is method_cases and name != "image features":
                 cases[name] |= on_weights(bench.model, step)
-        seconds, ratios = compare(steps, size.rounds, clock=clock)
+        seconds, ratios = compare(steps, size.rounds, RATIOS, clock)
         for name, found in seconds.items():
             cases[name] = {"seconds": found["median"], "spread": found["spread"]} | cases[name]
             if make is generation_cases:

@@ -118,7 +118,7 @@ def resolve(target: str, source: str) -> str:
     hash_ = f"#{fragment}" if fragment else ""
     if there in pages():
         return os.path.relpath(pages()[there], here) + hash_
-    if there.startswith("figures/") and there.endswith(".png"):
+    if there.startswith("figures/") and there.endswith((".png", ".gif")):
         return os.path.relpath(there, here)
     if module := homes().get(there):
         line = re.match(r"L(\d+)", fragment)
@@ -238,8 +238,8 @@ def stage(out: Path, figures: Path = files.ROOT / "figures") -> None:
     for room in ROOMS:
         (out / "api").mkdir(exist_ok=True)
         (out / f"api/{room.replace('.', '_')}.md").write_text(reference(room), encoding="utf-8")
-    for png in figures.glob("*.png"):
-        shutil.copy(png, out / "figures")
+    for picture in (*figures.glob("*.png"), *figures.glob("*.gif")):
+        shutil.copy(picture, out / "figures")
     shutil.copy(SITE / "static/colab-badge.svg", out)
 
 

@@ -1,205 +1,223 @@
-"""What a step at 7B costs on a GPU: `python -m lab.tools.gpu` writes figures/gpu.json.
+"""What a GPU does with this code, measured and checked in parts, those of most worth first.
 
-The 7B architecture gets random weights, which are written to disk first, so that nothing is fetched
-and all else goes the way of chapter 05: `load`, `set_trainable(model, "lora")`, `gradient`. Time
-and memory do not depend on what the weights have learnt.
+`tests/on_gpu.sh` runs it; by hand, from chapters/: `python -m lab.tools.gpu`. Nothing is fetched,
+and nothing is imported but what torch, transformers and peft bring. Each part writes its rows to
+gpu.json as they come, so that whatever cuts the run leaves what was found until then.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm.auto import tqdm
-from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from sare_min.captions import encode
-from sare_min.llava import embed_images, set_trainable
-from sare_min.unlearn import METHODS, gradient
+from sare_min.llava import set_trainable
 
-from .. import files
-from ..field.devices import compute_dtype, four_bit, recompute
-from ..llava.checkpoints import load, save
-from ..world.models import build_llava
-from ..world.scenes import draw, split_scenes
-from . import bench
+from .. import files, jobs
+from ..field.devices import compute_dtype, four_bit
+from ..llava.checkpoints import load
+from . import agreement, seven, short
 
-# Dense FLOP/s of the tensor cores in bf16 (T4: in fp16), from the makers' data sheets; the first
-# name that the device's holds.
-PEAK = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L4": 121e12,
-    "T4": 65e12,
-}
-NAMES = ("EFUF", "SARE")
+Row = tuple[str, dict]
+SECONDS = 450  # of the whole run: under eight minutes with its start
+# Real image tokens and a tower of full size, in a language model that also fits in fp32.
+MIDDLE = seven.Size(width=1024, mlp=2752, layers=8, heads=16)
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much is measured; by default a batch of LLaVA-1.5-7B."""
-
-    width: int = 4096
-    mlp: int = 11008
-    layers: int = 32
-    heads: int = 32
-    vocabulary: int = 32064
-    tower_width: int = 1024
-    tower_mlp: int = 4096
-    tower_layers: int = 24
-    tower_heads: int = 16
-    side: int = 336
-    patch: int = 14
-    captions: int = 16  # of a batch
-    micro_batch: int = 4  # rows in one forward
-    rounds: int = 5
+class Skipped(Exception):
+    """A part that cannot be done here; its text says why."""
 
 
-def configuration(size: Size) -> LlavaConfig:
-    """A LLaVA of this size."""
-    config = build_llava().config
-    for part, changes in (
-        (
-            config.text_config,
-            {
-                "hidden_size": size.width,
-                "intermediate_size": size.mlp,
-                "num_hidden_layers": size.layers,
-                "num_attention_heads": size.heads,
-                "num_key_value_heads": size.heads,
-                "vocab_size": size.vocabulary,
-                "head_dim": size.width // size.heads,
-                "max_position_embeddings": 4096,
-            },
-        ),
-        (
-            config.vision_config,
-            {
-                "hidden_size": size.tower_width,
-                "intermediate_size": size.tower_mlp,
-                "patch_size": size.patch,
-                "num_hidden_layers": size.tower_layers,
-                "num_attention_heads": size.tower_heads,
-                "image_size": size.side,
-            },
-        ),
-    ):
-        for name, value in changes.items():
-            setattr(part, name, value)
-    return config
+def dtype_on(device: str) -> torch.dtype:
+    """The device's 16 bits; on a CPU bf16, so that a rehearsal mixes dtypes as a GPU does."""
+    return compute_dtype() if device == "cuda" else torch.bfloat16
 
 
-def random_checkpoint(size: Size, folder: Path) -> Path:
-    """A LLaVA of this size with random weights, on disk in the device's dtype."""
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = LlavaForConditionalGeneration._from_config(
-            configuration(size), dtype=compute_dtype()
-        )
-    return save(model, bench.processor_for(size.side, size.patch), folder)
+def name_of(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "cpu"
 
 
-def measure(
-    size: Size,
-    folder: Path,
-    kinds: tuple[str, ...] = ("16 bits", "4 bits, recomputing"),
-    progress: bool = False,
-) -> dict:
-    """{kind of weights: {method: a step's seconds (median, quartiles), peak memory in all, tokens a
-    second, share of the peak FLOP/s}}.
-
-    A step is one batch's gradient by LoRA. FLOPs are counted on 16 bits without recomputing, so
-    recomputing lowers the share, as in PaLM's MFU (arXiv 2204.02311); an unknown device has none. A
-    CPU has no memory figure.
-    """
-    dtype, on_gpu = compute_dtype(), torch.cuda.is_available()
-    name = torch.cuda.get_device_name() if on_gpu else None
-    peak = next((flops for part, flops in PEAK.items() if on_gpu and part in str(name)), None)
-    found: dict[str, dict] = {}
-    flops: dict[str, float] = {}
-
-    def clock() -> float:
-        if on_gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    for kind in tqdm(kinds, desc="7B", disable=not progress):
-        model, processor = load(
-            folder, dtype=dtype, **(four_bit(dtype) if kind.startswith("4") else {})
-        )
-        scenes = split_scenes(0, some=size.captions)["some"]
-        texts, spans = bench.sampled(scenes)
-        features = embed_images(
-            model,
-            processor,
-            [draw(scene, size.side) for scene in scenes],
-            batch_size=size.micro_batch,
-        )
-        data = encode(processor, features, texts, spans).to(model.device)
-        model = set_trainable(model, "lora")
-        steps = {
-            method: partial(gradient, model, data, METHODS[method], size.micro_batch)
-            for method in NAMES
-        }
-        if not flops:
-            for method, step in steps.items():
-                with FlopCounterMode(display=False) as counter:
-                    step()
-                flops[method] = float(counter.get_total_flops())
-        if "recomputing" in kind:
-            recompute(model)
-        memory = {}
-        for method, step in steps.items():
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
-            step()
-            memory[method] = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
-        times, _ = bench.compare(steps, size.rounds, pairs={}, clock=clock)
-        tokens = int(data.attention_mask.sum())
-        found[kind] = {
-            method: {
-                "seconds": times[method]["median"],
-                "spread": times[method]["spread"],
-                "memory_gb": memory[method],
-                "tokens_per_second": tokens / times[method]["median"],
-                "flops": flops[method],
-                "mfu": flops[method] / times[method]["median"] / peak if peak else None,
-            }
-            for method in NAMES
-        }
-        del model, data, steps, step  # the next one needs the room
-        if on_gpu:
-            torch.cuda.empty_cache()
-    return {"device": name, "dtype": str(dtype), "size": asdict(size), "cases": found}
+def step_at_7b(device: str, is_tiny: bool, how: str = "") -> Iterator[Row]:
+    """Steps on 16-bit weights by LoRA; how: "TF32" for the adapter's products, "recomputing"."""
+    size = seven.TINY if is_tiny else seven.Size()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if how == "TF32" else before)
+    try:
+        model = seven.random_llava(size, dtype_on(device), device)
+        data = seven.batch(model, size)
+        model, peak = set_trainable(model, "lora"), seven.peak_flops(name_of(device))
+        found = seven.measure(model, data, size, peak, recomputing=how == "recomputing")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    yield from found.items()
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        sys.exit(
-            "lab.tools.gpu: no GPU here, so nothing is measured; figures/gpu.json stays as it is."
-        )
-    kinds = ("16 bits", "4 bits, recomputing") if find_spec("bitsandbytes") else ("16 bits",)
+def in_four_bits(device: str, is_tiny: bool) -> Iterator[Row]:
+    """Steps on 4-bit weights by LoRA with activations computed anew: what a T4 has to do."""
+    if find_spec("bitsandbytes") is None:
+        raise Skipped("bitsandbytes is not installed")
+    size, dtype = seven.TINY if is_tiny else seven.Size(), dtype_on(device)
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(
-            Size(), random_checkpoint(Size(), Path(folder, "7b")), kinds, progress=True
-        )
-    files.write_json(files.ROOT / "figures/gpu.json", results | {"where": bench.where()})
-    for kind, rows in results["cases"].items():
-        for method, row in rows.items():
-            print(
-                f"{kind:20s} {method:5s}",
-                {key: value for key, value in row.items() if key != "spread"},
-            )
+        path = seven.random_checkpoint(size, Path(folder, "7b"), dtype, device)
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        model, _ = load(path, device=device, dtype=dtype, **four_bit(dtype))
+    data = seven.batch(model, size)
+    model = set_trainable(model, "lora")
+    yield from seven.measure(model, data, size, is_counted=False, recomputing=True).items()
+
+
+def same_as_on_a_cpu(device: str, is_tiny: bool) -> Iterator[Row]:
+    yield from agreement.given_back(device)
+    yield from agreement.on_both(device, ("lora",) if is_tiny else ("all", "projector", "lora"))
+
+
+def in_half(device: str, is_tiny: bool) -> Iterator[Row]:
+    yield from agreement.half(device, seven.TINY if is_tiny else MIDDLE)
+
+
+def microworld(device: str, is_tiny: bool) -> Iterator[Row]:
+    yield from short.erase_and_attack(device, short.TINY if is_tiny else short.Size())
+
+
+# Name -> (what it does, its limit in seconds); those of most worth first.
+PARTS: dict[str, tuple[Callable[..., Iterator[Row]], int]] = {
+    "7B in 16 bits": (step_at_7b, 150),
+    "same as on a CPU": (same_as_on_a_cpu, 100),
+    "fp16": (in_half, 90),
+    "7B in 4 bits": (in_four_bits, 150),
+    "microworld": (microworld, 170),
+    "7B in 16 bits, TF32": (lambda *where: step_at_7b(*where, how="TF32"), 100),
+    "7B in 16 bits, recomputing": (lambda *where: step_at_7b(*where, how="recomputing"), 100),
+}
+
+
+def where(device: str, is_tiny: bool) -> dict:
+    """What the numbers belong to."""
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    dtype = str(dtype_on(device)).removeprefix("torch.")
+    return {"device": name_of(device), "dtype": dtype, "tiny": is_tiny, "versions": versions}
+
+
+def one_line(error: BaseException) -> str:
+    """The error as one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def record(path: Path, part: str, found: dict, head: dict | None = None) -> None:
+    """Write what was found into the part's place. Other parts stay if they belong to the same
+    device and versions (head; None: to whatever stands there).
+    """
+    known = files.read_json(path) if path.exists() else {}
+    head = {k: v for k, v in known.items() if k != "parts"} if head is None else head
+    is_same = all(known.get(key) == value for key, value in head.items())
+    parts = known.get("parts", {}) if is_same else {}
+    files.write_json(path, head | {"parts": parts | {part: found}})
+
+
+def do(part: str, device: str, is_tiny: bool, path: Path) -> str:
+    """Do one part, recording each row as it comes; returns "done", "failed" or "skipped".
+
+    It has failed if it raised, or if a row of it is not ok; `error` says which in one line.
+    """
+    head, rows, started = where(device, is_tiny), {}, time.perf_counter()
+
+    def note(status: str, **more: str) -> str:
+        seconds = time.perf_counter() - started
+        record(path, part, {"status": status, **more, "seconds": seconds, "rows": rows}, head)
+        return status
+
+    note("running")
+    try:
+        for name, row in PARTS[part][0](device, is_tiny):
+            rows[name] = row
+            note("running")
+    except Skipped as why:
+        return note("skipped", error=str(why))
+    except Exception as error:  # whatever it is, the other parts are worth having
+        return note("failed", error=one_line(error))
+    if bad := [name for name, row in rows.items() if not row.get("ok", True)]:
+        return note("failed", error=f"not ok: {', '.join(bad)}"[:300])
+    return note("done")
+
+
+def do_apart(part: str, device: str, is_tiny: bool, path: Path, limit: float) -> str:
+    """Do one part in a process of its own: a CUDA error spoils its process for all that follows,
+    and a part that hangs can be ended.
+    """
+    told = ["--only", part, "--device", device, "--out", str(path.parent), "--tiny" * is_tiny]
+    command = [sys.executable, "-m", "lab.tools.gpu", *filter(None, told)]
+    # What an earlier run found is not this one's, should its process end before it says anything.
+    record(path, part, {"status": "running", "rows": {}})
+    try:
+        code = subprocess.run(command, timeout=limit).returncode
+        error = f"its process ended with {code}"
+    except subprocess.TimeoutExpired:
+        error = f"ended after its {limit:.0f} seconds"
+    known = files.read_json(path)["parts"][part]
+    if known["status"] != "running":
+        return known["status"]
+    record(path, part, known | {"status": "failed", "error": error})
+    return "failed"
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.tools.gpu", description=__doc__)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a rehearsal: sizes for a CPU")
+    parser.add_argument("--out", type=Path, help="folder of gpu.json (figures/)")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="this part (may be repeated)"
+    )
+    parser.add_argument("--apart", action="store_true", help="each part in a process of its own")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of the whole run")
+    told = parser.parse_args(given)
+    if told.device == "cpu" and told.out is None:
+        parser.error("--device cpu is a rehearsal: give --out, figures/ is for a GPU's numbers.")
+    if told.device == "cuda" and not torch.cuda.is_available():
+        sys.exit("lab.tools.gpu: no GPU here, so nothing is measured or written.")
+    return told
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Do the parts in order while there is time; 0 if none has failed."""
+    jobs.one_thread()
+    told, ends, found = arguments(given), time.monotonic(), {}
+    ends += told.seconds
+    folder = told.out or files.ROOT / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "gpu.json"
+    for part in told.only or PARTS:
+        left = min(PARTS[part][1], ends - time.monotonic())
+        if left < 1:
+            why = {"status": "skipped", "error": "no time was left", "rows": {}}
+            record(path, part, why)
+            found[part] = "skipped"
+        elif told.apart:
+            found[part] = do_apart(part, told.device, told.tiny, path, left)
+        else:
+            found[part] = do(part, told.device, told.tiny, path)
+        print(f"{part}: {found[part]}", flush=True)
+    show(path, found)
+    return int("failed" in found.values())
+
+
+def show(path: Path, names: Sequence[str]) -> None:
+    """Print the rows of these parts as they stand in the file."""
+    for part in names:
+        known = files.read_json(path)["parts"][part]
+        print(f"\n{part}: {known['status']} {known.get('error', '')}".rstrip())
+        for name, row in known["rows"].items():
+            print(f"  {name}: {row}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
