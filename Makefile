@@ -33,7 +33,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute evidence test lint unit nbval sync book bench real clean
+.PHONY: help setup execute evidence test lint unit nbval sync book bench real clean gpu
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine:
 
 real: $(STAMP)  ## chapter 05 on a released checkpoint and COCO's files: PRESET=t4|gpu DATA=DIR [CHECKPOINT=...] [BITS=4]
 	cd chapters && $(PY) -m lab.tools.real --preset "$(PRESET)" --data "$(if $(DATA),$(abspath $(DATA)))" --checkpoint "$(CHECKPOINT)" --bits "$(BITS)"
+
+gpu: $(STAMP)  ## measure and check this machine's GPU in under eight minutes: figures/gpu.json
+	PYTHON=$(PY) tests/on_gpu.sh
 
 clean:  ## remove caches and build products (not .venv)
 	rm -rf build chapters/.cache .pytest_cache .ruff_cache

@@ -32,8 +32,8 @@
 # to <!-- fig:05_real_thing:results.lines.EFUF.chair_s.*.0:.0f:100 -->5<!-- / --> % by EFUF
 # and <!-- fig:05_real_thing:results.lines.SARE.chair_s.*.0:.0f:100 -->0<!-- / --> % by SARE; one
 # seed, in which SARE relapses no later, so it shows that the road goes through,
-# not which method is better. **A
-# 7B model we have not run**: see *What we did not show*.
+# not which method is better. **We have not run a 7B model**: see *What we did not
+# show*.
 #
 # **What you need.** Chapters [02](02_fragile_erasure.ipynb) to
 # [04](04_relearning.ipynb); what an adapter is (LoRA).
@@ -55,6 +55,10 @@ data = (
     ""  # a folder of COCO's, POPE's and EFUF's files; empty: the exported one
 )
 bits = 16  # of the language model's weights: 4 (bitsandbytes) for a 16 GB GPU
+images = 2224  # training images: the first of them, for erasure and attack
+tested = 0  # of POPE's images: the first of them; 0: all
+rows_at_once = 0  # captions in a forward; 0: estimated from the model's size
+probed = False  # True: rho, learning rate and level from the first steps
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the
@@ -75,13 +79,17 @@ root = next(p for p in places if (p / "chapters" / "lab").is_dir())
 sys.path[:0] = [str(root), str(root / "chapters")]
 
 # %%
+from dataclasses import replace
+
 import torch
 from peft import PeftModel
 
 from lab.evidence import figures, readings, titles
 from lab.experiments import presets
-from lab.field import coco, devices, export, judge, photos, ranks, score
+from lab.field import coco, devices, export, judge, photos, probe, ranks, score
+from lab.field.fewer import fewer_questions
 from lab.llava.checkpoints import load, save
+from lab.llava.resuming import Checkpoint
 from lab.llava.speech import generate
 from lab.metrics import chair
 from lab.world.curate import Thresholds, curate
@@ -93,10 +101,11 @@ from sare_min.unlearn import METHODS, Training, unlearn
 
 setting = presets.get_preset(preset, seeds.split())
 seed = setting.seeds[0]
-rank, n_ranks = (
-    ranks.join()
-)  # 0 and 1, unless torchrun started several of these
+# 0 and 1, unless torchrun started several of these
+rank, n_ranks = ranks.join()
 own = f"{preset}-{seed}" + (f"-rank{rank}" if rank else "")
+if checkpoint:
+    own += f"-{Path(checkpoint).name}-{bits}"
 out = root / "build/05_real_thing" / own  # adapters, captions, answers, scores
 
 # %% [markdown]
@@ -128,8 +137,9 @@ for name, path in files.items():
     print(f"{name:12s} {path.relative_to(folder)}")
 
 # %% [markdown]
-# POPE says which validation images are asked about; those are our test images.
-# Of the training images we take the first two thousand or so: the erasure sees
+# POPE says which validation images are asked about; those are our test images
+# (or the first of them, where `tested` says so). Of the training images we take
+# the first two thousand or so: the erasure sees
 # one part, the attacker the other. Every row of an annotation file is checked
 # while it is read, yet only the images that we use need be on disk, and a
 # picture is opened only when a batch asks for it.
@@ -138,11 +148,15 @@ for name, path in files.items():
 homes = {
     split: photos.images_folder(files[split]) for split in ("val", "train")
 }
+if tested:
+    pope = {kind: files[kind] for kind in KINDS}
+    files |= fewer_questions(pope, tested, out / "pope")
 questions = [coco.read_questions(files[kind]) for kind in KINDS]
 wanted = {question["image"] for row in questions for question in row}
 val = photos.read_images(files["val"], homes["val"], names=wanted)
-train = photos.read_images(files["train"], homes["train"], limit=2224)
-parts = {"erase": train[:1024], "attack": train[1024:], "val": val}
+train = photos.read_images(files["train"], homes["train"], limit=images)
+cut = len(train) * 1024 // 2224
+parts = {"erase": train[:cut], "attack": train[cut:], "val": val}
 asked = {kind: photos.read_pope(files[kind], val) for kind in KINDS}
 
 # %% tags=["nbval-check-output"]
@@ -167,7 +181,7 @@ dtype = devices.compute_dtype()
 stored = devices.four_bit(dtype) if bits == 4 else {}
 model, processor = load(checkpoint, dtype=dtype, **stored)
 n_weights = sum(p.numel() for p in model.parameters())
-fits = max(2, min(64, int(3e10 / n_weights)))  # rows in a forward: 4 at 7B
+fits = rows_at_once or max(2, min(64, int(3e10 / n_weights)))  # 4 at 7B
 features = {
     part: embed_images(model, processor, photos.Pictures(row), batch_size=fits)
     for part, row in parts.items()
@@ -280,6 +294,9 @@ print(
 # attacker's part that he will not use; annotations mark their wrong
 # sub-sentences. We stop at four nats, not at the eight of the other chapters;
 # *Too far*, below, says why.
+#
+# In fp16 a loss must be scaled, or small gradients become zero on their way
+# (`devices.scaled`; in any other dtype it changes nothing).
 
 # %%
 shown = [
@@ -309,6 +326,7 @@ print(
 
 # %%
 names = ("EFUF", "SARE")
+methods = {name: devices.scaled(METHODS[name], dtype) for name in names}
 stop_nll = 4.0  # nats a token
 micro_batch = min(fits, max(1, 32 // n_ranks))
 training = Training(steps=240, batch_size=32, micro_batch=micro_batch, lr=1e-3)
@@ -320,8 +338,30 @@ def level(model) -> float:
 
 
 # %% [markdown]
+# Another model has other lengths: a `rho` and a learning rate are distances in
+# weights. Where `probed` says so, both are read off the first steps, by what
+# they do to the forget level; `lab/field/probe.py` states the rule and its
+# limits.
+
+# %%
+if probed:
+    stop_nll = level(model) + probe.FURTHER
+    torch.manual_seed(seed)
+    new = set_trainable(model, "lora")
+    new = devices.recompute(new) if fits < 64 else new
+    keep = out / "probe.json"  # for a run that goes on
+    found = probe.probe(new, erase_data, micro_batch=fits, keep=keep)
+    model = new.eval().unload()
+    training = replace(training, lr=found.lr)
+    methods["SARE"] = replace(methods["SARE"], rho=found.rho)
+    print(f"{found}; to stop at {stop_nll:.1f} nats")
+
+
+# %% [markdown]
 # Then both methods, from the same start. What each ends at is saved, and speaks
-# for itself in files like the base model's:
+# for itself in files like the base model's. (A run of hours keeps its state
+# beside them: started again, it goes on from there to the bytes that it would
+# have had. The microworld's, of seconds, has no use for it.)
 
 
 # %%
@@ -330,7 +370,9 @@ def erase(method: str, stop_at: float, name: str) -> None:
     torch.manual_seed(seed)
     model = set_trainable(load(checkpoint, dtype=dtype, **stored)[0], "lora")
     model = devices.recompute(model) if fits < 64 else model
-    given = trainable(model), erase_data, METHODS[method], training
+    given = trainable(model), erase_data, methods[method], training
+    is_long = bool(data) and n_ranks == 1
+    state = Checkpoint(out / name / "state", 10) if is_long else None
     with ranks.shared(*given) as (shared, part):
         log = unlearn(
             model,
@@ -340,6 +382,7 @@ def erase(method: str, stop_at: float, name: str) -> None:
             seed,
             progress=False,
             stop=lambda _: ranks.agreed(level(model) >= stop_at),
+            checkpoint=state,
         )
     reached = level(model.eval())
     save(model, processor, out / name / "adapter")
@@ -428,12 +471,12 @@ for name in names:
 #
 # Why four nats, and not the eight of the other chapters? An adapter that is
 # pushed further can keep CHAIR and recall, and lose what nobody trained: the
-# answers to questions. Here EFUF goes on to seven, and beyond, since nothing
-# lands a run here. Compare the last number; POPE's official parser takes each
+# answers to questions. Here EFUF goes three nats further, and beyond, since
+# nothing lands a run here. Compare the last number; POPE's official parser takes each
 # answer that is neither yes nor no for a yes.
 
 # %%
-erase("EFUF", 7.0, "EFUF, further")
+erase("EFUF", stop_nll + 3.0, "EFUF, further")
 three = {name: measure(name) for name in ("base", "EFUF", "EFUF, further")}
 for name, found in three.items():
     print(f"{name}:", readings.spell_scores(found))
@@ -449,7 +492,7 @@ for name, found in three.items():
 
 # %%
 at = [n for n in setting.coarse if n <= len(attack_data)]
-results, how = {}, {"lr": 1e-3, "seed": seed, "progress": False}
+results, how = {}, {"lr": training.lr, "seed": seed, "progress": False}
 for name in names:
     whole = load(checkpoint, dtype=dtype, **stored)[0]
     erased = PeftModel.from_pretrained(whole, out / name / "adapter")
@@ -470,9 +513,9 @@ for name in names:
 curves = readings.curves(results, *names)
 curves["scores"] = {name: readings.shares(row) for name, row in three.items()}
 caption = (
-    "From files: LoRA erasure (rank 16, AdamW 1e-3, to "
-    f"{stop_nll} nats), adapter loaded by peft and merged, LoRA relearning "
-    "(AdamW 1e-3, batches of 8, one pass); CHAIR by EFUF's convention; "
+    f"From files: LoRA erasure (rank 16, AdamW {training.lr:.2g}, to "
+    f"{stop_nll:.1f} nats), adapter loaded by peft and merged, LoRA relearning "
+    "(the same rate, batches of 8, one pass); CHAIR by EFUF's convention; "
     f"{len(val)} test images; one seed."
 )
 if rank == 0:
@@ -582,7 +625,8 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # **A 7B model.** Neither the weights of LLaVA-1.5 nor COCO's images were at
 # hand: what was run at full size is nothing, what was run from the same formats
 # is the microworld. Learning rates, `rho` and the stop level of four nats are
-# the microworld's, and will need choosing again; rows a forward at 7B were
+# the microworld's; `probed = True` chooses them again, by a rule that was only
+# tried there (`make real` takes it). Rows a forward at 7B were
 # estimated, not measured; the attacker's batch of eight is one forward. The
 # synonyms table is a compact one: give CHAIR's own list for published numbers
 # (`lab.score --synonyms`). Curation judges whether an object is there, never

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from lab import files
+from lab.field import settings
 from lab.tools import execute
 
 if sys.version_info >= (3, 11):
@@ -83,7 +84,18 @@ def test_one_parameters_cell_of_literals(pair):
         "checkpoint",
         "data",
         "bits",
+        "images",
+        "tested",
+        "rows_at_once",
+        "probed",
     }
+
+
+@pytest.mark.parametrize("name", settings.SETTINGS)
+def test_chapter_05_declares_what_make_real_gives(name):
+    """Fails if a run on real files stops at papermill's door."""
+    given = settings.parameters(settings.SETTINGS[name], "somewhere")
+    execute.parameters(CHAPTERS / "05_real_thing.ipynb", given)
 
 
 def test_prose_leads(pair):
