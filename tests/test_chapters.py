@@ -212,7 +212,13 @@ def test_findings_are_quoted_from_files(name):
     learned = text[text.index("## What we learned") : text.index("## What we did not show")]
     typed = re.sub(r"<!-- [^/].*?<!-- / -->", "", answer + learned, flags=re.DOTALL)
     settings = ("128 relearning samples", "L2 distance of 0.5", "within 0.5", "95 % interval")
-    settings += ("llava-1.5-7b-hf", "step of length 0.5", "640\nsamples", "640 samples")
+    settings += (
+        "llava-1.5-7b-hf",
+        "Moved by 0.5 in",
+        "step of length 0.5",
+        "640\nsamples",
+        "640 samples",
+    )
     for setting in settings:
         typed = typed.replace(setting, "")
     assert "<!-- " in answer and not RESULT.findall(typed), RESULT.findall(typed)
