@@ -263,7 +263,7 @@ print(
 #
 # From here on [`attack_all`](lab/experiments/attacks.py#L261) erases and attacks
 # for every seed, in several orders of the same captions, and keeps what it
-# found; [`book_attacks`](lab/experiments/presets.py#L230) says what the book
+# found; [`book_attacks`](lab/experiments/presets.py#L233) says what the book
 # compares. Each run goes on until a cool-down, ten steps with a falling learning
 # rate, should end at a set NLL of the forget sub-sentences of 64 *stop
 # captions*, whose scenes no erasure sees. If it then stands short, it goes on
