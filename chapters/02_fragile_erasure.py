@@ -559,9 +559,8 @@ for way in landscape.DIRECTIONS:
 # distance does every other caption invent something again? (`None`: at none of
 # those measured.) This smallest distance is a fair notion of sharpness for our
 # purpose, and we shall call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
-# By the steepest way it lies between 1.0 and 1.5 in the book's run, and the
-# attacker travels that far with 256 samples: his way is not the steepest, and no
-# longer.
+# By the steepest way it lies about as far away as the attacker travels with 256
+# samples: he needs no straight line, and goes no farther than it would be.
 #
 # ### A map
 #

@@ -222,3 +222,26 @@ def test_findings_are_quoted_from_files(name):
     for setting in settings:
         typed = typed.replace(setting, "")
     assert "<!-- " in answer and not RESULT.findall(typed), RESULT.findall(typed)
+
+
+SETTINGS = {  # numbers in prose that no run gives: settings, levels of a test, names
+    *("0 %", "5 %", "50 %", "90 %", "95 %", "100 %", "51 points"),
+    *("128 samples", "256 samples", "640 samples"),
+    *("0.01", "0.1", "0.2", "0.25", "0.3", "0.5", "0.7", "1.0", "1.5"),
+    *("2.2", "12.7", "27.5"),  # t factors; a threshold of EFUF's
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_types_no_result(name):
+    """Fails if a chapter's prose holds a typed number that is no setting: a new run would leave it
+    behind.
+    """
+    cells = jupytext.read(CHAPTERS / f"{name}.py").cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    text = text[: text.index("## Exercises")]
+    text = re.sub(r"<!-- [^/].*?<!-- / -->|```.*?```", "", text, flags=re.DOTALL)
+    found = {
+        " ".join(match.split()) for match in re.findall(r"\d+\.\d+|\d+\s(?:%|points|samples)", text)
+    }
+    assert not found - SETTINGS
