@@ -97,7 +97,7 @@ def test_chapter_05_reads_what_was_fetched(server, world, tmp_path):
     said = get(server, tmp_path)
     source = (ROOT / "chapters/05_real_thing.py").read_text()
     likes = re.findall(r'": "((?:instances|captions)_.*?|pos_neg.json|sentences.json)"', source)
-    assert len(likes) == 6 and f"limit={fetch.IMAGES})" in source
+    assert len(likes) == 6 and f"images = {fetch.IMAGES} " in source
     kinds = ("random", "popular", "adversarial")
     files = {like: photos.find(tmp_path, like) for like in likes}
     asked = {kind: photos.find(tmp_path, f"coco_pope_{kind}.json") for kind in kinds}
