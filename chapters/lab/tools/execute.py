@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jupytext
@@ -254,12 +254,17 @@ def main(words: Sequence[str] | None = None) -> None:
     compare(before, attempt(folder))
 
 
-def command(words: Sequence[str] | None = None) -> None:
-    """`main`, which ends with one line and exit status 1 where something is wrong."""
+def ended(work: Callable[..., None], words: Sequence[str] | None) -> None:
+    """work(words), which ends with one line and exit status 1 where something is wrong."""
     try:
-        main(words)
+        work(words)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+
+
+def command(words: Sequence[str] | None = None) -> None:
+    """`main`, for a shell."""
+    ended(main, words)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ from its last checkpoint. No such run has been made here, so its time is only es
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import files
 from ..field import photos
 from ..field.settings import SETTINGS, Setting, estimate, get_setting, parameters
-from .execute import execute
+from .execute import ended, execute
 
 CHAPTER = "05_real_thing"
 NEEDED = ("instances_train*.json", "instances_val*.json", "coco_pope_random.json")
@@ -63,11 +62,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def command(words: Sequence[str] | None = None) -> None:
-    """`main`, which ends with one line and exit status 1 where something is wrong."""
-    try:
-        main(words)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+    """`main`, for a shell."""
+    ended(main, words)
 
 
 if __name__ == "__main__":
