@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import files
-from . import figures, ledger, quotes
+from . import after, figures, ledger, quotes
 
 
 def main(
@@ -27,6 +27,7 @@ def main(
     for run in runs:
         print(f"kept {ledger.keep(Path(run), folder).name}")
     ledger.write(readme, folder)
+    after.write(folder)
     filled = quotes.write(prose, folder)
     print(f"quotes changed in: {', '.join(path.name for path in filled) or 'no file'}")
     redraw = getattr(figures, "redraw", None)

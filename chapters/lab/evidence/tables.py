@@ -185,8 +185,10 @@ def measured(
 
 
 def spell(row: Mapping, digits: int = 2) -> str:
-    """ "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds -> supported": a row of the ledger."""
-    words = stats.spell_difference(row, digits)
+    """A row of the ledger: "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds, matters from 12 ->
+    supported".
+    """
+    words = f"{stats.spell_difference(row, digits)}, matters from {row['margin']:g}"
     reading = row["verdict"] + (f": {row['reading']}" if row["reading"] else "")
     if row["verdict"] == "not comparable":
         reading += f" ({pages.levels(row)})"
