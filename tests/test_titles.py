@@ -99,10 +99,10 @@ MADE = {  # committed figure -> how its chapter makes the title
     "04_methods": titles.least,
     "04_causes": titles.least,
     "04_controls": titles.least,
-    "04_cost": titles.cost,
     "04_sweep": titles.sweep,
     "04_attacks": titles.others,
-    "04_levels": titles.levels,
+    "04_work": titles.work,
+    "04_distance": titles.along,
     "04_variance": titles.variance,
     "05_real_thing": titles.halves_of,
 }
