@@ -551,3 +551,18 @@ def test_rows_of_runs_are_paired_by_seed(name):
     assert set(preset.controls) <= {*presets.CONTROLS, *presets.PARTNERS}
     assert set(preset.cheaper) <= set(presets.CONTROLS)
     assert preset.few().seeds == preset.seeds[: preset.n_side_seeds]
+
+
+def test_pruning_takes_its_share_of_equal_weights(model):
+    """Fails if all weights that equal the last one to go are pruned with it."""
+    (weight,) = (p for p in attacks.matrices(model)[:1])
+    with torch.no_grad():
+        weight.copy_(torch.where(torch.arange(weight.numel()).view_as(weight) % 2 == 0, 1.0, 2.0))
+    attacks.prune(model, 0.1)
+    assert int((weight == 0).sum()) == int(0.1 * weight.numel()) and weight.max() == 2
+
+
+def test_a_run_with_a_function_has_no_name():
+    """Fails if a result is kept under a memory address, where nothing finds it again."""
+    with pytest.raises(ValueError, match="changes: forget_loss is a function"):
+        Run(1, "SARE", changes=(("forget_loss", len),))

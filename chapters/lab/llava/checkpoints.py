@@ -139,8 +139,9 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
                 f"{place}: holds something else than the checkpoint to be replaced (no {kind}):"
                 " move it, or save to a new directory."
             )
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not path.exists() and (old / kind).exists():  # a save died between its two renames
+        old.replace(path)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     (part / UNFINISHED).touch()
     model.save_pretrained(part)
@@ -149,6 +150,7 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
         (part / BASE).write_text(json.dumps(_weights(base(model))) + "\n")
     (part / UNFINISHED).unlink()
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
         path.replace(old)
     part.replace(path)
     shutil.rmtree(old, ignore_errors=True)
@@ -229,7 +231,7 @@ def _is_its_base(model: LlavaForConditionalGeneration, folder: Path) -> bool:
 
 
 def _sample(model: nn.Module) -> dict[str, Tensor]:
-    """At most 1024 values of each weight that is no adapter's, by its name without peft's parts."""
+    """Up to 2047 values of each weight that is no adapter's, by its name without peft's parts."""
     adapter, found = adapter_weights(model), {}
     for name, weight in model.named_parameters():
         if name not in adapter:
