@@ -23,15 +23,18 @@ def length(gradients: Sequence[Tensor | None], what: str) -> float:
     """The L2 norm over all of them together (None: no part), computed in fp32 at least.
 
     Sharded ones (DTensors) count whole, and every process must ask. Raises ValueError naming `what`
-    and the place of the first that is not finite, among those that are there.
+    and the place of the first that is not finite.
     """
-    wide = ((g, torch.promote_types(g.dtype, torch.float32)) for g in gradients if g is not None)
-    norms = [torch.linalg.vector_norm(g, dtype=dtype) for g, dtype in wide]
-    norms = [(n.full_tensor() if isinstance(n, DTensor) else n).cpu() for n in norms]
-    if bad := [i for i, norm in enumerate(norms) if not norm.isfinite()]:
-        what += f" is not finite in parameter {bad[0]} of {len(norms)}, no step taken"
+    norms = {
+        i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+        for i, g in enumerate(gradients)
+        if g is not None
+    }
+    found = [(n.full_tensor() if isinstance(n, DTensor) else n).cpu() for n in norms.values()]
+    if bad := [i for i, norm in zip(norms, found) if not norm.isfinite()]:
+        what += f" is not finite in parameter {bad[0]} of {len(gradients)}, no step taken"
         raise ValueError(f"{what}: lower the learning rate, or look at the data.")
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return float(torch.linalg.vector_norm(torch.stack(found))) if found else 0.0
 
 
 @contextmanager
