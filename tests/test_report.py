@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -321,6 +322,20 @@ def test_a_run_without_keep_leaves_the_book_alone(house, capsys):
     assert "✓ reproduced" in said and f"As a page: {page}" in said
     assert "-9.0 [-14.0, -4.0]" in page.read_text()
     assert not page.with_name("reproduction.html.part").exists()
+
+
+def test_a_second_run_waits_for_the_first(house, capsys):
+    """Fails if two runs write one build/ at once, or if the wait goes without a word."""
+    second = threading.Thread(target=execute.main, args=([],), daemon=True)
+    with files.alone("execute"):
+        second.start()
+        said = ""
+        while "waiting" not in said and second.is_alive():
+            said += capsys.readouterr().out
+        assert "another run writes to build/: waiting for its end" in said
+        assert not (house.root / "build/figures/full/run.json").exists()
+    second.join(60)
+    assert (house.root / "build/reproduction.html").exists()
 
 
 def test_keep_writes_the_book_and_compares_with_what_stood_there(house, monkeypatch, capsys):
