@@ -161,6 +161,20 @@ def test_warnings(changes, warned):
     assert text.count("WARNING") == page.count('<p class="warning">') == len(warned)
 
 
+@pytest.mark.parametrize("key", ["", *MACHINE])
+def test_equal_bytes_are_promised_for_equal_runs_alone(key):
+    """Fails if a reader on another processor is told to expect the committed bytes, or one on the
+    same is not.
+    """
+    new = {"versions": MACHINE["versions"] | {"torch": "0"}}.get(key, ["other"])
+    found = report.promise(MACHINE, MACHINE | ({key: new} if key else {}))
+    assert ("have to be equal to the byte" in found) is (not key)
+    assert found.startswith(f"Not the same: {key}. " if key else "Both have the same ")
+    text = " ".join(report.text(run(row()), run(row())).split())
+    assert report.promise(MACHINE, MACHINE) in text
+    assert report.promise(MACHINE, MACHINE) in report.html(run(row()), run(row()))
+
+
 class Closed(HTMLParser):
     """Fails on a tag that closes another."""
 
