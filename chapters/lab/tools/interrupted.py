@@ -41,6 +41,7 @@ RUN = ("-m", "lab.tools.execute", "--preset", "fast")
 NBVAL = ("-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider")
 VICTIMS = ("run", "kernel", "worker")
 MARK = "SARE_INTERRUPTED"  # in the environment of all that a place runs
+WARM = 5.0  # seconds that a chapter takes at least
 PATIENCE = 30.0  # seconds in which a killed run's processes must be gone
 NOT_COPIED = (".git", ".venv*", "build", ".cache", "__pycache__", ".*_cache")
 NOT_COMPARED = {  # what two equal runs may write differently, and why
@@ -219,49 +220,46 @@ def same(place: Place) -> None:
     print(f"   {len(right)} files, all equal", flush=True)
 
 
-def whole(place: Place) -> None:
+def whole(place: Place, *_: object) -> None:
+    copied(place)
     finished(place, RUN, place.at / "logs/whole.log")
     files.write_json(place.at / "whole.json", written(place))
     shutil.copy(place.root / "build/profile.json", place.at / "took.json")
 
 
-def kills(place: Place, n: int, rng: random.Random) -> None:
-    """Rounds of one kill a chapter, and then a run to the end: the first from nothing, each later
-    one with entries taken away that took a third of the time.
+def kills(place: Place, share: float, rng: random.Random, n: int = 30) -> None:
+    """Rounds of one kill a chapter, and then a run to the end; before each round this share of the
+    cache's building time is taken away.
     """
     took = json.loads((place.at / "took.json").read_text())["chapters"]
-    done, share = 0, 1.0
+    done = 0
     while done < n:
         print(f"   {thin(place, share, rng)} entries taken away", flush=True)
-        done, share = _round(place, took, done, n, rng), 0.3
+        moments = {name: rng.uniform(0, share * took[name] + WARM) for name in NAMES}
+        done = _round(place, dict(list(moments.items())[: n - done]), done, rng)
         finished(place, RUN, place.at / f"logs/after-{done:02}.log")
         same(place)
 
 
-def _round(place: Place, took: dict[str, float], done: int, n: int, rng: random.Random) -> int:
-    """A kill in each chapter, at a random moment of the time that it takes from nothing; returns
-    the kills until now. A run that loses a worker goes on, and is the next one's victim.
+def _round(place: Place, moments: dict[str, float], done: int, rng: random.Random) -> int:
+    """A kill in each chapter, so many seconds after its beginning; returns the kills until now. A
+    run that loses a worker goes on, and is the next one's victim.
     """
-    run: subprocess.Popen | None = None
-    log = place.at
-    for chapter in NAMES:
-        if done == n:
-            break
+    run, log = None, place.at
+    for chapter, moment in moments.items():
         if run is None:
-            log = place.at / f"logs/kill-{done:02}.log"
+            log = place.at / f"logs/kill-{done + 1:02}.log"
             run = place.start(RUN, log)
-        moment = rng.uniform(0, took[chapter])
         if wait_for(log, chapter, run):
             with suppress(subprocess.TimeoutExpired):
                 run.wait(moment)
+        what = "none: it had ended"
         if run.poll() is None:
             what = kill(place, run, VICTIMS[(done + done // len(NAMES)) % len(VICTIMS)], rng)
-            print(f"   kill {done + 1}: {chapter} after {moment:.1f} s: {what}", flush=True)
             done += 1
+            print(f"   kill {done}: {chapter} after {moment:.1f} s: {what}", flush=True)
         elif run.returncode:
             raise RuntimeError(f"a run that should have gone on failed: see {log}")
-        else:
-            what = "none, it had ended"
         if what != "worker":
             run.wait()
             _none_left(place)
@@ -276,8 +274,8 @@ def _none_left(place: Place) -> None:
         raise RuntimeError(f"left running {PATIENCE:.0f} s after a kill: {', '.join(left)}")
 
 
-def two(place: Place, rng: random.Random) -> None:
-    thin(place, 1, rng)
+def two(place: Place, share: float, rng: random.Random) -> None:
+    thin(place, share, rng)
     logs = [place.at / f"logs/two-{i}.log" for i in range(2)]
     runs = [place.start(RUN, log) for log in logs]
     if any(codes := [run.wait() for run in runs]):
@@ -285,8 +283,8 @@ def two(place: Place, rng: random.Random) -> None:
     same(place)
 
 
-def nbval(place: Place, rng: random.Random) -> None:
-    thin(place, 0.3, rng)
+def nbval(place: Place, share: float, rng: random.Random) -> None:
+    thin(place, share, rng)
     words = (*NBVAL, str(place.root / "chapters/02_fragile_erasure.ipynb"))
     run = place.start(words, place.at / "logs/nbval-killed.log")
     with suppress(subprocess.TimeoutExpired):
@@ -302,8 +300,8 @@ def nbval(place: Place, rng: random.Random) -> None:
     same(place)
 
 
-def order(place: Place, rng: random.Random) -> None:
-    thin(place, 1, rng)
+def order(place: Place, share: float, rng: random.Random) -> None:
+    thin(place, share, rng)
     jobs = place.root / "chapters/lab/jobs.py"
     straight = jobs.read_text()
     try:
@@ -314,28 +312,33 @@ def order(place: Place, rng: random.Random) -> None:
     same(place)
 
 
+PARTS: dict[str, Callable[..., None]] = {
+    "whole": whole,
+    "kills": kills,
+    "two": two,
+    "nbval": nbval,
+    "order": order,
+}
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", required=True, help="a folder for copy, cache and logs")
+    parser.add_argument("--parts", default=" ".join(PARTS))
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
-    parser.add_argument("--parts", default="whole kills two nbval order")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=1.0,
+        help="of the cache's building time, taken away before each round; 1: from nothing",
+    )
     given = parser.parse_args(words)
-    rng = random.Random(given.seed)
-    parts: dict[str, Callable[[Place], None]] = {
-        "whole": whole,
-        "kills": lambda place: kills(place, given.kills, rng),
-        "two": lambda place: two(place, rng),
-        "nbval": lambda place: nbval(place, rng),
-        "order": lambda place: order(place, rng),
-    }
-    place = Place(Path(given.into).resolve())
+    place, rng = Place(Path(given.into).resolve()), random.Random(given.seed)
     for name in given.parts.split():
         print(f"== {name}", flush=True)
-        if name == "whole":
-            copied(place)
         begun = time.monotonic()
-        parts[name](place)
+        PARTS[name](place, given.share, rng, *([given.kills] if name == "kills" else []))
         print(f"   {name}: passed, {(time.monotonic() - begun) / 60:.1f} minutes", flush=True)
 
 
