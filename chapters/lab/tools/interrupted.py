@@ -87,7 +87,6 @@ class Place:
             "PYTHONPATH": paths,
             "LAB_CACHE": str(self.cache),
             "TMPDIR": str(self.at / "tmp"),
-            "JUPYTER_RUNTIME_DIR": str(self.at / "jupyter"),
         }
 
     def start(self, words: Sequence[str], log: Path) -> subprocess.Popen:
@@ -228,50 +227,39 @@ def whole(place: Place, *_: object) -> None:
 
 
 def kills(place: Place, share: float, rng: random.Random, n: int = 30) -> None:
-    """Rounds of one kill a chapter, and then a run to the end; before each round this share of the
+    """Rounds of one kill in each chapter, and then a whole run; before each round this share of the
     cache's building time is taken away.
     """
     took = json.loads((place.at / "took.json").read_text())["chapters"]
     done = 0
     while done < n:
         print(f"   {thin(place, share, rng)} entries taken away", flush=True)
-        moments = {name: rng.uniform(0, share * took[name] + WARM) for name in NAMES}
-        done = _round(place, dict(list(moments.items())[: n - done]), done, rng)
+        for chapter in NAMES:
+            victim = VICTIMS[(done + done // len(NAMES)) % len(VICTIMS)]  # another in each round
+            moment = rng.uniform(0, share * took[chapter] + WARM)
+            what = killed(place, chapter, moment, victim, rng)
+            done += what in VICTIMS
+            print(f"   kill {done}: {chapter} after {moment:.1f} s: {what}", flush=True)
         finished(place, RUN, place.at / f"logs/after-{done:02}.log")
         same(place)
 
 
-def _round(place: Place, moments: dict[str, float], done: int, rng: random.Random) -> int:
-    """A kill in each chapter, so many seconds after its beginning; returns the kills until now. A
-    run that loses a worker goes on, and is the next one's victim.
+def killed(place: Place, chapter: str, moment: float, victim: str, rng: random.Random) -> str:
+    """Run a chapter and kill so many seconds after its beginning; what was killed. One that loses a
+    worker has to go on to its end. Raises RuntimeError if it does not, or if something still runs.
     """
-    run, log = None, place.at
-    for chapter, moment in moments.items():
-        if run is None:
-            log = place.at / f"logs/kill-{done + 1:02}.log"
-            run = place.start(RUN, log)
-        if wait_for(log, chapter, run):
-            with suppress(subprocess.TimeoutExpired):
-                run.wait(moment)
-        what = "none: it had ended"
-        if run.poll() is None:
-            what = kill(place, run, VICTIMS[(done + done // len(NAMES)) % len(VICTIMS)], rng)
-            done += 1
-            print(f"   kill {done}: {chapter} after {moment:.1f} s: {what}", flush=True)
-        elif run.returncode:
-            raise RuntimeError(f"a run that should have gone on failed: see {log}")
-        if what != "worker":
-            run.wait()
-            _none_left(place)
-            run = None
-    if run is not None and run.wait():
+    log = place.at / f"logs/killed-{chapter}-{victim}.log"
+    run, what = place.start((*RUN, "--only", chapter), log), "none: it had ended"
+    if wait_for(log, chapter, run):
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(moment)
+    if run.poll() is None:
+        what = kill(place, run, victim, rng)
+    if run.wait() and what not in ("run", "kernel"):
         raise RuntimeError(f"a run that should have gone on failed: see {log}")
-    return done
-
-
-def _none_left(place: Place) -> None:
     if left := strays(place):
         raise RuntimeError(f"left running {PATIENCE:.0f} s after a kill: {', '.join(left)}")
+    return what
 
 
 def two(place: Place, share: float, rng: random.Random) -> None:
@@ -289,12 +277,12 @@ def nbval(place: Place, share: float, rng: random.Random) -> None:
     run = place.start(words, place.at / "logs/nbval-killed.log")
     with suppress(subprocess.TimeoutExpired):
         run.wait(rng.uniform(15, 30))
-    was = run.poll()
+    if run.poll() is not None:
+        raise RuntimeError("nbval ended before it was killed: see logs/nbval-killed.log")
     run.kill()
     run.wait()
-    _none_left(place)
-    if was is not None:
-        raise RuntimeError("nbval ended before it was killed: see logs/nbval-killed.log")
+    if left := strays(place):
+        raise RuntimeError(f"left running {PATIENCE:.0f} s after a kill: {', '.join(left)}")
     finished(place, words, place.at / "logs/nbval.log")
     finished(place, RUN, place.at / "logs/nbval-whole.log")
     same(place)
