@@ -1,19 +1,11 @@
-"""The pieces of `lab.tools.interrupted`; and that jobs give the same bytes in any order, on any
-number of workers.
-"""
+"""The pieces of `lab.tools.interrupted`, which kills runs and compares what they write."""
 
-import json
-import os
 import random
 import signal
-from functools import partial
-from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 
-from lab import jobs
 from lab.tools import interrupted
 
 
@@ -93,39 +85,18 @@ def test_what_is_taken_away_took_its_share_of_the_time(place):
     assert not (place.cache / "base/c").exists() and not (place.root / "build").exists()
 
 
-def trains(job):
-    """A result that needs drawn numbers, as a folder of the cache."""
-    cache, n = job
+def test_the_copys_jobs_are_shuffled_and_their_results_are_not():
+    """Fails if the command compares one order with the same one, or mixes results up."""
+    seen = []
 
-    def build(path):
-        drawn = torch.nn.Linear(n + 1, 4).weight.tolist()  # as a fresh adapter draws
-        (path / "found.json").write_text(json.dumps([n, drawn, torch.rand(n).tolist()]))
+    def side_by_side(work, jobs, label, workers=None, progress=True):
+        seen.extend((workers, job) for job in jobs)
+        return [work(job) for job in jobs]
 
-    with pytest.MonkeyPatch.context() as patch:  # the worker is another test's, too
-        patch.setattr(jobs, "CACHE", Path(cache))
-        return json.loads((jobs.folder("thing", n, (), build) / "found.json").read_text())
-
-
-def found_and_written(cache: Path, work, order):
-    """(results by job, the bytes of the files that they stand in)."""
-    found = work(trains, [(str(cache), n) for n in order])
-    names = sorted(cache.glob("*/*/found.json"))
-    return dict(zip(order, found)), {p.relative_to(cache): p.read_bytes() for p in names}
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a worker that is not forked loads for seconds")
-def test_any_order_and_any_number_of_workers_give_the_same_bytes(tmp_path):
-    """Fails if a job's result depends on what its worker did before it, or on its place."""
-    jobs.warm_up()
-    copy = {"side_by_side": jobs.side_by_side}
-    exec(interrupted.SHUFFLED, copy)  # what the command adds to its copy
-    quiet = {"label": "", "progress": False}
-    straight = found_and_written(tmp_path / "a", lambda *job: [*map(*job)], range(6))
-    assert len(straight[1]) == 6 == len(set(straight[1].values()))
-    work = partial(jobs.side_by_side, workers=2, **quiet)
-    assert found_and_written(tmp_path / "b", work, [4, 2, 5, 1, 0, 3]) == straight
-    work = partial(copy["side_by_side"], **quiet)
-    assert found_and_written(tmp_path / "c", work, range(6)) == straight
+    copy = {"side_by_side": side_by_side}
+    exec(interrupted.SHUFFLED, copy)
+    assert copy["side_by_side"](str, range(20), "") == [str(n) for n in range(20)]
+    assert sorted(seen) == [(1, n) for n in range(20)] != seen
 
 
 def test_a_run_that_fails_is_not_taken_for_one_that_ended(place):

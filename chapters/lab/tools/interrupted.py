@@ -6,12 +6,13 @@ gets a cache of its own, and runs there what `make execute PRESET=fast` calls:
 - `whole`: from nothing to the end. What it wrote is what the others are held against.
 - `kills`: kill -9 of the run, its kernel or a worker, in turn, at random moments of each chapter;
   started again each time. After each kill nothing may be left running.
-- `two`: two runs at once, from nothing.
+- `two`: two runs at once.
 - `nbval`: chapter 02 under nbval, killed and run again; then a whole run.
-- `order`: one worker instead of one a core, and the jobs shuffled.
+- `order`: one worker instead of one a core, and the jobs of each call shuffled.
 
-`--parts "kills two"` does some of them again, against the whole run that lies in DIR. All take
-over an hour on two cores, so CI tests the pieces alone (tests/test_interrupted.py).
+`--parts kills two` does some of them again, against the whole run that lies in DIR; `--share 0.1`
+begins with most of its cache instead of none. From nothing all take hours on two cores, so CI tests
+the pieces alone (tests/test_interrupted.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import psutil
+import psutil  # ipykernel brings it
 
 from .. import entries, files
 from .execute import NAMES, ended, strip
@@ -80,6 +81,7 @@ class Place:
         return self.at / "cache"
 
     def environment(self) -> dict[str, str]:
+        """This process's, with the copy's modules, cache and temporary files."""
         own = {k: v for k, v in os.environ.items() if k not in ("KEEP", "LAB_THREADS")}
         paths = os.pathsep.join([str(self.root), str(self.root / "chapters")])
         return own | {
@@ -312,7 +314,7 @@ PARTS: dict[str, Callable[..., None]] = {
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--into", required=True, help="a folder for copy, cache and logs")
-    parser.add_argument("--parts", default=" ".join(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and victims")
     parser.add_argument(
@@ -323,7 +325,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(words)
     place, rng = Place(Path(given.into).resolve()), random.Random(given.seed)
-    for name in given.parts.split():
+    for name in given.parts:
         print(f"== {name}", flush=True)
         begun = time.monotonic()
         PARTS[name](place, given.share, rng, *([given.kills] if name == "kills" else []))
