@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 from scipy.stats import ttest_1samp
@@ -219,6 +220,26 @@ def test_record_merges_and_recomputes(book):
     assert len(lines) == 2 + 4 * 12 and lines[2] == "C6a,baseline,1001,0,0,20,8,1"
     assert lines[2:] == sorted(lines[2:])
     assert not list(book.glob("*.part"))
+
+
+def test_two_runs_lose_no_row(book, monkeypatch):
+    """Fails if the row that another run adds, after this one has read rows.csv, is lost."""
+    record({"C5a": pair(0, 0.1)})
+    read, others = observations.read, []
+
+    def slow(path, plan):
+        found = read(path, plan)
+        if not others:
+            others.append(threading.Thread(target=record, args=({"C7a": pair(-20, 3)},)))
+            others[0].start()
+            others[0].join(0.5)  # more than it needs, where nothing holds it up
+        return found
+
+    monkeypatch.setattr(observations, "read", slow)
+    record({"C6a": pair(-20, 3)})
+    others[0].join(60)
+    lines = (book / "rows.csv").read_text().splitlines()[2:]
+    assert {line.partition(",")[0] for line in lines} == {"C5a", "C6a", "C7a"}
 
 
 def test_the_ledger_follows_from_the_rows_alone(book):

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 LAB = Path(__file__).resolve().parent
 CHAPTERS, ROOT = LAB.parent, LAB.parents[1]
 BOOK_SEEDS = tuple(range(1001, 1013))  # of the figures that are committed, as the plan has them
@@ -71,6 +73,26 @@ def _runs(process: int) -> bool:
     except PermissionError:  # it runs, and is another user's
         pass
     return True
+
+
+@contextmanager
+def alone(name: str, waiting: str = "") -> Iterator[None]:
+    """No other process of this checkout is in here under the same name; one that is dead is not.
+
+    waiting: a line to print, if another one has to be waited for.
+    """
+    (ROOT / "build").mkdir(exist_ok=True)
+    lock = FileLock(ROOT / f"build/{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:

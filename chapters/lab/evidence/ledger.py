@@ -223,11 +223,12 @@ def record(found: Mapping[str, Pair], preset: str, seeds: Sequence[int]) -> list
     plan, folder = load(), files.figures_folder(preset, seeds)
     seen.check(found, plan)
     path = folder / "rows.csv"
-    known = {}
-    if path.exists() and seen.stamp(path) == plan.hash:
-        known = seen.read(path, plan)
-    seen.write(path, known | dict(found), plan)
-    return [row for row in _rejudge(path, plan) if row["id"] in found]
+    with files.alone("rows"):  # what another run adds between reading and writing would be lost
+        known = {}
+        if path.exists() and seen.stamp(path) == plan.hash:
+            known = seen.read(path, plan)
+        seen.write(path, known | dict(found), plan)
+        return [row for row in _rejudge(path, plan) if row["id"] in found]
 
 
 def _rejudge(path: Path, plan: Plan) -> list[dict]:
