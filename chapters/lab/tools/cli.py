@@ -48,9 +48,11 @@ def _main(given: list[str]) -> int:
         return fetch.main(given[1:], "sare-min fetch")
     if given[:1] == ["audit"]:
         return command.main(given[1:])
-    is_help = given in ([], ["-h"], ["--help"])
-    print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
-    return 0 if is_help else 2
+    if given not in ([], ["-h"], ["--help"]):
+        print(f"error: no such command: {given[0]}. See `sare-min --help`.", file=sys.stderr)
+        return 2
+    print((__doc__ or "").strip())
+    return 0
 
 
 if __name__ == "__main__":
