@@ -15,6 +15,7 @@ LAB = files.LAB
 ORDER = (
     "sare_min",
     "files",
+    "shell",
     "entries",
     "jobs",
     "metrics",

@@ -9,6 +9,7 @@ import pytest
 from lab import files
 from lab.field.fewer import fewer_questions
 from lab.field.settings import SETTINGS, estimate, get_setting, parameters
+from lab.shell import ended
 from lab.tools import real
 
 NAMES = ("instances_train2014.json", "instances_val2014.json", "coco_pope_random.json")
@@ -73,7 +74,7 @@ def test_a_folder_that_lacks_a_file_is_refused(folder, ran, name):
     with pytest.raises(ValueError, match="no such file: put it there"):
         real.main(["--preset", "t4", "--data", str(folder)])
     with pytest.raises(SystemExit, match="^error: .*no such file"):
-        real.command(["--preset", "t4", "--data", str(folder)])
+        ended(real.main, ["--preset", "t4", "--data", str(folder)])
     assert not ran
 
 

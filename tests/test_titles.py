@@ -52,7 +52,7 @@ def test_only_fair_arms_are_ranked():
         "GA": {"values": [1.0], "recall": [0.03]},
         "SimNPO": {"values": [2.0], "recall": [1.0], "note": "does not reach the level"},
     }
-    assert titles.least({"arms": arms}).endswith("SARE (40.0 %), then EFUF (60.0 %)")
+    assert titles.least({"arms": arms}).endswith(": SARE (40.0 %), then EFUF (60.0 %)")
     assert "No arm" in titles.least({"arms": {"GA": arms["GA"]}})
 
 

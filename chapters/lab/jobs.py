@@ -26,7 +26,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from . import entries
+from . import entries, files
 from .files import CHAPTERS, ROOT
 
 # LAB_CACHE, LAB_THREADS: for the study of other kernels alone (experiments/variance.py)
@@ -82,15 +82,18 @@ def folder(
 
     A folder appears under its name only when it is whole: a build that dies leaves nothing behind
     that a later run would trust. It carries checksums, which a process checks before its first use;
-    one that does not hold them is built again, with a line on stderr that says why.
+    one that does not hold them is built again, with a line on stderr that says why. What is there
+    is read where nothing may be written, too. Raises OSError naming the folder and the mend if it
+    must be built and the disk is full, or may only be read.
     """
     path = CACHE / kind / key(settings, sources)
     if path in _whole or not _fault(path):
         _whole.add(path)
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    _clear_leftovers(path.parent)
+    with files.named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(path.parent)
     with _locked(path):
         if why := _fault(path, adopts=True):  # nobody has built it meanwhile
             if why != MISSING:
@@ -119,13 +122,14 @@ def _fault(path: Path, adopts: bool = False) -> str:
     """Why the entry must not be read, "" if it may. adopts: give one from before there were
     checksums, if it looks whole, its own (the lock must be held).
     """
-    if not path.exists():
+    if not os.path.exists(path):  # not path's own: that one fails in a folder closed to this user
         return MISSING
     if path.is_dir() and not entries.is_sealed(path):
         if not entries.parses(path):
             return "it has no checksums, and does not look whole"
         if adopts:
-            entries.seal(path, _name(path))
+            with files.named(path):
+                entries.seal(path, _name(path))
     return entries.fault(path, _name(path))
 
 
@@ -133,11 +137,12 @@ def _fault(path: Path, adopts: bool = False) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Alone in this entry, over all processes; a dead one's lock is free."""
     lock = FileLock(f"{path}.lock")
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        _tell(path, "another process is building it: waiting")
-        lock.acquire()
+    with files.named(path):
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            _tell(path, "another process is building it: waiting")
+            lock.acquire()
     try:
         yield
     finally:
@@ -159,27 +164,37 @@ def _clear_leftovers(folder: Path) -> None:
 
 def _build(path: Path, build: Callable[[Path], None]) -> None:
     """Fill the entry; what stands there gives way when the new one is whole."""
-    begun, part, bad = time.perf_counter(), Path(f"{path}.part"), Path(f"{path}.bad")
+    part, bad = Path(f"{path}.part"), Path(f"{path}.bad")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    try:
+        part.mkdir()
+        took = _timed(part, build)
+        (part / "seconds").write_text(f"{took:.2f}\n")
+        entries.seal(part, _name(path))
+        if path.exists():
+            path.replace(bad)
+        part.replace(path)
+    except BaseException as error:  # a full disk stays full otherwise
+        shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, Exception) and files.is_full(error):
+            raise files.unwritten(path, error) from error
+        raise
+    if bad.exists():
+        shutil.rmtree(bad, ignore_errors=True) if bad.is_dir() else bad.unlink()
+
+
+def _timed(part: Path, build: Callable[[Path], None]) -> float:
+    """Do the build; the seconds it took, without those of builds inside it."""
+    begun = time.perf_counter()
     _inside.append(0.0)
     try:
         # A fresh LoRA draws from the global generator: the same draw in every build
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             build(part)
-    except BaseException:  # a full disk stays full otherwise
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     finally:
         inside = _inside.pop()
-    (part / "seconds").write_text(f"{time.perf_counter() - begun - inside:.2f}\n")
-    entries.seal(part, _name(path))
-    if path.exists():
-        path.replace(bad)
-    part.replace(path)
-    if bad.exists():
-        shutil.rmtree(bad, ignore_errors=True) if bad.is_dir() else bad.unlink()
+    return time.perf_counter() - begun - inside
 
 
 # For each build that is under way, the outermost first: seconds spent in builds inside it

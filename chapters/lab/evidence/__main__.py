@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import files
+from ..shell import ended
 from . import after, figures, ledger, quotes
 
 
@@ -36,7 +37,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    ended(main, sys.argv[1:])

@@ -225,7 +225,7 @@ def page(blocks: Mapping[str, Sequence[Mapping]], plan: Plan) -> str:
 
 def put_table(readme: Path, text: str) -> None:
     """Write the table between the README's two marks; ValueError without them."""
-    parts = readme.read_text(encoding="utf-8").split(MARK)
+    parts = files.read_text(readme).split(MARK)
     if len(parts) != 3:
         raise ValueError(f"{readme}: this mark must stand there twice, around the table: {MARK}")
     files.write_text(readme, f"{parts[0]}{MARK}\n{text}\n{MARK}{parts[2]}")

@@ -26,6 +26,8 @@ from sare_min.losses import Method
 from sare_min.sam import targeted_sam
 from sare_min.unlearn import Training
 
+from .. import files
+
 VERSION = 1  # of this format
 STATE = "state.json"
 
@@ -95,10 +97,13 @@ class Checkpoint:
     def save(
         self, optimizer: torch.optim.Optimizer, log: Sequence[dict[str, float]], last: int
     ) -> None:
-        """Write the checkpoint if it is time to, or this was the last step."""
+        """Write the checkpoint if it is time to, or this was the last step. Raises OSError naming
+        the file if it cannot be written; the checkpoint before then still stands.
+        """
         if len(log) % self.every and len(log) - 1 != last:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.named(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weight.{i}": p.detach() for i, p in enumerate(self.params)}
         for i, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in values.items()}
@@ -124,17 +129,19 @@ class Checkpoint:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, see it onto the disk, and rename it."""
-    part = Path(f"{path}.part")
-    write(part)
-    for place in (part, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if place == part:
-            part.replace(path)
+    """Write a file whole or not at all, and see it onto the disk; raises OSError as `whole`."""
+    with files.whole(path) as part:
+        write(part)
+        _settle(part)
+    _settle(path.parent)
+
+
+def _settle(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from .. import files
 from ..field import photos
 from ..field.settings import SETTINGS, Setting, estimate, get_setting, parameters
-from .execute import ended, execute
+from ..shell import ended
+from .execute import execute
 
 CHAPTER = "05_real_thing"
 NEEDED = ("instances_train*.json", "instances_val*.json", "coco_pope_random.json")
@@ -61,10 +62,5 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"The chapter, as it ran: {out}")
 
 
-def command(words: Sequence[str] | None = None) -> None:
-    """`main`, for a shell."""
-    ended(main, words)
-
-
 if __name__ == "__main__":
-    command()
+    ended(main, None)
