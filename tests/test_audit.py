@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html import unescape
 
@@ -14,7 +15,18 @@ import torch
 from conftest import tiny_llava
 from test_families import siglip_qwen2
 
-from lab.audit import attacks, command, material, measures, page, pair, readings, run, settings
+from lab.audit import (
+    attacks,
+    bench,
+    command,
+    material,
+    measures,
+    page,
+    pair,
+    readings,
+    run,
+    settings,
+)
 from lab.audit.bench import Bench
 from lab.audit.settings import Pace, Settings, choose, parts
 from lab.audit.shelf import Shelf
@@ -28,6 +40,7 @@ from lab.tools import cli
 from lab.world.models import build_clip
 from lab.world.scenes import caption, split_scenes
 from sare_min.attack import relearn
+from sare_min.captions import base as base_of
 from sare_min.captions import encode
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.metrics import span_nll
@@ -48,7 +61,15 @@ TINY = Settings(
     radii=(0.01, 0.02),
     tokens=10,
 )
-PACE = Pace(caption=0.01, answer=0.0, step=1.0, adapter_step=1.0, load=0.0)
+PACE = Pace(
+    image=0.0,
+    caption=0.01,
+    answer=0.0,
+    step=1.0,
+    adapter_caption=0.01,
+    adapter_step=1.0,
+    load=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +348,38 @@ def test_a_budget_drops_further_seeds_first():
             assert spent + PACE.seconds(dropped[0]) > budget, "not more than must be"
     kept, dropped = choose(planned, PACE, 0.0, done=names[-2:])
     assert [part.name for part in kept][-2:] == names[-2:] and len(kept) == 5
+
+
+def test_the_estimate_counts_what_is_done(base, efuf, data, tmp_path, monkeypatch):
+    """Fails if a part looks at images, captions or answers more than the estimate of its time
+    knows, or less.
+    """
+    wanted = replace(TINY, attacks=("lora", "noise", "prefill"), seeds=1)
+    done, see, do = Counter(), Bench.see, Bench.do
+    monkeypatch.setattr(run, "probe", lambda bench, kinds: PACE)
+
+    def seen(bench, model, photos):
+        done["images"] += len(photos)
+        return see(bench, model, photos)
+
+    def said(model, processor, features, *args, **how):
+        is_lora = "adapter_" * hasattr(base_of(model), "peft_config")
+        kind = "answers" if how["max_new_tokens"] == photos.ANSWER_TOKENS else "captions"
+        done[f"{is_lora}{kind}"] += len(features)
+        return generate(model, processor, features, *args, **how)
+
+    def measured(bench, part):
+        done.clear()
+        found, work = do(bench, part), vars(part.work)
+        for kind in ("images", "captions", "answers", "adapter_captions"):
+            assert done[kind] == work[kind], (part.name, kind)
+        return found
+
+    for place in (bench, measures):
+        monkeypatch.setattr(place, "generate", said)
+    monkeypatch.setattr(Bench, "see", seen)
+    monkeypatch.setattr(Bench, "do", measured)
+    audit(base, efuf, data, tmp_path, wanted)
 
 
 def test_what_a_budget_drops_is_said(base, efuf, data, tmp_path, monkeypatch):
