@@ -651,7 +651,7 @@ def test_words_and_files_are_refused_first(base, efuf, data, tmp_path, monkeypat
 def test_too_few_hallucinations_are_named(base, efuf, data, tmp_path):
     """Fails if an attack on next to no captions is reported as one."""
     with pytest.raises(
-        ValueError, match=r"of 8 captions of the base model hallucinate.*20: give m"
+        ValueError, match=r"of 8 captions of the base model hallucinate.*20 are needed: give m"
     ):
         audit(base, efuf, data, tmp_path, replace(TINY, train=8, level=12))
 
