@@ -33,7 +33,7 @@ STAMP := $(VENV)/.installed
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup execute evidence test lint unit nbval sync book bench real clean gpu
+.PHONY: help setup execute evidence test lint unit nbval road sync book bench real clean gpu
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,7 +62,7 @@ execute: $(STAMP)  ## run every chapter by papermill, write build/figures/ and c
 evidence: $(STAMP)  ## from figures/rows*.csv alone: verdicts, tables, quoted numbers, pictures, in seconds (RUNS= first keeps other seeds' runs)
 	cd chapters && $(PY) -m lab.evidence $(abspath $(RUNS))
 
-test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval  ## lint, unit tests, then every notebook under nbval (fast preset)
+test: $(if $(filter 1,$(FLOOR)),,lint) unit nbval road  ## lint, unit tests, every notebook under nbval (fast preset), then the road
 
 lint: $(STAMP)  ## layout (ruff format), lint (ruff check) and types (mypy over sare_min)
 	$(PY) -m ruff format --check sare_min chapters/lab chapters/site tests
@@ -76,6 +76,9 @@ unit: $(STAMP)  ## unit and property tests alone
 
 nbval: $(STAMP)  ## the notebooks alone, as they stand (fast preset): tagged cells must print what is stored
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 900 -p no:cacheprovider chapters/*.ipynb
+
+road: $(STAMP)  ## from nothing to a report: `sare-min fetch` and `sare-min audit` as commands, on what nbval has trained
+	$(PY) -m pytest tests/road.py
 
 sync: $(STAMP)  ## rebuild the notebooks from their .py, in seconds; cells that changed lose their outputs until KEEP=1 make execute
 	cd chapters && $(PY) -m lab.tools.execute --sync
