@@ -546,10 +546,11 @@ for kind in setting.kinds:
 how = {"keys": key, "units": presets.UNITS}
 how |= {"title": titles.others(drawn, key)}
 caption = (
-    "CHAIR_s against the strength of other updates and prompts, mean of"
-    f" {len(setting.seeds)} seeds, 95 % interval. “one place” is measured in"
-    " the places that were not attacked. Recall is shown where it falls under"
-    " 95 %. " + tables.caption(results, *both)
+    "Ten other updates and prompts: mean CHAIR_s over the strengths given"
+    f" beside each name, {len(setting.seeds)} seeds, 95 % interval; paired"
+    " difference; recall at the strongest, EFUF's and SARE's. “one place” is"
+    " measured in the places that were not attacked. "
+    + tables.caption(results, *both)
 )
 _ = figures.publish(
     "fig_attacks", "04_attacks", drawn, preset, setting.seeds, caption, **how
@@ -559,7 +560,6 @@ _ = figures.publish(
 questions = tables.other_attacks(met, both, key)
 for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
-print(tables.strongest(drawn))
 
 # %% [markdown]
 # C7 is asked against EFUF: does SARE hallucinate less over the whole range of

@@ -52,6 +52,8 @@ STRIP = {
     },
 }
 RELAPSE = {"at": [0, 64, 128], "lines": {"EFUF": CURVES, "SARE": CURVES | {"method": "SARE"}}}
+RECALL = {"recall": [[1.0, 0.9, 0.4], [1.0, 0.9, 0.2], [1.0, 0.9, 0.3]]}
+ATTACKED = RELAPSE | {"lines": {name: line | RECALL for name, line in RELAPSE["lines"].items()}}
 FIXTURES = {
     "fig_scenes": [SCENE, SCENE],
     "fig_dots": ({"chair_s": [0.9, 1.0, 0.95]}, "%", {"chair_s": "captions"}, 100, (0, 100)),
@@ -118,7 +120,7 @@ FIXTURES = {
         for place in ("beaches", "elsewhere")
     },
     "fig_attacks": (
-        {"noise": RELAPSE, "rounding": RELAPSE | {"at": [8, 4, 2]}},
+        {"noise": ATTACKED, "rounding": ATTACKED | {"at": [8, 4, 2]}},
         {"noise": "chair_s", "rounding": "chair_s"},
         {},
     ),
@@ -438,20 +440,24 @@ def test_the_strip_names_a_count_that_was_not_measured():
         figures.fig_strip(STRIP, at=(0, 64))
 
 
-def test_recall_is_shown_where_it_decides():
-    """Fails if an attack that silences the model looks harmless, or the others fill the figure."""
-    lines = {
-        "EFUF": CURVES | {"recall": [[1.0, 0.99, 0.98]] * 3},
-        "SARE": CURVES | {"method": "SARE", "recall": [[1.0, 0.99, 0.98]] * 3},
+def test_an_attack_is_a_row_with_its_difference_and_its_recall():
+    """Fails if the difference has another sign, is of other curves than the marks, or if recall is
+    read before the attack's end, so that one which silences the model looks harmless.
+    """
+    better = {"chair_s": [[0.0, 0.1, 0.2], [0.0, 0.1, 0.2], [0.0, 0.0, 0.1]]}
+    lines = ATTACKED["lines"] | {"SARE": ATTACKED["lines"]["SARE"] | better}
+    drawn = {"LoRA": {"at": [0, 64, 128], "lines": lines}, "bits": ATTACKED | {"at": [8, 4, 2]}}
+    units = {"bits": "{first:g} to {last:g} bits"}
+    ax = figures.fig_attacks(drawn, dict.fromkeys(drawn, "chair_s"), units).axes[0]
+    marks = {
+        line.get_label(): line.get_xdata()[0] for line in ax.lines if line.get_marker() != "None"
     }
-    quiet = {"EFUF": lines["EFUF"] | {"recall": [[1.0, 0.5, 0.2]] * 3}}
-    drawn = {
-        "noise": {"at": [0, 1, 2], "lines": lines},
-        "leading": {"at": [0, 1, 2], "lines": quiet},
-    }
-    figure = figures.fig_attacks(drawn, dict.fromkeys(drawn, "chair_s"), {})
-    shown = [ax.get_title(loc="left") for ax in figure.axes if ax.get_visible()]
-    assert shown == ["noise", "leading", "recall: leading"]
+    assert marks["EFUF"] == pytest.approx(100 * (0.5 + 0.45 + 0.3) / 3)
+    assert marks["SARE"] == pytest.approx(100 * (0.1 + 0.1 + 0.025) / 3)
+    words = [text.get_text() for text in ax.texts]
+    assert "64 to 128 samples" in words and "8 to 2 bits" in words
+    assert words.count("30 and 30") == 2 and "recall at the\nstrongest, %" in words
+    assert any(text.startswith("-34.2 [") for text in words) and "SARE − EFUF, points" in words
 
 
 def test_nll_lost_starts_at_zero():

@@ -350,10 +350,3 @@ def test_every_attack_has_its_row():
     assert tuple(tables.ATTACK_IDS) == plan.ATTACKS
     for kind, id in tables.ATTACK_IDS.items():
         assert planned[id].endpoint == f"mean_chair_s, {kind}"
-
-
-def test_recall_at_the_strongest():
-    """Fails if recall is read before the attack's end, or under another method."""
-    lines = {"EFUF": {"recall": [[0.9, 0.5], [0.9, 0.7]]}, "SARE": {"recall": [[0.9, 0.8]] * 2}}
-    last = tables.strongest({"noise": {"at": [0, 1], "lines": lines}}).splitlines()[-1]
-    assert last.split() == "noise EFUF 60 SARE 80".split()

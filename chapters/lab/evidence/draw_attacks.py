@@ -15,66 +15,6 @@ from scipy.stats import CensoredData, ecdf
 from .looks import INK, STYLE, WIDTH, clip, dashes, end_labels, look, percent_axis
 from .stats import band, interval
 
-ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
-
-
-def fig_attacks(
-    results: Mapping[str, Mapping], keys: Mapping[str, str], units: Mapping[str, str]
-) -> Figure:
-    """One panel an attack, CHAIR_s over its strength; below them, recall of the attacks that bring
-    it under 95 %. results: {attack: what fig_relapse takes}; keys, units: {attack: metric, label}.
-    """
-    short = [name for name, drawn in results.items() if _lowest_recall(drawn) < ENOUGH]
-    panels = [(name, keys[name], "CHAIR_s") for name in results]
-    panels += [(name, "recall", "recall") for name in short]
-    columns = min(5, max(2, len(results)))
-    n_chair, n_recall = (-(-n // columns) for n in (len(results), len(short)))
-    size = {"figsize": (WIDTH, 1.95 * (n_chair + n_recall)), "squeeze": False, "sharey": True}
-    space = {"hspace": 0.75, "wspace": 0.14}
-    figure, grid = plt.subplots(n_chair + n_recall, columns, gridspec_kw=space, **size)
-    for ax in grid.flat:
-        ax.set_visible(False)
-    places = [*grid.flat[: len(results)], *grid[n_chair:].flat[: len(short)]]
-    for i, (ax, (name, key, what)) in enumerate(zip(places, panels, strict=True)):
-        ax.set_visible(True)
-        _attack(ax, results[name], key)
-        ax.set_title(name if what == "CHAIR_s" else f"recall: {name}", fontsize=9.5)
-        ax.set_xlabel(units.get(name, "samples"), fontsize=8.5)
-        ax.tick_params(labelsize=8)
-        if ax.get_subplotspec().is_first_col():
-            better = (
-                "CHAIR_s, %,\nlower is better"
-                if key != "recall"
-                else "recall, %,\nhigher is better"
-            )
-            ax.set_ylabel(better, fontsize=9)
-        if i == 0:
-            ax.legend(fontsize=8, loc="upper left", handlelength=2.2)
-    return figure
-
-
-def _lowest_recall(drawn: Mapping) -> float:
-    """The lowest mean recall of any line at any strength."""
-    lines = drawn["lines"].values()
-    return min(
-        (np.mean(line["recall"], axis=0).min() for line in lines if "recall" in line), default=1
-    )
-
-
-def _attack(ax: Axes, drawn: Mapping, key: str) -> None:
-    """Means and bands over an attack's strength."""
-    percent_axis(ax)
-    for label, line in drawn["lines"].items():
-        colour, marker, dash = look(line["method"])
-        row = 100 * np.asarray(line[key])
-        mean, low, high = band(row, (0, 100))
-        how = {"color": colour, "marker": marker, "ms": 4, "dashes": dashes(dash), "label": label}
-        ax.plot(drawn["at"], mean, linewidth=1.6, **how)
-        if len(row) > 2:
-            ax.fill_between(drawn["at"], low, high, color=colour, alpha=0.15, linewidth=0)
-    if drawn["at"][0] > drawn["at"][-1]:
-        ax.invert_xaxis()
-
 
 def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
     """Kaplan-Meier curves of relapse: the share of runs whose CHAIR_s has not passed 50 % yet, and

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from .draw_lines import paired_row
-from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip
-from .stats import interval
+from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip, look
+from .stats import area, interval
 
 EXPLAINED = "dot: a seed; large mark: mean; bar: 95 % interval"
 
@@ -170,6 +170,55 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
     # The names stand beside their notes
     _row_axis(ax, [""] * len(arms), results["endpoint"], bounds)
     return ax.figure
+
+
+def fig_attacks(
+    results: Mapping[str, Mapping], keys: Mapping[str, str], units: Mapping[str, str]
+) -> Figure:
+    """A row an attack: mean CHAIR_s over its strengths (area under the curve), a mark and a 95 %
+    interval for each of two arms; beside it their paired difference and recall at the strongest.
+
+    results: {attack: what fig_relapse takes}; keys: {attack: metric}; units: {attack: a template
+    of its first and last strength}.
+    """
+    _, ax = plt.subplots(figsize=(WIDTH, 0.46 * len(results) + 0.9))
+    for row, (name, drawn) in enumerate(results.items()):
+        means = {
+            label: [100 * area(drawn["at"], curve) for curve in line[keys[name]]]
+            for label, line in drawn["lines"].items()
+        }
+        for label, aside in zip(means, (-0.17, 0.17), strict=True):
+            _mean_of_arm(ax, row + aside, label, means[label], named=row == 0)
+        at = [strength for strength in drawn["at"] if strength]  # 0 leaves the model as it is
+        ends = {"first": at[0], "last": at[-1]}
+        strengths = units.get(name, "{first:g} to {last:g} samples").format(**ends)
+        beside(ax, row, -8, 5, name, right=False)
+        beside(ax, row, -8, -6, strengths, right=False, fontsize=8, color=MID)
+        base, other = means.values()
+        change, low, high = interval(np.subtract(other, base))
+        spelt = f"{change:+.1f}" + (f" [{low:.1f}, {high:.1f}]" if len(base) > 2 else "")
+        beside(ax, row, 112, 0, spelt, fontsize=9)
+        left = (f"{100 * np.mean(line['recall'], 0)[-1]:.0f}" for line in drawn["lines"].values())
+        beside(ax, row, 190, 0, " and ".join(left), fontsize=9)
+    base, other = means
+    for place, words in ((112, f"{other} − {base}, points"), (190, "recall at the\nstrongest, %")):
+        where = ((1, 1), (place, 4), "axes fraction", "offset points")
+        ax.annotate(words, *where, ha="right", fontsize=8.5, color=MID)
+    _row_axis(ax, [""] * len(results), "", (-np.inf, np.inf))
+    ax.set_xlim(left=-1)
+    words = "mean CHAIR_s over the attack's strengths, %, lower is better"
+    ax.set_xlabel(f"{words}\n(mark: mean; bar: 95 % interval)")
+    ax.legend(fontsize=9, loc="lower right")
+    return ax.figure
+
+
+def _mean_of_arm(ax: Axes, row: float, name: str, values: Sequence[float], named: bool) -> None:
+    """A mark and, from three values on, its interval."""
+    colour, marker, _ = look(name)
+    mean, low, high = interval(values)
+    if len(values) > 2:
+        ax.plot(clip([low, high], (0, 100)), [row, row], color=colour, linewidth=4, alpha=0.4)
+    ax.plot(mean, row, marker, color=colour, ms=6, label=name if named else None)
 
 
 def beside(

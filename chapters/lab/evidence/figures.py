@@ -21,7 +21,7 @@ from matplotlib.font_manager import findfont
 from matplotlib.transforms import Bbox
 
 from .. import files
-from .draw_attacks import fig_attacks, fig_front, fig_survival, fig_sweep
+from .draw_attacks import fig_front, fig_survival, fig_sweep
 from .draw_lines import (
     fig_relapse,
     fig_relearning,
@@ -32,6 +32,7 @@ from .draw_lines import (
 from .draw_pictures import fig_scenes, fig_scores, fig_strip
 from .draw_rows import (
     fig_arms,
+    fig_attacks,
     fig_dots,
     fig_groups,
     fig_paired,

@@ -450,16 +450,3 @@ def other_attacks(
     first = next(iter(keys))
     over_all = {n: np.mean([values[kind, n] for kind in keys], axis=0) for n in pair}
     return {"C7a": tuple(zipped(met[first, n], over_all[n]) for n in pair)} | questions
-
-
-def strongest(drawn: Mapping[str, dict]) -> str:
-    """A line an attack: recall where it is strongest, mean over seeds; drawn: {attack: what
-    readings.curves returns}.
-    """
-    found = ["recall at the strongest, %:"]
-    for kind, line in drawn.items():
-        recall = {
-            n: 100 * np.mean([c[-1] for c in row["recall"]]) for n, row in line["lines"].items()
-        }
-        found.append(f"{kind:15s} " + "   ".join(f"{n} {r:.0f}" for n, r in recall.items()))
-    return "\n".join(found)

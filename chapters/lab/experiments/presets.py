@@ -88,12 +88,12 @@ STRENGTHS: dict[str, dict] = {  # other attacks than full relearning: Attack's f
     "leading": {"kind": "leading", "at": (0, 1, 2)},
 }
 # Else: samples
-UNITS = {
-    "noise": "noise, standard deviations",
-    "rounding": "bits a weight, fewer to the right",
-    "pruning": "share of weights",
-    "prefilled": "put in: 1 caption, 2 comma, 3 “a”",
-    "leading": "questions before",
+UNITS = {  # a template of an attack's first and last strength, where those are no samples
+    "noise": "{first:g} to {last:g} standard deviations",
+    "rounding": "{first:g} to {last:g} bits a weight",
+    "pruning": "{first:g} to {last:g} of the weights",
+    "prefilled": "a caption, a comma, “a”",
+    "leading": "one question, two questions",
 }
 
 
