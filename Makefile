@@ -12,6 +12,9 @@ RUNS ?=
 DATA ?=
 CHECKPOINT ?=
 BITS ?=
+IMAGES ?=
+TESTED ?=
+OUT ?=
 CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
@@ -89,8 +92,8 @@ book: $(STAMP)  ## the chapters as a site, from their stored outputs, in half a 
 bench: $(STAMP)  ## time and memory as ratios, a few minutes on a quiet machine: figures/bench.json and .png
 	cd chapters && $(PY) -m lab.tools.bench
 
-real: $(STAMP)  ## chapter 05 on a released checkpoint and COCO's files: PRESET=t4|gpu DATA=DIR [CHECKPOINT=...] [BITS=4]
-	cd chapters && $(PY) -m lab.tools.real --preset "$(PRESET)" --data "$(if $(DATA),$(abspath $(DATA)))" --checkpoint "$(CHECKPOINT)" --bits "$(BITS)"
+real: $(STAMP)  ## chapter 05 on a released checkpoint and COCO's files, resumed if killed: PRESET=t4|gpu DATA=DIR [OUT=DIR] [CHECKPOINT=...] [BITS=4] [IMAGES=100 TESTED=20]
+	cd chapters && $(PY) -m lab.tools.real --preset "$(PRESET)" --data "$(if $(DATA),$(abspath $(DATA)))" --checkpoint "$(CHECKPOINT)" --bits "$(BITS)" --images "$(IMAGES)" --tested "$(TESTED)" --out "$(if $(OUT),$(abspath $(OUT)))"
 
 gpu: $(STAMP)  ## measure and check this machine's GPU in under eight minutes: figures/gpu.json
 	PYTHON=$(PY) tests/on_gpu.sh

@@ -59,6 +59,7 @@ images = 2224  # training images: the first of them, for erasure and attack
 tested = 0  # of POPE's images: the first of them; 0: all
 rows_at_once = 0  # captions in a forward; 0: estimated from the model's size
 probed = False  # True: rho, learning rate and level from the first steps
+into = ""  # a folder for all that a run keeps; empty: build/05_real_thing
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the
@@ -90,6 +91,7 @@ from lab.experiments import presets
 from lab.field import coco, devices, export, judge, photos, probe, ranks, score
 from lab.field.fewer import fewer_questions
 from lab.llava.checkpoints import load, save
+from lab.llava.remembering import remembered
 from lab.llava.resuming import Checkpoint
 from lab.llava.speech import generate
 from lab.metrics import chair
@@ -105,8 +107,9 @@ seed = setting.seeds[0]
 rank, n_ranks = ranks.join()
 own = f"{preset}-{seed}" + (f"-rank{rank}" if rank else "")
 if checkpoint:
-    own += f"-{Path(checkpoint).name}-{bits}"
-out = root / "build/05_real_thing" / own  # adapters, captions, answers, scores
+    own += f"-{Path(checkpoint).name}-{bits}-{images}-{devices.name()}"
+# adapters, captions, answers, scores
+out = Path(into or root / "build/05_real_thing").resolve() / own
 
 # %% [markdown]
 # ## The files
@@ -175,6 +178,10 @@ print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 # CHAIR by EFUF's convention, because the official script cannot see a bus: its
 # singular of *bus* is *bu*. And we count the answers that are neither yes nor
 # no: POPE's official parser takes all of them for a yes.
+#
+# (A run on files of one's own takes hours, and may be killed. It remembers each
+# batch that a model has answered, by the model's weights and the batch: started
+# again, it asks for the rest alone.)
 
 # %%
 dtype = devices.compute_dtype()
@@ -186,12 +193,14 @@ features = {
     part: embed_images(model, processor, photos.Pictures(row), batch_size=fits)
     for part, row in parts.items()
 }
+memory = out / "said.db" if data else None  # None: nothing is remembered
 
 
 def speak(model, name: str, asked=asked) -> None:
     """What a model says of the test images, written under a name."""
     here = features["val"], val, asked, out / name
-    photos.speak(model, processor, *here, batch_size=fits)
+    with remembered(model, memory):
+        photos.speak(model, processor, *here, batch_size=fits)
 
 
 speak(model, "base")
@@ -238,7 +247,8 @@ objects = sorted(set(rules.node.values()))
 said, named, true, rows, heard = {}, {}, {}, {}, {}
 sampling = {"temperature": 1.0, "seed": seed, "batch_size": fits}
 for part in ("erase", "attack"):
-    texts = generate(model, processor, features[part], **sampling)
+    with remembered(model, memory):
+        texts = generate(model, processor, features[part], **sampling)
     # without an object there is nothing to curate
     rows[part] = [i for i, text in enumerate(texts) if rules.find(text)]
     said[part] = [texts[i] for i in rows[part]]
@@ -397,12 +407,14 @@ for name in names:
 # %%
 loads = """
 import os, sys
-checkpoint, folder, instances, dtype, bits, fits, *pope, chapters = sys.argv[1:]
+checkpoint, folder, db, instances, dtype, bits, fits, *rest = sys.argv[1:]
+*pope, chapters = rest
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration as Llava
 from lab.field import coco, devices, photos
+from lab.llava.remembering import remembered
 from sare_min.llava import embed_images
 dtype = getattr(torch, dtype)
 how = devices.four_bit(dtype) if bits == "4" else {}
@@ -428,11 +440,15 @@ features = embed_images(model, processor, pictures, batch_size=fits)
 for name in ("EFUF", "SARE"):
     own = f"{folder}/{name}"
     erased = PeftModel.from_pretrained(model, f"{own}/adapter").eval()
-    photos.speak(erased, processor, features, val, asked, f"{own} again", fits)
+    given = features, val, asked, f"{own} again", fits
+    with remembered(erased, db or None):
+        photos.speak(erased, processor, *given)
     model = erased.unload()
 """
 kind = str(dtype).removeprefix("torch.")
-given = [checkpoint, out, files["val"], kind, bits, fits]
+# A memory of its own: it must not be told what this process heard
+db = out / "again.db" if memory else ""
+given = [checkpoint, out, db, files["val"], kind, bits, fits]
 given += [*(files[kind] for kind in KINDS), root / "chapters"]
 command = [sys.executable, "-c", loads + speaks, *map(str, given)]
 _ = subprocess.run(command, check=True)

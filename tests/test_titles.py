@@ -41,7 +41,8 @@ def test_never_is_said():
 def test_without_an_erasure_nothing_lasts():
     """Fails if a figure of the base model alone cannot be titled."""
     drawn = {"at": [0, 100], "lines": {"base": line([1, 0.9])}}
-    assert titles.lasting(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
+    for title in (titles.lasting, titles.halves_of):
+        assert title(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
 
 
 def test_only_fair_arms_are_ranked():

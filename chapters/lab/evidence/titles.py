@@ -167,6 +167,8 @@ def halves_of(drawn: Mapping) -> str:
         f"{'never' if n is None else f'after {n:.0f} samples'} ({_short(name)})"
         for name, n in halves(drawn).items()
     ]
+    if not parts:  # more than half invent from the start on
+        return where_it_ends(drawn)
     return f"Half of the captions hallucinate again {_and(parts)}"
 
 

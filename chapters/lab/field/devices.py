@@ -4,6 +4,7 @@ activations computed anew.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +37,15 @@ def compute_dtype() -> torch.dtype:
     return (
         torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     )
+
+
+def name() -> str:
+    """The device, as part of a folder's name: two kinds round differently, so that a run which
+    goes on must go on on its own.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    return re.sub(r"\W+", "-", torch.cuda.get_device_name())
 
 
 def scaled(method: Method, dtype: torch.dtype, scale: float = LOSS_SCALE) -> Method:
