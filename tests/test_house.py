@@ -16,6 +16,7 @@ ORDER = (
     "sare_min",
     "files",
     "entries",
+    "engine",
     "jobs",
     "metrics",
     "llava",
