@@ -28,6 +28,8 @@ START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() 
 SETTINGS = {
     "distributed.worker.multiprocessing-method": START,
     "distributed.worker.profile.enabled": False,  # it would stop each job a hundred times a second
+    "distributed.admin.tick.interval": "5s",  # what else wakes a worker takes time from its job
+    "distributed.admin.system-monitor.interval": "5s",
     "distributed.scheduler.allowed-failures": 1,  # a job whose worker is killed is done once more
     "distributed.scheduler.worker-ttl": None,  # a laptop that slept has lost nobody
 }
