@@ -2,6 +2,7 @@
 # VENV=   (empty) uses the Python that is active, as on Colab.
 # KEEP=1  writes the full preset's results over the committed figures/ and the notebooks' outputs; without it they go to build/.
 # FLOOR=1  uses a second environment, .venv-floor, with the lowest versions that requirements.txt allows: about what a Colab has.
+# ENGINE=dask://host:port  runs the jobs of `make execute` on a dask cluster instead of this machine's cores (CONTRIBUTING.md).
 FLOOR ?=
 VENV ?= $(if $(filter 1,$(FLOOR)),.venv-floor,.venv)
 PYTHON ?= python3
@@ -15,6 +16,7 @@ BITS ?=
 IMAGES ?=
 TESTED ?=
 OUT ?=
+ENGINE ?=
 CHAPTERS := $(wildcard chapters/[0-9]*.py)
 CONSTRAINTS ?= $(if $(filter 1,$(FLOOR)),build/floor.txt,constraints.txt)
 
@@ -40,7 +42,7 @@ endif
 
 help:  ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  KEEP=1 (write figures/)  VENV= (the active Python)  PYTHON=python3.12  FLOOR=1'
+	@echo '  variables      PRESET=full|headline|fast  SEEDS="11 12 13"  KEEP=1 (write figures/)  ENGINE=dask://host:port  VENV= (the active Python)  PYTHON=python3.12  FLOOR=1'
 
 setup: $(STAMP)  ## create .venv from requirements.txt (done by the others when missing)
 
@@ -60,7 +62,7 @@ build/floor.txt: requirements.txt
 	(sed -n 's/^\([A-Za-z_0-9-]*\)>=\([0-9.]*\).*/\1==\2.*/p' $<; echo 'tokenizers==0.22.*') > $@
 
 execute: $(STAMP)  ## run every chapter by papermill, write build/figures/ and compare with figures/ (KEEP=1 writes figures/)
-	cd chapters && KEEP="$(KEEP)" $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
+	cd chapters && KEEP="$(KEEP)" ENGINE="$(ENGINE)" $(PY) -m lab.tools.execute --preset $(PRESET) --seeds "$(SEEDS)"
 
 evidence: $(STAMP)  ## from figures/rows*.csv alone: verdicts, tables, quoted numbers, pictures, in seconds (RUNS= first keeps other seeds' runs)
 	cd chapters && $(PY) -m lab.evidence $(abspath $(RUNS))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import files, jobs
+from lab import engine, files, jobs
 from lab.experiments import attacks, erasures, presets
 from lab.experiments.attacks import Attack
 from lab.experiments.erasures import STOP_NLL, TRAINING, Run
@@ -203,7 +203,7 @@ def test_results_come_back_under_their_names(monkeypatch):
     """Fails if sorting the jobs, or doing a shared run once, mixes up whose result is whose."""
     done = []
     monkeypatch.setattr(
-        jobs,
+        engine,
         "side_by_side",
         lambda work, rows, label, **_: [done.append(job) or job for job in rows],
     )
@@ -231,7 +231,7 @@ def test_answers_come_back_under_their_names(monkeypatch):
         for seed in (7, 3)
     }
     monkeypatch.setattr(
-        jobs,
+        engine,
         "side_by_side",
         lambda work, rows, label, **_: [rates[job.method, job.seed] for job in rows],
     )

@@ -17,6 +17,7 @@ ORDER = (
     "files",
     "shell",
     "entries",
+    "engine",
     "jobs",
     "metrics",
     "llava",

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 LAB = Path(__file__).resolve().parent
 CHAPTERS, ROOT = LAB.parent, LAB.parents[1]
+# LAB_CACHE: for the study of other kernels alone (experiments/variance.py)
+CACHE = Path(os.environ.get("LAB_CACHE", CHAPTERS / ".cache"))
 BOOK_SEEDS = tuple(range(1001, 1013))  # of the figures that are committed, as the plan has them
 
 
