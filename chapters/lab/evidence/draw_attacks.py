@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from scipy.stats import CensoredData, ecdf, linregress
 
+from .draw_rows import ENOUGH
 from .looks import INK, PALE, STYLE, WIDTH, called, clip, dashes, end_labels, look, percent_axis
 from .stats import band, interval
-
-ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 
 
 def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
