@@ -1,12 +1,11 @@
 """The cache under faults: whatever happens to an entry on the disk, the right result is read, or
-built again; and jobs whose workers are killed.
+built again.
 """
 
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -383,46 +382,6 @@ def test_times_of_a_changed_entry_are_not_read(cache):
     assert jobs.profile() == {}
     with pytest.raises(FileNotFoundError, match="seconds has .* bytes instead of"):
         jobs.seconds("thing", 1, ())
-
-
-@pytest.fixture(scope="module", autouse=True)
-def warm():
-    """Workers that find the libraries loaded."""
-    jobs.warm_up()
-
-
-def kill_once(job):
-    """Kills its worker the first time."""
-    folder, n = job
-    mark = Path(folder) / f"killed {n}"
-    if n == 2 and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return n * n
-
-
-def kill_always(job):
-    if job == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return job * job
-
-
-def test_the_jobs_of_a_killed_worker_are_done_again(tmp_path, capsys):
-    """Fails if one killed worker ends the run, or if it goes unnamed."""
-    work = [(str(tmp_path), n) for n in range(6)]
-    found = jobs.side_by_side(kill_once, work, "squares", workers=2, progress=False)
-    assert found == [0, 1, 4, 9, 16, 25]
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("squares: a worker was killed; done again: ")
-    assert str(work[2]) in lines[0]
-
-
-def test_a_job_that_always_kills_its_worker_is_named(capsys):
-    """Fails if it is tried for ever, if its neighbours are blamed, or if they are not done."""
-    with pytest.raises(RuntimeError, match="1 of 6 jobs failed:\n2: its worker was killed, twice"):
-        jobs.side_by_side(kill_always, range(6), "squares", workers=2, progress=False)
-    assert "done again: " in capsys.readouterr().err
-    assert jobs.side_by_side(kill_always, [1, 3], "squares", workers=2, progress=False) == [1, 9]
 
 
 def draws(job):

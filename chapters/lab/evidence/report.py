@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 from .. import files
+from ..shell import ended
 
 OUTCOMES = ("reproduced", "consistent but undecided", "not reproduced", "not run")
 MARKS = dict(zip(OUTCOMES, ("✓", "~", "✗", "–"), strict=True))  # beside the colours
@@ -462,7 +463,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"report: {error}")
+    ended(main, sys.argv[1:])

@@ -4,6 +4,7 @@ compares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -171,11 +172,12 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
-    wrong = [seed for seed in seeds if not str(seed).isdigit()]
+    # Of more digits than torch's generator takes: it would end a run of minutes
+    wrong = [seed for seed in seeds if not re.fullmatch("[0-9]{1,9}", str(seed))]
     if wrong or len(set(map(int, seeds))) != len(seeds):
         raise ValueError(
-            f"seeds {' '.join(map(str, seeds))!r}: give distinct whole numbers, separated by"
-            " spaces."
+            f"seeds {' '.join(map(str, seeds))!r}: give distinct whole numbers of at most nine"
+            " digits, separated by spaces."
         )
     return (
         replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]
@@ -269,13 +271,20 @@ def sweep(preset: Preset, *names: str) -> dict[float, dict[str, list[Attack]]]:
     return {lr: book_attacks(preset, *names, lr=lr, **how) for lr in rates}
 
 
-def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
-    """EFUF, landed on each of the preset's forget levels, a run a seed."""
+def by_level(preset: Preset) -> dict[str, dict[str, str]]:
+    """{method: {forget level in nats: the row's name}} of `unequal_levels`."""
     return {
-        f"EFUF, stopped at {level:g} nats": [
-            book_run("EFUF", seed, stop_nll=level) for seed in preset.seeds
-        ]
-        for level in preset.levels
+        method: {f"{level:g}": f"{method}, {level:g} nats" for level in preset.levels}
+        for method in ("EFUF", "SARE")
+    }
+
+
+def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
+    """EFUF and SARE, landed on each of the preset's forget levels, a run a seed."""
+    return {
+        name: [book_run(method, seed, stop_nll=float(level)) for seed in preset.seeds]
+        for method, row in by_level(preset).items()
+        for level, name in row.items()
     }
 
 
