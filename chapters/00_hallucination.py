@@ -29,7 +29,7 @@
 # in <!-- fig:00_base:results.chair_s:.1fi:100 -->97.8 [96.2, 99.4]<!-- / --> % of its
 # own (mean over the book's seeds; in brackets its 95 % interval). Trained on
 # honest captions, the same model does so
-# in <!-- fig:00_noise:results.chair_s at 0.0:.1fi:100 -->0.2 [-0.2, 0.7]<!-- / --> %.
+# in <!-- fig:00_noise:results.chair_s at 0.0:.2fi:100 -->0.25 [-0.19, 0.69]<!-- / --> %.
 #
 # **What you need.** PyTorch, and an idea of what a language model is. This is
 # the first of six chapters. Links lead to the
@@ -50,6 +50,9 @@ preset = "fast"  # or "full": twelve seeds, as in the book's figures
 seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
+# The preset above is what *you* run: two seeds. The outputs stored below are the
+# book's own, of the full preset; hence their "n = 12".
+#
 # The setup cell finds the book's modules. On Colab it first fetches the
 # repository; elsewhere it installs nothing.
 
@@ -136,9 +139,6 @@ print(n, "of 1000 captions name something absent")
 # [**co-occurrence**](glossary.md#co-occurrence), the cause that the papers behind the two standard
 # benchmarks, CHAIR and POPE, found in large models.
 #
-# The questions for the yes/no task are made from these captions, not from the
-# pictures, as instruction data are: so they inherit the noise.
-#
 # ## Training, from nothing
 #
 # Two steps, as for the large model. First a tiny CLIP, a model that scores how
@@ -157,9 +157,8 @@ tower = CLIPModel.from_pretrained(bases.clip_folder()).vision_model
 torch.manual_seed(seed)
 model, processor = models.build_llava(), models.build_processor()
 model.model.vision_tower.load_state_dict(tower.state_dict())
-model = set_trainable(
-    model, "all"
-)  # projector and language model, not the eyes
+# "all" but the tower: the projector and the language model
+model = set_trainable(model, "all")
 
 rng, seen = random.Random(seed), scenes.split_scenes(seed, box=2000)["box"]
 captions = [
@@ -204,11 +203,8 @@ print("it shows:", scenes.caption(seen[0]))
 # the model says of them, comes as one object, the seed's [**kit**](glossary.md#kit)
 # ([`Kit`](lab/world/kit.py#L44)).
 #
-# The CLIP is trained once, on scenes of its own that no seed uses, and every
-# seed's model sees through its tower, as every LLaVA-1.5 sees through the one
-# public ViT-L/14: so no interval in this book tells what another tower would
-# do. (A second CLIP, trained longer on the same scenes, is put aside for
-# [chapter 02](02_fragile_erasure.ipynb), where it will judge captions.)
+# The CLIP is trained once, on scenes of its own. Every seed's model sees through
+# its tower, as every LLaVA-1.5 sees through the one public ViT-L/14.
 
 # %%
 controls = [
@@ -222,13 +218,16 @@ kit = get_kit(seed)
 # %% [markdown]
 # The result is a checkpoint directory like any other: `from_pretrained` loads
 # the model, and its *processor* (picture to pixels, text to tokens) prepares a
-# PIL image and a question. Two thirds of its parameters are the frozen tower.
+# PIL image and a question. How many of its weights are trained? The tower is
+# frozen; what is left is all that erasures and attacks will move.
 
 # %% tags=["nbval-check-output"]
 print(type(kit.model).__name__, "and", type(kit.processor).__name__)
 n_weights = sum(p.numel() for p in kit.model.parameters())
 n_tokens = kit.test_features.shape[1]
-print(f"{n_weights:,} parameters,", n_tokens, "image tokens")
+n_trained = sum(p.numel() for p in trainable(model))
+print(f"{n_weights:,} weights, {n_trained:,} of them trained")
+print(n_tokens, "image tokens")
 
 # %% [markdown]
 # ## What does it say?
@@ -278,13 +277,18 @@ print({name: round(value, 3) for name, value in score.items()})
 # One caption of three invents something; one mention of six is invented; and
 # the recalls 1, 1 and 1/2 average to 5/6.
 #
-# Now the models, on 200 held-out scenes each. We add the second prompt, "Is
-# there a fork in the image?", asked about three kinds of object: one that is
+# Now the models, on 200 held-out scenes each. We add a second prompt, a yes/no
+# question, "Is there a fork in the image?", as the benchmark
+# [POPE](glossary.md#pope) does. It is asked about three kinds of object: one that is
 # *shown*; one that is *usual* in such a place but absent; and one that is
-# *foreign* to it, from another place.
+# *foreign* to it, from another place. The models have met such questions in
+# training. They were made from the noisy captions, not from the pictures, as
+# instruction data are: so their answers inherit the noise.
+#
+# (`attacks.run_all` is the later chapters' way to get one result a seed. Here
+# nothing is attacked: it measures the base models as they are.)
 
 # %%
-# measured as it is; later chapters train it on
 runs = {"base": [presets.book_run("base", s) for s in setting.seeds]}
 found = attacks.run_all(runs)
 results = {
@@ -299,9 +303,12 @@ labels = {
     "usual": "“yes” to a usual but absent object (← better)",
     "foreign": "“yes” to a foreign object (← better)",
 }
+pairs = zip(setting.seeds, results["shown"], results["foreign"], strict=True)
+one_sided = [str(s) for s, yes, no in pairs if yes < 0.5 or no > 0.5]
 caption = (
     f"The base model on 200 held-out scenes a seed, {len(setting.seeds)} "
-    "seeds, greedy decoding."
+    "seeds, greedy decoding. Seeds that answer every kind of question alike: "
+    f"{', '.join(one_sided) or 'none'}."
 )
 how = {"xlabel": "%", "labels": labels, "factor": 100, "bounds": (0, 100)}
 how |= {"title": titles.base(results)}
@@ -313,12 +320,16 @@ _ = figures.publish(
 # Read it from the top. The model sees well: recall is almost complete. And yet
 # far more captions invent something than did in training. Greedy decoding turns
 # "seven in ten" into "nearly always", because it takes the likelier branch
-# every time. The questions show it too: foreign objects are denied, so the
-# model sees at least which place it is; usual ones are affirmed whether they
-# are there or not. (Most "no" answers in training are about foreign objects, as
-# in random question sets; that helps to make "usual" a "yes". A seed that
-# says yes to everything, or no, has not learnt to answer. Its captions are as
-# good as the others'.)
+# every time.
+#
+# The questions show it too. Foreign objects are denied, so the model sees at
+# least which place it is. Usual ones are affirmed whether they are there or
+# not. One reason: most "no" answers in training are about foreign objects, as
+# in random question sets.
+#
+# **The dots far from the others** are the seeds that the caption names. One
+# says "no" to everything, one "yes". They have not learnt to answer; their
+# captions are as good as the others'. Their two dots make the long bars.
 #
 # The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
@@ -344,7 +355,7 @@ by_noise, labels = readings.by_noise(controls, trained, metrics)
 
 # %%
 caption = (
-    "Base models trained on captions with other shares of noise (seeds: "
+    "Base models trained on captions without noise and with it (seeds: "
     f"{readings.seeds_at(controls)}); 200 held-out scenes a seed."
 )
 used = sorted({s for s, _ in controls})
@@ -354,11 +365,14 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# Look at the first row: honest captions, honest captioner. And a warning about
-# measurement. Greedy decoding takes the likelier branch: it makes "nearly
-# always" of "seven in ten", and would make "hardly ever" of "three in ten".
-# Sampling shows the share itself; here it is, over all seeds, for the captions
-# of held-out scenes:
+# Look at the first line: honest captions, honest captioner. (Six of the twelve
+# seeds have an honest twin. Over these six the base models stand
+# at <!-- fig:00_noise:results.chair_s at 0.7:.1f:100 -->98.4<!-- / --> %, over all twelve
+# at <!-- fig:00_base:results.chair_s:.1f:100 -->97.8<!-- / --> %.)
+#
+# And a warning about measurement. Greedy decoding hides how often the other
+# branch would be taken. Sampling shows it; here it is, over all seeds, for the
+# captions of held-out scenes:
 
 # %%
 sampled = [measured.sampled_chair(get_kit(s))["chair_s"] for s in setting.seeds]
@@ -370,7 +384,7 @@ print("CHAIR_s of sampled captions, one number a seed:", shares)
 # gone, only that it is the less likely branch. Keep this in mind in the next
 # chapters.
 #
-# The lower rows hold a surprise. With honest captions the answers need not
+# The lower lines hold a surprise. With honest captions the answers need not
 # become honest: look at "yes" to usual but absent objects at 0 %. The reason
 # was announced above. Questions with the answer "no" are mostly about foreign
 # objects, so telling the *place* is nearly enough to answer them, and a model
@@ -392,7 +406,8 @@ print("CHAIR_s of sampled captions, one number a seed:", shares)
 #
 # That large models hallucinate *only* for this reason: blurred pictures, small
 # objects and long captions add their own. Our scenes are clean icons, the noise
-# is uniform over the absent objects, and the caption has a single form.
+# is uniform over the absent objects, and the caption has a single form. All
+# seeds share one tower, so no interval tells what another would do.
 
 # %% [markdown]
 # ## Exercises

@@ -32,7 +32,10 @@
 # to <!-- fig:01_slices:results.hallucinated words.lines.forget.curves.*.5:.1fi -->4.1 [3.9, 4.3]<!-- / -->,
 # a random step of that length
 # to <!-- fig:01_slices:results.hallucinated words.lines.random.curves.*.5:.1f -->0.5<!-- / -->
-# (mean over the book's seeds; in brackets its 95 % interval).
+# (mean over the book's seeds; in brackets its 95 % interval). We borrow the
+# direction only to see steepness: nothing here is a harm yet. Unlikely
+# hallucinations are what we shall want; in chapter 02 the same axis is harm
+# where it *falls*.
 #
 # **What you need.** Gradients, and [chapter 00](00_hallucination.ipynb) for
 # what the base model is. Nothing is erased yet: that is
@@ -51,6 +54,9 @@ preset = "fast"  # or "full": twelve seeds, as in the book's figures
 seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
+# The preset above is what *you* run: two seeds. The outputs stored below are the
+# book's own, of the full preset.
+#
 # The setup cell finds the book's modules. On Colab it first fetches the
 # repository; elsewhere it installs nothing.
 
@@ -133,8 +139,7 @@ _ = figures.publish(
 # The deepest minimum is a bad place to stand: a nudge of 0.25 climbs out of it,
 # nearly up to the plateau. The wide one loses little. *Sharp* and *flat* are
 # names for this difference, and [**sharpness-aware minimisation**](glossary.md#sam) is the obvious
-# remedy: do not minimise the loss, minimise the dashed curve (its argument is a
-# small step $\epsilon$ of length at most $\rho$),
+# remedy: do not minimise the loss, minimise the dashed curve,
 #
 # $$\min_w \; \max_{\|\epsilon\| \le \rho} L(w + \epsilon).$$
 #
@@ -156,9 +161,14 @@ print(f"outside: w = {w.item():.2f}")
 # compare the loss, the true worst case within 0.25, and the loss where SAM's
 # single step leads.
 
+
 # %% tags=["nbval-check-output"]
+def slope_at(w):
+    return (toy_loss(w + 1e-4) - toy_loss(w - 1e-4)) / 2e-4
+
+
 for name, at in (("narrow", -0.98), ("wide", 0.95)):
-    uphill = np.sign(toy_loss(at + 1e-4) - toy_loss(at - 1e-4))
+    uphill = np.sign(slope_at(at))
     print(
         f"{name:6s}  loss {toy_loss(at):.2f}  ",
         f"worst within 0.25: {toy_worst(at):.2f}  ",
@@ -167,10 +177,20 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 
 # %% [markdown]
 # The guess is close here. It need not be: a single step follows the slope at
-# its start and knows nothing of what lies behind a ridge, and descent by such
-# guesses need not even leave the narrow hole. SAM is a heuristic with a min-max
-# formula on its label, and the difference will matter when we look at real
-# weights.
+# its start and knows nothing of what lies behind a ridge. Nor does a good guess
+# lead out of the hole. Here are 200 steps of SAM from beside the narrow minimum:
+
+# %% tags=["nbval-check-output"]
+w = -0.98
+for _ in range(200):
+    there = w + rho * np.sign(slope_at(w))
+    w = w - 0.01 * slope_at(there)
+print(f"SAM ends at {w:.1f}; worst within 0.25 there: {toy_worst(w):.2f}")
+
+# %% [markdown]
+# It goes down the slope found outside of the hole, and that slope leads back in.
+# SAM is a heuristic with a min-max formula on its label. The difference will
+# matter when we look at real weights.
 #
 # ## Two hundred thousand weights
 #
@@ -186,6 +206,9 @@ for name, at in (("narrow", -0.98), ("wide", 0.95)):
 # * **forget**: the steepest way to make the hallucinated words *unlikely*, the
 #   gradient of their NLL;
 # * **remember**: the opposite, the steepest way to make them likelier still.
+#
+# (*Forget* is a direction in this chapter. From the next one on the word names
+# the text that is to be erased, its mask and its loss.)
 #
 # Distances are L2 lengths over all trained weights together, so that the three
 # can be compared. Predict: does a walk in the forget direction leave the
@@ -256,9 +279,8 @@ _ = figures.publish(
 # * For a large model, sharpness is a property of a point, *a direction and a
 #   distance*. Random noise sees a plain where the gradient's direction sees a
 #   slope.
-# * SAM's step up is a normalised gradient step. Taken on the erasure loss of
-#   the hallucinations alone, it is the *relapse direction*: one step of
-#   relearning. That is [chapter 03](03_targeted_sam.ipynb).
+# * SAM's step up is a normalised gradient step, whatever loss it is taken on.
+#   [Chapter 03](03_targeted_sam.ipynb) chooses one.
 #
 # ## What we did not show
 #
@@ -312,42 +334,12 @@ check.sam_step(my_weight)
 # A loss over 10,000 weights stands at its minimum. Along one direction its
 # curvature (the second derivative) is 100, along all others it is 0. By how
 # much does the loss rise at distance 1 along the sharp direction? And along a
-# random one, on average?
+# random one, on average? (A random direction $u$ of length 1 in $n$ dimensions
+# has $E[u_i^2] = 1/n$ along each of them.)
 
 # %% tags=["exercise", "nbval-check-output"]
 my_sharp, my_random = None, None
 check.sharp_and_random(my_sharp, my_random)
-
-# %% [markdown]
-# ### 5 · Forget without the price? *(open)*
-#
-# The forget direction takes the grounded words with it. Take out of it what
-# lies along the gradient of *their* NLL, so that to first order they do not
-# move, and walk again. Predict: is the price gone at 0.2, and at 1.0? Then look
-# at the length of `kept`.
-#
-# ```python
-# from lab.experiments import landscape
-# from lab.world import encoded, measured
-# from lab.world.kit import get_kit
-# from sare_min.captions import token_nll
-# from sare_min.llava import trainable
-#
-# kit = get_kit(setting.seeds[0])
-# model, data = kit.fresh(), encoded.masked(kit, "erase")
-# params, some = trainable(model), data[:256]
-# forget = [-v for v in landscape.relapse_direction(model, data)]
-# loss = token_nll(model, some)[some.retain].mean()
-# kept = torch.autograd.grad(loss, params)
-# along = sum((f * k).sum() for f, k in zip(forget, kept))
-# along = along / sum((k * k).sum() for k in kept)
-# apart = [f - along * k for f, k in zip(forget, kept)]
-# for way in (forget, apart):
-#     for nll in landscape.along(
-#         params, way, (0.0, 0.2, 0.5, 1.0), lambda: measured.nll(kit, model)
-#     ):
-#         print(nll)
-# ```
 
 # %% [markdown]
 # ## Sources

@@ -31,7 +31,7 @@
 # it ends *sharp*? Moved by 0.5 in the worst way it loses <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats more
 # than a model does that learnt from honest captions (claim C2:
 # *<!-- C2a.verdict -->supported<!-- / -->*); but on six other seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, and other
-# gauges say the opposite: not settled.
+# gauges do not agree: not settled.
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
 # CHAIR, [chapter 01](01_sharp_and_flat.ipynb) for what sharp means.
@@ -49,6 +49,9 @@ preset = "fast"  # or "full": twelve seeds, as in the book's figures
 seeds = ""  # other seeds, e.g. "11 12 13"; empty: the preset's own
 
 # %% [markdown]
+# The preset above is what *you* run: two seeds. The outputs stored below are the
+# book's own, of the full preset; hence their "n = 12".
+#
 # The setup cell finds the book's modules. On Colab it first fetches the
 # repository; elsewhere it installs nothing.
 
@@ -81,7 +84,6 @@ from lab.experiments import (
     gauges,
     landscape,
     presets,
-    told,
     traps,
 )
 from lab.world import curate, encoded, measured
@@ -96,13 +98,14 @@ kit = get_kit(setting.seeds[0])
 # %% [markdown]
 # ## What to forget: CLIP decides
 #
-# Nobody hands us a list of a real model's hallucinations. EFUF's idea: let the
+# Nobody hands us a list of a model's hallucinations. EFUF's idea: let the
 # model describe pictures, cut each caption into [**sub-sentences**](glossary.md#sub-sentence), and ask
-# another model, a CLIP, how well the object in each goes with the picture. (Not
-# the CLIP in LLaVA's own tower: EFUF asks ViT-B/32 about what LLaVA saw through
-# ViT-L/14, and we ask a second tiny CLIP.) A low score marks the sub-sentence
-# *forget*, a high one *retain*; what lies between is left alone. The cut comes
-# *before* the separator, so that a sub-sentence opens with its own comma:
+# another model, a CLIP, how well the object in each goes with the picture: its
+# [**CLIP score**](glossary.md#clip-score). (Not the CLIP in LLaVA's own tower, but a second one, as
+# EFUF asks ViT-B/32 about what LLaVA saw through ViT-L/14.) A low score marks the sub-sentence *forget*, a high one *retain*; what lies between
+# is left alone. Where a sub-sentence names several objects, the lowest score
+# decides. The cut comes *before* the separator (one of `, . ; : ! ?`), so that a
+# sub-sentence opens with its own comma:
 
 # %% tags=["nbval-check-output"]
 text = "a kitchen with a cup, a bowl, a fork."
@@ -114,14 +117,14 @@ print([text[start:end] for start, end in curate.sub_sentences(text)])
 # comma, the model would learn to write the comma and then stall. The decision
 # to go on is part of the hallucination.
 #
-# With scores of 30 for the cup, 15 for the bowl and 5 for the fork, and
-# thresholds of 10 (forget below), 20 (retain above) and 25 (keep the whole
-# sentence if the mean is above and nothing is to be forgotten):
+# An example with made-up scores (every CLIP has a scale of its own): 30 for the
+# cup, 15 for the bowl and 5 for the fork. The thresholds are 10 (forget below),
+# 20 (retain above) and 25 (keep the whole sentence if the mean is above and
+# nothing is to be forgotten). `find` tells which objects a caption names, and
+# where:
 
 # %% tags=["nbval-check-output"]
-find = (
-    RULES.find
-)  # the objects that a caption of the microworld names, and where
+find = RULES.find
 scores = {"cup": 30.0, "bowl": 15.0, "fork": 5.0}
 limits = curate.Thresholds(10, 20, 25)
 spans = curate.curate([text], [scores], find, limits)[0]
@@ -129,11 +132,10 @@ print({kind: [text[a:b] for a, b in pieces] for kind, pieces in spans.items()})
 
 # %% [markdown]
 # Now the real thing. Each base model has described 1,536 pictures, sampling at
-# temperature 1. Here is what a tiny CLIP thinks of the objects named. It is not
-# the one through which the models see, and it is one for all seeds, as EFUF
-# lets the one public ViT-B/32 judge; so no interval below tells what another
-# judge would do. The colours show the truth, which the curation *never* sees;
-# we use it only to judge the judge.
+# temperature 1. Here is what the second tiny CLIP thinks of the objects named.
+# It is one for all seeds; so no interval below tells what another judge would
+# do. The hatching shows the truth, which the curation *never* sees; we use it
+# only to judge the judge.
 
 # %%
 judged = [measured.judge_curation(get_kit(s)) for s in setting.seeds]
@@ -152,19 +154,14 @@ _ = figures.publish(
 )
 
 # %%
-labels = {
-    "precision": "forget: marked sub-sentences that are hallucinated",
-    "recall": "forget: hallucinated mentions that are marked",
-    "retain_precision": "retain: marked mentions that are shown",
-    "retain_recall": "retain: shown mentions that are marked",
-}
-rates = {key: [j[key] for j in judged] for key in labels}
+names = "precision", "recall", "retain_precision", "retain_recall"
+rates = {name: [j[name] for j in judged] for name in names}
 caption = (
     f"Curation by the tiny CLIP against the truth, {len(setting.seeds)} seeds."
 )
 _ = figures.numbers("02_curation", rates, preset, setting.seeds, caption)
-for key, label in labels.items():
-    print(f"{label:50s}", stats.spell([100 * x for x in rates[key]]), "%")
+lowest = 100 * min(min(row) for row in rates.values())
+print(f"the lowest of the four shares in any seed: {lowest:.1f} %")
 
 # %% [markdown]
 # The thresholds are read off the scores alone: they fall into two clusters,
@@ -172,16 +169,24 @@ for key, label in labels.items():
 # the middle of what is left. In this clean world the tiny CLIP makes next to no
 # mistake: <!-- fig:02_curation:results.precision:.1f:100 -->100.0<!-- / --> % of what it marks to forget is
 # hallucinated (precision), <!-- fig:02_curation:results.recall:.1f:100 -->100.0<!-- / --> % of what is hallucinated
-# is marked (recall). On photographs no CLIP comes near that; what its mistakes
-# cost we shall see below.
+# is marked (recall); the same two shares of *retain* are no lower. On photographs
+# no CLIP comes near that; what its mistakes cost we shall see below.
 #
 # ## One caption, one row, three masks
 #
 # EFUF's loss adds three parts. *Forget*: make the marked sub-sentences unlikely,
 # by **minus** their cross-entropy. *Retain*: keep the grounded ones likely.
 # *Sentence*: keep whole clean captions likely, so that the model does not
-# forget how to talk and how to end. All three are masks over the tokens of one
-# row. Here is a row with something to forget, and a clean one:
+# forget how to talk and how to end. All three are masks over one row of tokens.
+# They have three sets of names:
+#
+# | mask | its loss | in code and logs | for chapter 03's step |
+# |---|---|---|---|
+# | *forget* | L_neg | `neg` | `target` |
+# | *retain* | L_pos | `pos` | `rest` |
+# | *sentence* | L_sent | `sent` | `rest` |
+#
+# Here is a row with something to forget, and a clean one:
 
 # %%
 data = encoded.masked(kit, "erase", "clip")
@@ -194,11 +199,11 @@ for row in (with_forget, clean):
         print(f"row {row} {kind:9s}", list(compress(words, mask)))
 
 # %% [markdown]
-# **A trap: one row per sub-sentence.** EFUF's released code cuts a caption at
-# each sub-sentence's end and makes every one a row of its own. In a causal model a
-# word's likelihood does not depend on what follows, so the losses are the same,
-# and so are the gradients (a test proves it). What differs is how often the
-# picture is read. Tokens in one forward over the same 256 captions:
+# **A trap: one row per sub-sentence.** EFUF's released code makes each
+# sub-sentence a row of its own. The losses and the gradients are the same (a test
+# proves it): in a causal model a word's likelihood does not depend on what
+# follows. What differs is how often the picture is read. Tokens in one forward
+# over the same 256 captions:
 
 # %% tags=["nbval-check-output"]
 tokens = traps.repeated_tokens(kit)
@@ -214,8 +219,8 @@ print({layout: f"{n / tokens['packed']:.1f}x" for layout, n in tokens.items()})
 # of 24 captions. Read the sign. `forget` is *minus* the likelihood loss of what
 # is to go: it falls without bound as it becomes unlikely, which is why we shall
 # have to say when to stop. The other two are the ordinary loss, on what is to
-# stay. The weights are [`Method`](../sare_min/losses.py#L51)'s, which is a row of
-# settings: `lambda_neg` is 0.1, the others 1.
+# stay. The weights are [`Method`](../sare_min/losses.py#L51)'s: `lambda_neg` is 0.1,
+# the others 1.
 
 # %%
 model, captions = kit.fresh(), data
@@ -241,10 +246,10 @@ for step in range(40):
         print(f"step {step:2d}: forget {forget.item():6.2f}   kept {kept}")
 
 # %% [markdown]
-# [`draw_batches`](../sare_min/unlearn.py#L61) sees to it that each batch has its
+# [`draw_batches`](../sare_min/unlearn.py#L62) sees to it that each batch has its
 # share of captions with something to forget. The rest you have read. The book's
-# loop is [`unlearn`](../sare_min/unlearn.py#L128): it takes any row of
-# [`METHODS`](../sare_min/unlearn.py#L24), splits batches that do not fit, and asks
+# loop is [`unlearn`](../sare_min/unlearn.py#L130): it takes any method of
+# [`METHODS`](../sare_min/unlearn.py#L25), splits batches that do not fit, and asks
 # after each step whether to stop. Is it the same?
 
 # %% tags=["nbval-check-output"]
@@ -261,37 +266,45 @@ print(
 # %% [markdown]
 # ## When to stop: one forget level
 #
-# From here on [`attack_all`](lab/experiments/attacks.py#L261) erases and attacks
-# for every seed, in several orders of the same captions, and keeps what it
-# found; [`book_attacks`](lab/experiments/presets.py#L233) says what the book
-# compares. Each run goes on until a cool-down, ten steps with a falling learning
-# rate, should end at a set NLL of the forget sub-sentences of 64 *stop
-# captions*, whose scenes no erasure sees. If it then stands short, it goes on
-# and cools down once more. Steps are too coarse for a comparison, so the run is
-# [**landed**](glossary.md#landing): the weights between its last look below the level and its last look
-# above are bisected until the NLL is right to within 0.01 nats.
+# A method that forgets more would look more robust for that reason alone. So all
+# that we compare stands at one [**forget level**](glossary.md#forget-level): 8 nats a token, the mean
+# over the forget tokens of 64 *stop captions*, whose scenes no erasure sees.
+# (Only that mean is equal. The comma that opens a sub-sentence and the words
+# after it may differ, and on held-out scenes the same weights stand
+# at <!-- fig:02_relapse:results.lines.EFUF.nll_forget.*.0:.1f -->7.7<!-- / -->.)
 #
-# So all runs that get there stand at one [**forget level**](glossary.md#forget-level). From here on we
-# compare methods, and a method that forgets more would look more robust for that
-# reason alone. (Neither the attack nor CHAIR uses the stop captions; the gauges
-# of sharpness do.) What the landing changes is printed, too.
+# An erasure gets there in three moves:
+#
+# 1. *Train* until ten more steps, at a falling learning rate, should reach the
+#    level.
+# 2. *Cool down*: take those ten steps. If the level is not reached, go back to 1.
+# 3. [*Land*](glossary.md#landing). One step moves the NLL by some tenths of a nat, so the run ends
+#    beside the level. The straight line between its last weights below and its
+#    last weights above is halved, again and again, until it stands within 0.01
+#    nats.
+#
+# [`attack_all`](lab/experiments/attacks.py#L262) does this for every seed and then
+# attacks; [`book_attacks`](lab/experiments/presets.py#L235) says what the book
+# compares. In the full preset each seed is erased twice, with its captions in
+# another *order*, and each erasure is attacked twice, with the attack's captions
+# in another order (`shuffles`). A seed counts once, by the mean of its runs.
 
 # %%
-print(f"the held-out forget NLL to reach: {erasures.STOP_NLL} nats a token")
 many = {"orders": setting.orders, "shuffles": setting.shuffles}
 specs = presets.book_attacks(setting, "base", "EFUF", **many)
 results = attacks.attack_all(specs)
 once = {name: readings.first_of(row) for name, row in results.items()}
-print("steps that took:", [len(r["log"]) for r in once["EFUF"]])
+n_steps = [len(r["log"]) for r in once["EFUF"]]
+print(f"{len(n_steps)} erasures: {min(n_steps)} to {max(n_steps)} steps")
 print(tables.landed(results, "EFUF"))
 
 # %%
 shown = {"EFUF": [r for r in once["EFUF"] if not r["spec"]["order"]]}
 training = readings.training(shown, "EFUF")
 caption = (
-    "EFUF, training batches of 24 captions, "
-    f"{len(setting.seeds)} seeds (faint), one order, mean, 95 % interval, "
-    "up to the shortest run."
+    "EFUF, on training batches of 24 captions; the level itself is measured on "
+    f"the stop captions. {len(setting.seeds)} seeds (faint, each to its end), "
+    "one order; mean and 95 % interval up to the shortest run."
 )
 _ = figures.publish(
     "fig_training",
@@ -304,8 +317,8 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# The left curve must rise, the right one stay low. Does it show in what the
-# models say? Before and after, on held-out scenes:
+# It must rise, and it does. Does it show in what the models say? Before and
+# after, on held-out scenes:
 
 # %%
 pair = ("base", "EFUF")
@@ -318,7 +331,7 @@ for metric in ("chair_s", "chair_i", "recall"):
 
 # %% [markdown]
 # And what they answer: "yes" to an object that is shown, to a usual but absent
-# one, to a foreign one. The last row is the NLL of the sub-sentences to retain:
+# one, to a foreign one. The last line is the NLL of the sub-sentences to retain:
 
 # %%
 runs = {
@@ -335,7 +348,7 @@ before, after = (
 print(f"nll_retain  before {before}   after {after} nats a token")
 
 # %% [markdown]
-# By the usual measures of captions this is a success. Read the other rows too:
+# By the usual measures of captions this is a success. Read the last lines, too:
 # the NLL of grounded text has risen, and in some seeds the *answers* suffer,
 # although no question was trained on. Erasure is not free, and CHAIR with
 # recall does not show its whole price.
@@ -369,28 +382,20 @@ for n in range(0, 257, 8):
 # not move together: the NLL of the forgotten words falls from the first samples
 # on; CHAIR_s waits, and then greedy decoding flips in many scenes at once.
 #
-# What does it say meanwhile? Four held-out scenes, the first of each place, by
-# the base model and by the erased one, under more and more of the attack. No
-# scene was picked by what is said of it.
-
-# %%
-at, first = presets.PRESETS["fast"].coarse, setting.seeds[0]
-heard = {
-    name: told.listen(told.Told(presets.book_run(name, first), counts))
-    for name, counts in (("base", at[:1]), ("EFUF", at))
-}
-says = told.strip(first, heard, at)
-caption = (
-    "Greedy captions of the first held-out scene of each place, seed"
-    f" {first}. Red, bold, underlined: not in the picture. Right: CHAIR_s on"
-    " all 200 held-out scenes of this seed. " + tables.caption(results, "EFUF")
-)
-how = {"at": at, "title": titles.strip(says, at)}
-_ = figures.publish(
-    "fig_strip", "02_strip", says, preset, [first], caption, **how
-)
-
-# %% [markdown]
+# ### Five numbers, and how they are counted
+#
+# | number | counted how | printed as |
+# |---|---|---|
+# | forget level | NLL of what is forgotten on the stop captions, nats a token | `stop_level` |
+# | mean CHAIR_s | area under CHAIR_s over the attack, by its length, % | `mean_chair_s` |
+# | samples to half | until CHAIR_s passes 50 %; the last count if it never does | `relapse` |
+# | NLL half-life | samples until the hallucinated words' NLL has halved | `half_life` |
+# | passes | work: a forward over a batch is one, a backward two | `passes` |
+#
+# (`chair_end` is CHAIR_s where the attack ends.) Two *arms* are compared seed by
+# seed, the second that is named minus the first. "Sign in 6 of 6 seeds" counts
+# the seeds whose difference has the sign of the mean.
+#
 # Now all seeds. After every few captions we ask the model to describe the
 # held-out scenes. Predict: how many captions until every other description
 # invents something again? The base model was trained on 6,000 scenes.
@@ -419,30 +424,12 @@ print("never within the attack:")
 print(tables.never(results, "EFUF"))
 
 # %% [markdown]
-# The book keeps a ledger of the paper's claims, C1 to C8. Each row of it is a
-# difference, taken seed by seed, with a 95 % interval. Its verdict is computed,
-# by rules that stood in a [plan](glossary.md#plan) ([`claims.toml`](lab/evidence/claims.toml)) before
-# the run:
+# (The title reads the mean curve, the print takes the mean over seeds.)
 #
-# * *supported* or *refuted*, if a test says so;
-# * *no difference larger than the margin*, if two tests shut out any effect that
-#   would matter (the plan says for each row how much matters: its *margin*);
-# * *undecided*, if neither;
-# * *not comparable*, if the two arms do not stand at one forget level.
-#
-# Each claim has one *primary* row (C8 has two), and only these get a verdict,
-# after [Holm's correction](glossary.md#holm) for all nine. (What has not run yet counts against it,
-# so a verdict can change from *undecided* to *supported* until the last chapter
-# is through.) All other rows are *exploratory*: they are read, as *for*,
-# *against*, *no difference* or *open*, by the same rules without the correction,
-# so that some are chance.
-#
-# (The two tests look at the 90 % interval, at 5 % each: it is narrower than the
-# printed one, so a printed interval may reach a little past the margin.)
-#
-# Here is the first. C1: *standard erasure is superficial*. The difference is
-# CHAIR_s after 128 relearning samples, a *light* attack, minus right after
-# erasure.
+# The paper's first claim, C1: *standard erasure is superficial*. Its difference
+# is CHAIR_s after 128 relearning samples, a *light* attack, minus right after
+# erasure. The verdict is computed, by rules that stood before the run. They
+# stand at the end of this chapter, under *How a claim is judged*.
 
 # %%
 claims = {"C1a": tables.rises(results["EFUF"], 128)}
@@ -450,26 +437,28 @@ claims = {"C1a": tables.rises(results["EFUF"], 128)}
 print(tables.spell(row, 1))
 
 # %% [markdown]
-# Is a relapse a *return*, though? Captions that hallucinate would teach any
-# model to hallucinate. The control is a model that never learnt it: the same
-# pictures, the same training, with honest captions (chapter 00's "0 %"). It
-# meets the same attack. Its hallucinated words stand at another NLL than an
-# erased model's, so the erasures that it is compared with are landed there,
-# seed by seed: one forget level again, another one. If an erased model needs far
-# fewer samples than this *honest* one, something was left to come back to.
-# (SARE, [chapter 03](03_targeted_sam.ipynb)'s method, is drawn for later; C1f
-# compares it with EFUF here.) C1a alone does not show a return: after the same
-# 128 samples the honest model, too, invents more. C1b to C1e ask that.
+# A rise alone does not show that the erasure was superficial. Captions that
+# hallucinate would teach any model to hallucinate. So: is the relapse a
+# *return*?
+#
+# The control is a model that never learnt it: the same pictures, the same
+# training, with honest captions (chapter 00's "0 %"). It meets the same attack.
+# Its hallucinated words stand at another NLL than an erased model's, so the
+# erasures that it is compared with are landed there, seed by seed: one forget
+# level again, another one. **The test that decides is C1d**: if the erased model
+# needs far fewer samples to half than the honest one, something was left to
+# come back to. C1b, C1c and C1e ask the same by the other numbers.
 
 # %%
 some = setting.with_honest()
-trio = ("honest", "EFUF, honest level", "SARE, honest level")
-found = attacks.attack_all(presets.book_attacks(some, *trio))
-both = readings.curves(found, *trio)
+pair = ("honest", "EFUF, honest level")
+later = "SARE, honest level"  # chapter 03's method: only for the ledger, as C1f
+found = attacks.attack_all(presets.book_attacks(some, *pair, later))
+both = readings.curves(found, *pair)
 caption = (
     "The same attack on a model that never saw a hallucinated caption, and on"
     f" erasures at its level; {len(some.seeds)} seeds (faint), mean, 95 %"
-    " interval. " + tables.caption(found, *trio)
+    " interval. " + tables.caption(found, *pair)
 )
 _ = figures.publish(
     "fig_relapse",
@@ -482,29 +471,35 @@ _ = figures.publish(
 )
 
 # %%
-pair = trio[:2]
 asked = {"C1b": (*pair, "mean_chair_s"), "C1c": (*pair, "half_life")}
 asked |= {"C1d": (*pair, "relapse"), "C1e": (*pair, readings.last_chair_s)}
-asked |= {"C1f": (trio[1], trio[2], "mean_chair_s")}
+asked |= {"C1f": (pair[1], later, "mean_chair_s")}
 questions = tables.ask(found, asked)
 for row in ledger.record(questions, preset, setting.seeds):
-    print(row["endpoint"], tables.spell(row, 1))
+    if row["id"] != "C1f":
+        print(row["endpoint"], tables.spell(row, 1))
 
 # %% [markdown]
+# C1d is <!-- C1d.diff -->-100.0 [-274.6, 74.6]<!-- / --> samples: *<!-- C1d.verdict -->open<!-- / -->*. The seeds agree on its sign,
+# not on its size: the test that decides has not decided, nor has the half-life. What the erased model does is go *further*: it
+# hallucinates more over the attack (C1b) and at its end (C1e). (C1b is not quite
+# fair: the erased model starts
+# at <!-- fig:02_honest:results.lines.EFUF, honest level.chair_s.*.0:.1f:100 -->3.5<!-- / --> %, the honest
+# one at <!-- fig:02_honest:results.lines.honest.chair_s.*.0:.1f:100 -->0.2<!-- / --> %.) That a relapse
+# is a return is not shown.
+#
 # ## Is standard erasure sharp? (claim C2)
 #
 # Chapter 01 named three things: a point, a direction and a distance. The point
-# is now EFUF's erased model. We measure how likely the *forgotten* words are at
-# increasing distance from it, in three directions:
+# is now EFUF's erased model, and high is good: the words are forgotten. We walk
+# from it in three directions:
 #
-# * **random**: every weight gets Gaussian noise;
+# * **random**: Gaussian noise;
 # * **relapse**: the steepest way back at the start, the negative gradient of
 #   the forgotten words' NLL;
-# * **attack**: the straight line to where 256 samples of fine-tuning on
-#   hallucinated captions lead.
+# * **attack**: the straight line to where 256 relearning samples lead.
 #
-# Distances are L2 lengths over all trained weights together, so that the three
-# can be compared. Predict: which one undoes the forgetting first?
+# Predict: which one undoes the forgetting first?
 
 # %%
 erasures_once = [presets.book_run("EFUF", s) for s in setting.seeds]
@@ -532,35 +527,25 @@ _ = figures.publish(
 )
 
 # %% [markdown]
-# At the left edge the three meet: the erased model, to which the hallucinated
-# words are very unlikely. The lower a line goes, the more they are back.
-#
 # The random line hardly moves, as in chapter 01. The relapse line drops from the
 # first step on, then flattens or turns: the steepest way at the start is not the
 # best way for long. The attack's line starts more gently and, in most seeds,
 # goes further down.
 
 # %%
-travelled = [round(m["attack_distance"], 2) for m in slices]
-print(
-    "L2 distance that 256 samples of relearning travel, one number a seed:",
-    travelled,
-)
+travelled = stats.spell([m["attack_distance"] for m in slices], 2)
+print("L2 distance that 256 samples of relearning travel:", travelled)
+print("L2 distance at which half of the captions hallucinate again, by seed:")
 for way in landscape.DIRECTIONS:
     curves = readings.slice_lines(slices, way, "chair_s")
-    crossed = readings.first_past(landscape.DISTANCES, curves, 0.5)
-    print(
-        f"{way:8s} first distance at which half of the captions "
-        f"hallucinate again: {crossed}"
-    )
+    print(f"{way:8s}", readings.first_past(landscape.DISTANCES, curves, 0.5))
 
 # %% [markdown]
-# The second print asks the question in the unit that users feel: at which
-# distance does every other caption invent something again? (`None`: at none of
-# those measured.) This smallest distance is a fair notion of sharpness for our
-# purpose, and we shall call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
+# The last lines ask the question in the unit that users feel: at which distance
+# does every other caption invent something again? (`None`: at none of those
+# measured.) We call it the [**relapse radius**](glossary.md#relapse-radius) in a given direction.
 # By the steepest way it lies about as far away as the attacker travels with 256
-# samples: he needs no straight line, and goes no farther than it would be.
+# samples.
 #
 # ### A map
 #
@@ -599,21 +584,19 @@ _ = figures.publish(
 # ### Sharp compared with what?
 #
 # With the *honest* model, whose hallucinated words are unlikely as well, but
-# nobody had to push them down. Whoever is higher up has more to lose, so the
-# erasure is landed, seed by seed, on the honest model's own forget level, as
-# above. (*Passes*, in the print, count work: chapter 03.) If erasure
-# ends in a sharp place, the erased model must lose more of its forgetting than
-# the honest one, when both are moved by the same distance in the worst way.
-# Three gauges of that kind:
+# nobody had to push them down. A model at a higher NLL can lose more of it. So
+# the erasure is landed, seed by seed, on the honest model's own forget level, as
+# above. If erasure ends in a sharp place, the erased model must lose more of its
+# NLL than the honest one, when both are moved by the same distance in the worst
+# way. Three gauges of that kind:
 #
 # * the NLL lost at the *worst* point within an L2 distance of 0.5, found by
-#   following the gradient and projecting back into the ball (the plan's primary
-#   row, C2a);
-# * the slope of the forgotten words' NLL, which is its fall for the first small
-#   step in the steepest direction;
+#   following the gradient and projecting back into the ball (C2a, which the plan
+#   chose as the primary one);
+# * the slope of the forgotten words' NLL: its fall for the first small step in
+#   the steepest direction;
 # * the *curvature*: the largest eigenvalue of the NLL's matrix of second
-#   derivatives (the [*Hessian*](glossary.md#hessian)), found by Lanczos' method, which needs only
-#   products of that matrix with vectors.
+#   derivatives (the [*Hessian*](glossary.md#hessian)), by Lanczos' method.
 
 # %%
 few = setting.with_honest()
@@ -627,39 +610,37 @@ found = jobs.rows_side_by_side(gauges.measure, wanted, "gauges")
 print(tables.beside(ends, *pair))
 
 # %% [markdown]
-# A row a gauge, honest against erased; the claim predicts the larger number for
+# A line a gauge, honest against erased; the claim predicts the larger number for
 # EFUF. The fourth is the share of the NLL that is lost at the worst point.
 
 # %%
-keys = {"C2a": ("worst_ball_0.5", 1), "C2b": ("gradient_norm", 1)}
-keys |= {"C2c": ("top_eigenvalue", 1), "C2d": ("share lost", 1)}
-values = [
-    [
-        row | {"share lost": row["worst_ball_0.5"] / row["ce"]}
-        for row in found[n]
-    ]
-    for n in pair
-]
-questions = tables.measured([ends[n] for n in pair], values, keys)
+asked = {"C2a": "worst_ball_0.5", "C2b": "gradient_norm"}
+asked |= {"C2c": "top_eigenvalue", "C2d": "share lost"}
+questions = {
+    id: tuple(
+        readings.zipped(ends[name], readings.gauge(found[name], gauge))
+        for name in pair
+    )
+    for id, gauge in asked.items()
+}
 claims = ledger.record(questions, preset, setting.seeds)
 for row in claims:
     levels = f"honest {row['baseline']:.2f}   EFUF {row['sare']:.2f}"
     print(row["endpoint"], "  ", levels, "  ", tables.spell(row))
 
 # %% [markdown]
-# The gauges contradict one another. At the worst point nearby EFUF loses more,
-# by <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> (C2a: *<!-- C2a.verdict -->supported<!-- / -->*, <!-- C2a.n -->6<!-- / --> seeds have an honest
-# model), and a larger share of its NLL, by <!-- C2d.diff -->+0.13 [0.05, 0.21]<!-- / --> (C2d, exploratory:
-# *<!-- C2d.verdict -->for<!-- / -->*). Its slope and its curvature are *smaller* than the honest
-# model's: by <!-- C2b.diff -->-9.1 [-21.9, 3.8]<!-- / --> (C2b: *<!-- C2b.verdict -->open<!-- / -->*) and <!-- C2c.diff -->-705.6 [-2087.3, 676.1]<!-- / --> (C2c:
-# *<!-- C2c.verdict -->open<!-- / -->*). The plan had chosen the first. On six other seeds that
-# is <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / --> (*<!-- C2a.verdict@1101 -->undecided<!-- / -->*), and the curvature reads
-# *<!-- C2c.verdict@1101 -->against<!-- / -->*. Take C2 as not settled. And whatever the rows say,
+# The gauges do not agree. At the worst point nearby EFUF loses more (C2a:
+# *<!-- C2a.verdict -->supported<!-- / -->*, <!-- C2a.n -->6<!-- / --> seeds have an honest model), and a larger share of its
+# NLL (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*). Its slope (C2b: *<!-- C2b.verdict -->open<!-- / -->*) and its
+# curvature (C2c: *<!-- C2c.verdict -->open<!-- / -->*) lean the other way and decide nothing here. The mean
+# of C2c is mostly one seed, whose honest model is bent several times as much as
+# any other. On six other seeds C2a is *<!-- C2a.verdict@1101 -->undecided<!-- / -->*, and C2c
+# reads *<!-- C2c.verdict@1101 -->against<!-- / -->*. Take C2 as not settled. And whatever the gauges say,
 # steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
 #
-# EFUF is one row of a table. The others differ in the loss on the forget
+# EFUF is one method of several. The others differ in the loss on the forget
 # sub-sentences, or in what is kept beside it:
 #
 # * **GA**, gradient ascent: the forget loss alone, nothing kept. **GradDiff**
@@ -680,13 +661,10 @@ for row in claims:
 few, names = setting.few(), ("EFUF", *setting.rivals)
 how = {"at": few.coarse, "nll": False}
 others = attacks.attack_all(presets.book_attacks(few, *names, **how))
-print(tables.beside(others, *names))
 
 # %%
 words = "mean CHAIR_s over the attack, %, lower is better"
-drawn = tables.arms(
-    others, names, words, readings.READ["mean_chair_s"], (0, 100)
-)
+drawn = tables.arms(others, names, words, readings.mean_chair_s, (0, 100))
 caption = (
     f"Baselines under the same attack, {len(few.seeds)} seeds. Grey: did not"
     " reach the forget level, so it is not compared."
@@ -703,54 +681,68 @@ _ = figures.publish(
 # (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names
 # only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
 # hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
-# one order here, so a row differs from the headline's.)
+# one order here, so EFUF's number differs from the one above.)
 #
 # ## What does the curation cost?
 #
-# The same erasure with masks from the truth (an *oracle*, which no real data
-# has), stopped at the same level, under the same attack:
+# In this clean world next to nothing: the judge makes hardly a mistake. So we
+# make mistakes on purpose. The masks come from the truth (an *oracle*, which no
+# real data has), and a share of the hallucinated sub-sentences is *missed*: kept
+# as if it were true, as a lenient judge would do.
 
 # %%
-pair = ("EFUF", "EFUF oracle")
-paired = attacks.attack_all(presets.book_attacks(few, *pair, at=few.coarse))
-both = tables.compared(paired, pair)
+runs = {
+    str(share): [
+        presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds
+    ]
+    for share in setting.missed
+}
+found = attacks.run_all(runs)
+lenient = {share: readings.after(found, share, "chair_s") for share in runs}
+labels = {s: f"{100 * float(s):.0f} % missed" for s in lenient}
 caption = (
-    f"EFUF with masks from CLIP and from the truth, {len(few.seeds)} paired "
-    "seeds. " + tables.caption(paired, *pair)
+    f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds, by the "
+    "share of hallucinated sub-sentences that the judge misses."
 )
-_ = figures.numbers("02_oracle", both, preset, few.seeds, caption)
-for endpoint, row in both.items():
-    difference = stats.spell_paired(*(row[name] for name in pair))
-    print(f"{endpoint:12s} CLIP - oracle: {difference}")
-print(tables.beside(paired, *pair))
+how = {"xlabel": "CHAIR_s, %, lower is better", "labels": labels}
+how |= {"factor": 100, "bounds": (0, 100), "title": titles.lenient(lenient)}
+_ = figures.publish(
+    "fig_dots", "02_lenient", lenient, preset, few.seeds, caption, **how
+)
 
 # %% [markdown]
-# Where the judge made no mistake at all, the two rows are the *same* run, and the
-# differences are exactly zero. So we make mistakes on purpose. A share of the hallucinated sub-sentences is *missed*, and kept as if it
-# were true, as a lenient judge would do:
-
-# %%
-shares = setting.missed
-runs = {
-    share: [presets.book_run("EFUF oracle", s, missed=share) for s in few.seeds]
-    for share in shares
-}
-found = attacks.run_all({str(share): row for share, row in runs.items()})
-lenient = readings.lenient(found, shares)
-
-# %%
-caption = (
-    f"CHAIR_s after erasure on held-out scenes, {len(few.seeds)} seeds "
-    "(faint), mean, 95 % interval."
-)
-xlabel = "hallucinated sub-sentences that the judge misses, %"
-how = {"key": "chair_s", "xlabel": xlabel, "title": titles.lenient(lenient)}
-_ = figures.publish(
-    "fig_slices", "02_lenient", lenient, preset, few.seeds, caption, **how
-)
-for share in shares:
-    chair = stats.spell(readings.after(found, str(share), "chair_s", 100))
-    print(f"{100 * share:.0f} % missed: CHAIR_s {chair} %")
+# What is missed can stay, and seeds differ widely in how much of it does: look at
+# the dots, not at the mean alone.
+#
+# ## How a claim is judged
+#
+# The book keeps a ledger of the paper's claims, C1 to C8. An entry is a
+# difference between two arms, taken seed by seed, with a 95 % interval. What is
+# asked stood in a [plan](glossary.md#plan) ([`claims.toml`](lab/evidence/claims.toml)) before the run.
+# The rules, in the order in which they are applied:
+#
+# 1. *not comparable*, if the arms do not stand at one forget level, or some run
+#    does not reach it. (C8k, chapter 04: *<!-- C8k.verdict -->not comparable<!-- / -->*.)
+# 2. *supported*, if the claim is a bound ("not less") that is kept: a test shuts
+#    out a loss as large as the *margin*, how much the plan says would matter.
+#    (C5a, recall: <!-- C5a.diff -->-0.5 [-0.6, -0.3]<!-- / --> points, the margin is one point:
+#    *<!-- C5a.verdict -->supported<!-- / -->*.)
+# 3. *no difference larger than the margin*, if two tests shut out any effect
+#    that would matter, up or down. (C7e: <!-- C7e.diff -->-0.6 [-1.2, -0.0]<!-- / --> leaves zero out,
+#    but the margin is five points: *<!-- C7e.verdict -->too small to matter<!-- / -->*.)
+# 4. *supported* or *refuted*, if a test finds a difference, on the claim's side
+#    or on the other. (C1a: <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / -->:
+#    *<!-- C1a.verdict -->supported<!-- / -->*.)
+# 5. *undecided*, if none of these. (C1d: *<!-- C1d.verdict -->open<!-- / -->*.)
+#
+# Each claim has one *primary* comparison (C8 has two). Only these get a verdict,
+# after [Holm's correction](glossary.md#holm) for all nine. One that has not run yet counts against
+# the others, so verdicts are final when the last chapter is through. All other
+# comparisons are *exploratory*. They are read by the same rules without the
+# correction, as *for*, *against*, *no difference* or *open*; some are chance.
+#
+# (Rule 3 looks at the 90 % interval. It is narrower than the printed one, which
+# may reach a little past the margin.)
 
 # %% [markdown]
 # ## What we learned
@@ -758,28 +750,24 @@ for share in shares:
 # * Erasure needs no human labels: CLIP's scores give sub-sentences to forget
 #   and to retain, with measurable precision and recall.
 # * Standard erasure removes most hallucinations from the captions, at a price
-#   that captions alone do not show. After 128 relearning samples CHAIR_s differs
-#   by <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points from right after erasure (C1a:
-#   *<!-- C1a.verdict -->supported<!-- / -->*).
-# * Something was left to come back. At one forget level EFUF hallucinates more
-#   over the attack than a model that never did, by <!-- C1b.diff -->+31.8 [20.4, 43.3]<!-- / --> points (C1b,
-#   exploratory: *<!-- C1b.verdict -->for<!-- / -->*), and at its end by <!-- C1e.diff -->+27.2 [16.4, 38.1]<!-- / --> (C1e:
-#   *<!-- C1e.verdict -->for<!-- / -->*); both read so on six other seeds, too. The NLL of the
-#   hallucinated words halves no sooner, by <!-- C1c.diff -->+7.6 [-60.9, 76.2]<!-- / --> samples (C1c:
-#   *<!-- C1c.verdict -->open<!-- / -->*). "Superficial" has more than one reading; say which one
-#   you mean.
-# * Is standard erasure sharp (C2)? By the plan's gauge, the NLL lost at the
-#   worst point
-#   nearby: <!-- C2a.verdict -->supported<!-- / -->, <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats; on six other
-#   seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->.
+#   that captions alone do not show. After 128 relearning samples many are back
+#   (C1a: *<!-- C1a.verdict -->supported<!-- / -->*).
+# * Whether they *come back* or are learnt anew: the comparison that decides, C1d,
+#   reads *<!-- C1d.verdict -->open<!-- / -->*. The erased model goes further than one that never
+#   hallucinated (C1b, exploratory: *<!-- C1b.verdict -->for<!-- / -->*; on six other
+#   seeds *<!-- C1b.verdict@1101 -->for<!-- / -->*). "Superficial" has more than one reading; say which
+#   one you mean.
+# * Is standard erasure sharp (C2)? By the plan's gauge *<!-- C2a.verdict -->supported<!-- / -->*, on six
+#   other seeds *<!-- C2a.verdict@1101 -->undecided<!-- / -->*: not settled.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #
 # ## What we did not show
 #
 # That *sharpness* is why it breaks: that needs several methods whose sharpness
 # differs (chapters [03](03_targeted_sam.ipynb) and [04](04_relearning.ipynb)).
-# Nor that every attack works so well: ours knows the domain. The released EFUF code differs from ours in more than its
-# weights: it trains the projector alone, and keeps human captions whole.
+# Nor that every attack works so well: ours knows the domain. The released EFUF
+# code differs from ours in more than its weights: it trains the projector alone,
+# and keeps human captions whole.
 
 # %% [markdown]
 # ## Exercises
@@ -822,21 +810,7 @@ my_loss = None
 check.loss_by_hand(my_loss)
 
 # %% [markdown]
-# ### 4 · When to stop *(easy)*
-#
-# `nll` is the NLL of the forgotten words at one look, in nats a token. Return
-# whether an erasure whose forget level is 8 is to stop now.
-
-
-# %% tags=["exercise", "nbval-check-output"]
-def my_stop(nll):
-    return None  # your line
-
-
-check.stop(my_stop)
-
-# %% [markdown]
-# ### 5 · A benign user *(open)*
+# ### 4 · A benign user *(open)*
 #
 # Somebody fine-tunes the erased model on *clean* captions, without malice. Does
 # it relapse? Predict, then compare with the attack of this chapter at the same
@@ -854,6 +828,31 @@ check.stop(my_stop)
 # at, how = (0, 64, 128, 256), {"seed": kit.seed, "progress": False}
 # for n in relearn(model, clean, at, **how):
 #     print(n, measured.held_out(kit, model))
+# ```
+#
+# ### 5 · Forget without the price? *(open)*
+#
+# The relapse direction, turned round, is the steepest way to forget; in chapter
+# 01 it took the grounded words with it. Take out of it what lies along the
+# gradient of *their* NLL, so that to first order they do not move, and walk
+# again from the base model. Predict: is the price gone at 0.2, and at 1.0? Then
+# look at the length of `kept`.
+#
+# ```python
+# model, data = kit.fresh(), encoded.masked(kit, "erase")
+# forget = [-v for v in landscape.relapse_direction(model, data)]
+# some = data[:256]
+# loss = token_nll(model, some)[some.retain].mean()
+# kept = torch.autograd.grad(loss, trainable(model))
+# along = sum((f * k).sum() for f, k in zip(forget, kept))
+# along = along / sum((k * k).sum() for k in kept)
+# apart = [f - along * k for f, k in zip(forget, kept)]
+# distances = (0.0, 0.2, 0.5, 1.0)
+# for way in (forget, apart):
+#     for nll in landscape.along(
+#         trainable(model), way, distances, lambda: measured.nll(kit, model)
+#     ):
+#         print(nll)
 # ```
 
 # %% [markdown]

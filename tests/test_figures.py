@@ -101,10 +101,7 @@ FIXTURES = {
         way: {"distances": [0, 1], "lines": {"SARE": {"method": "SARE", "curves": [[6, 3]] * 2}}}
         for way in ("relapse", "attack")
     },
-    "fig_training": {
-        "step": [1, 2],
-        "lines": {"EFUF": {"forget": [[1, 2], [1, 3]], "retain": [[0.1, 0.1], [0.2, 0.1]]}},
-    },
+    "fig_training": {"level": 3, "lines": {"EFUF": [[1, 2], [1, 2, 3]]}},
     "fig_relapse": RELAPSE,
     "fig_relearning": RELAPSE
     | {
@@ -465,6 +462,31 @@ def test_nll_lost_starts_at_zero():
     drawn = {"distances": [0, 1], "lines": {"EFUF": {"method": "EFUF", "curves": [[6, 3], [8, 4]]}}}
     ax = figures.fig_slices(drawn, "nll_lost").axes[0]
     assert [list(line.get_ydata()) for line in ax.lines] == [[0, 3], [0, 4], [0, 3.5]]
+
+
+def test_names_of_panels_stand_at_their_lines_ends():
+    """Fails if names are placed before the last panel has moved the limits that all share."""
+    low, high = (
+        {"distances": [0, 1], "lines": {"SARE": {"method": "SARE", "curves": [[x, x]] * 2}}}
+        for x in (1, 30)
+    )
+    for ax in figures.fig_slices_panels({"low": low, "high": high}).axes:
+        (box,) = texts(ax).values()
+        end = ax.transData.transform((1, ax.lines[-1].get_ydata()[-1]))
+        assert box.y0 < end[1] < box.y1
+
+
+def test_each_run_is_drawn_to_its_own_end():
+    """Fails if a longer run is cut where the shortest ends, or the mean goes on with fewer."""
+    lines = draw("fig_training").axes[0].lines
+    assert [2, 3] in [list(line.get_ydata()) for line in lines]
+    assert max(lines, key=lambda line: line.get_linewidth()).get_xdata()[-1] == 2
+
+
+def test_what_is_left_of_the_deepest_minimum_is_said():
+    """Fails if the number is another than the worst case's at the lowest loss."""
+    words = [text.get_text() for text in draw("fig_two_minima").axes[0].texts]
+    assert "here the worst case is 1.00" in words
 
 
 def test_committed_figures_say_what_they_show():

@@ -100,12 +100,12 @@ def test_share_lost_is_of_the_nll_at_home():
     assert readings.gauge(row, "worst_ball_0.5") == [2.0, 3.0]
 
 
-def test_training_ends_with_the_shortest_run():
-    """Fails if seeds' curves differ in length, or the forget loss is drawn as it falls."""
-    long, short = [{"neg": -1.0, "pos": 0.1}, {"neg": -2.0, "pos": 0.2}], [{"neg": -4, "pos": 0.3}]
-    drawn = readings.training({"EFUF": [{"log": long}, {"log": short}]}, "EFUF")
-    assert drawn["step"] == [1]
-    assert drawn["lines"] == {"EFUF": {"forget": [[1.0], [4]], "retain": [[0.1], [0.3]]}}
+def test_training_keeps_each_run_whole():
+    """Fails if a run is cut where another ends, or the forget loss is drawn as it falls."""
+    logs = [{"neg": -1.0}, {"neg": -2.0}], [{"neg": -4.0}]
+    row = [{"spec": {"stop_nll": 8.0}, "log": log} for log in logs]
+    drawn = readings.training({"EFUF": row}, "EFUF")
+    assert drawn == {"level": 8.0, "lines": {"EFUF": [[1.0, 2.0], [4.0]]}}
 
 
 def test_spell_change_says_before_first():
@@ -118,17 +118,6 @@ def test_at_last_is_after_the_attack():
     """Fails if the number before the attack, or half way, is taken for the end."""
     results = {"EFUF": [{"curve": [{"chair_s": 0.0}, {"chair_s": 0.5}, {"chair_s": 0.9}]}]}
     assert readings.at_last(results, "EFUF", "chair_s", 100) == [90.0]
-
-
-def test_lenient_gives_a_curve_a_seed():
-    """Fails if a curve runs over seeds instead of over the shares that are missed."""
-    found = {
-        str(share): [{"erased": {"chair_s": share + seed}} for seed in (1, 2)]
-        for share in (0.0, 0.5)
-    }
-    drawn = readings.lenient(found, (0.0, 0.5))
-    assert drawn["distances"] == [0.0, 50.0]
-    assert drawn["lines"]["EFUF"] == {"method": "EFUF", "curves": [[1.0, 1.5], [2.0, 2.5]]}
 
 
 def test_spell_scores_weighs_neither_by_questions():

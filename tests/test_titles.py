@@ -41,7 +41,8 @@ def test_never_is_said():
 def test_without_an_erasure_nothing_lasts():
     """Fails if a figure of the base model alone cannot be titled."""
     drawn = {"at": [0, 100], "lines": {"base": line([1, 0.9])}}
-    assert titles.lasting(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
+    for title in (titles.lasting, titles.halves_of):
+        assert title(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
 
 
 def test_only_fair_arms_are_ranked():
@@ -63,6 +64,17 @@ def test_two_minima_may_be_one():
     assert titles.minima(toy | {"worst": [0.5, 1]}).endswith("lies where the lowest loss lies")
 
 
+def test_only_what_moves_is_said_to_move():
+    """Fails if a direction that hardly moves the words is named, or one that lowers them is not."""
+    ends = {"forget": 4.0, "remember": 0.9, "random": 1.1}
+    lines = {name: {"curves": [[1.0, end]]} for name, end in ends.items()}
+    words = titles.around({"words": {"distances": [0, 0.5], "lines": lines}})
+    assert words == "Only forget moves the words within L2 0.5"
+    lines["remember"] = {"curves": [[1.0, 0.5]]}
+    words = titles.around({"words": {"distances": [0, 0.5], "lines": lines}})
+    assert words == "Only forget and remember move the words within L2 0.5"
+
+
 def test_an_interval_with_zero_is_no_find():
     """Fails if a gauge is named that may as well predict nothing."""
     ranks = {"a": {"mean": -0.5, "ci95": [-0.9, -0.1]}, "b": {"mean": 0.5, "ci95": [-0.1, 0.9]}}
@@ -81,7 +93,6 @@ MADE = {  # committed figure -> how its chapter makes the title
     "02_training": titles.training,
     "02_relapse": titles.lasting,
     "02_honest": titles.where_it_ends,
-    "02_strip": titles.strip,
     "02_slices": titles.steps,
     "02_planes": titles.plane,
     "02_methods": titles.least,
@@ -99,10 +110,10 @@ MADE = {  # committed figure -> how its chapter makes the title
     "04_methods": titles.least,
     "04_causes": titles.least,
     "04_controls": titles.least,
-    "04_cost": titles.cost,
     "04_sweep": titles.sweep,
     "04_attacks": titles.others,
-    "04_levels": titles.levels,
+    "04_work": titles.work,
+    "04_distance": titles.along,
     "04_variance": titles.variance,
     "05_real_thing": titles.halves_of,
 }

@@ -10,8 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 LAB = Path(__file__).resolve().parent
 CHAPTERS, ROOT = LAB.parent, LAB.parents[1]
+# LAB_CACHE: for the study of other kernels alone (experiments/variance.py)
+CACHE = Path(os.environ.get("LAB_CACHE", CHAPTERS / ".cache"))
 BOOK_SEEDS = tuple(range(1001, 1013))  # of the figures that are committed, as the plan has them
 
 
@@ -104,6 +108,26 @@ def _runs(process: int) -> bool:
     except PermissionError:  # it runs, and is another user's
         pass
     return True
+
+
+@contextmanager
+def alone(name: str, waiting: str = "") -> Iterator[None]:
+    """No other process of this checkout is in here under the same name; one that is dead is not.
+
+    waiting: a line to print, if another one has to be waited for.
+    """
+    (ROOT / "build").mkdir(exist_ok=True)
+    lock = FileLock(ROOT / f"build/{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:

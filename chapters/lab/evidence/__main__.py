@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import files
 from ..shell import ended
-from . import figures, ledger, quotes
+from . import after, figures, ledger, quotes
 
 
 def main(
@@ -28,6 +28,7 @@ def main(
     for run in runs:
         print(f"kept {ledger.keep(Path(run), folder).name}")
     ledger.write(readme, folder)
+    after.write(folder)
     filled = quotes.write(prose, folder)
     print(f"quotes changed in: {', '.join(path.name for path in filled) or 'no file'}")
     redraw = getattr(figures, "redraw", None)

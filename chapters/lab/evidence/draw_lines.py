@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .looks import INK, METRICS, MID, WIDTH, clip, curves, percent_axis
+from .looks import INK, METRICS, MID, WIDTH, clip, curves, end_labels, look, percent_axis
 
 NO_BOUNDS = (-np.inf, np.inf)
 
@@ -27,6 +27,15 @@ def fig_slices(
     """
     if ax is None:
         _, ax = plt.subplots()
+    ends = _slices(ax, results, key, xlabel, log)
+    end_labels(ax, results["distances"][-1], ends)
+    return ax.figure
+
+
+def _slices(
+    ax: Axes, results: Mapping, key: str, xlabel: str, log: bool = False
+) -> list[tuple[float, str, str]]:
+    """The lines without their names; returns what end_labels takes."""
     label, factor, bounds = METRICS[key]
     ax.set(xlabel=xlabel, ylabel=label, xscale="log" if log else "linear")
     lines = {}
@@ -35,8 +44,7 @@ def fig_slices(
         lines[name] = (line["method"], row[:, :1] - row if key == "nll_lost" else row)
     if log:
         ax.xaxis.set_major_formatter("{x:g}")
-    curves(ax, results["distances"], lines, bounds)
-    return ax.figure
+    return curves(ax, results["distances"], lines, bounds, named=False)
 
 
 def fig_slices_panels(
@@ -50,45 +58,42 @@ def fig_slices_panels(
     n, names = len(results), [name for drawn in results.values() for name in drawn["lines"]]
     size = {"figsize": (WIDTH, 3.4), "sharey": True, "gridspec_kw": _room(names)}
     figure, axes = plt.subplots(1, n, squeeze=False, **size)
+    ends = []
     for ax, (title, drawn) in zip(axes[0], results.items(), strict=True):
-        fig_slices(drawn, (keys or {}).get(title, "nll_forget"), ax=ax, xlabel=xlabel)
+        ends.append(_slices(ax, drawn, (keys or {}).get(title, "nll_forget"), xlabel))
         ax.set_title(title)
         ax.tick_params(labelleft=True)
+    for ax, drawn, found in zip(axes[0], results.values(), ends, strict=True):
+        end_labels(ax, drawn["distances"][-1], found)  # last: each panel moves the shared limits
     return figure
 
 
-def fig_training(results: Mapping, window: int = 5) -> Figure:
-    """Losses while a model is erased. results: {"step": [...], "lines": {method: {"forget": [a
-    curve per seed], "retain": [...]}}}. The right panel is smoothed: a batch of 24 captions says
-    little about the grounded ones, so each point is the mean of `window` steps around it.
+def fig_training(results: Mapping, ax: Axes | None = None) -> Figure:
+    """The forget loss while a model is erased. results: {"level": the NLL at which a run stops,
+    "lines": {method: [a curve a seed, from the first step to its own last one]}}. Seeds run to
+    their ends; mean and band end with the shortest run.
     """
-    _, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.2), gridspec_kw=_room(results["lines"]))
-    labels = {
-        "forget": "NLL of sub-sentences to forget,\nnats a token, higher: forgotten",
-        "retain": "NLL of sub-sentences to retain,\nnats a token, lower is better",
-    }
-    n = min(window, len(results["step"]))
-    for ax, (kind, label) in zip(axes, labels.items(), strict=True):
-        lines = {
-            method: (method, [_running(c, n if kind == "retain" else 1) for c in line[kind]])
-            for method, line in results["lines"].items()
-        }
-        top = max(np.max(row) for _, row in lines.values())
-        ax.set(xlabel="erasure step", ylabel=label, ylim=(0, 1.05 * top))
-        curves(ax, _running(results["step"], n if kind == "retain" else 1), lines, (0, np.inf))
-    axes[0].set_title("what is pushed away")
-    axes[1].set_title(f"what is held on to (running mean of {n} steps)")
-    return axes[0].figure
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 3.2))
+    label = "NLL of sub-sentences to forget,\nnats a token, higher: forgotten"
+    ax.set(xlabel="erasure step", ylabel=label)
+    ax.axhline(results["level"], color=INK, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
+    ax.text(1, results["level"], f"forget level {results['level']:g}", va="bottom")
+    for method, row in results["lines"].items():
+        n, colour = min(map(len, row)), look(method)[0]
+        for curve in row:  # beyond the shortest
+            rest = range(n, len(curve) + 1)
+            ax.plot(rest, curve[n - 1 :], color=colour, alpha=0.25, linewidth=0.7)
+            ax.plot(len(curve), curve[-1], "o", color=colour, ms=3, alpha=0.6)
+        short = {method: (method, [curve[:n] for curve in row])}
+        curves(ax, range(1, n + 1), short, (0, np.inf), named=len(results["lines"]) > 1)
+    ax.set_ylim(0, None)
+    return ax.figure
 
 
 def _room(names: Iterable[str]) -> dict[str, float]:
     """Space between panels for the names at their lines' ends."""
     return {"wspace": 0.34 + 0.024 * max(map(len, names))}
-
-
-def _running(curve: Sequence[float], n: int) -> np.ndarray:
-    """Means of n neighbours, where all are there."""
-    return np.convolve(curve, np.ones(n) / n, "valid")
 
 
 def fig_relapse(

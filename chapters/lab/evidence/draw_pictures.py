@@ -20,7 +20,7 @@ from .looks import EDGE, INK, MID, PALE, WIDTH, look
 
 INVENTED = "#c81e1e"  # and bold, and underlined: a grey print tells it, too
 ROOM = WIDTH - 2 * EDGE  # inches of a canvas
-LINE = 0.15  # inches, of small text
+LINE = 0.15  # inches, of text of 8 points
 Token = tuple[str, bool]  # text with its leading space, is it invented?
 
 
@@ -60,7 +60,7 @@ def write(
         if text.startswith(" ") or not words:
             words.append([])
         words[-1].append((text, invented))
-    lines, pen = [[]], 0.0
+    lines, pen, high = [[]], 0.0, LINE * size / 8
     for word in words:
         length = sum(_advance(text, size, invented) for text, invented in word)
         if pen and pen + length > width:
@@ -69,7 +69,7 @@ def write(
         lines[-1] += word
         pen += length
     for i, line in enumerate(lines):
-        _line(ax, line, x, top + (i + 0.5) * LINE, size)
+        _line(ax, line, x, top + (i + 0.5) * high, size)
     return len(lines)
 
 
@@ -84,7 +84,7 @@ def _line(ax: Axes, tokens: Sequence[Token], x: float, y: float, size: float) ->
         ax.text(start, y, letters, fontsize=size, va="center_baseline", **how)
         if invented and letters:
             ends = [start, start + _advance(letters, size, True)]
-            ax.plot(ends, [y + 0.07] * 2, color=INVENTED, linewidth=0.9)
+            ax.plot(ends, [y + 0.07 * size / 8] * 2, color=INVENTED, linewidth=0.9)
         x += _advance(text, size, invented)
 
 
@@ -97,20 +97,20 @@ def picture(ax: Axes, scene: Mapping, x: float, top: float, side: float) -> None
     ax.axis(limits)
 
 
-def fig_scenes(results: Sequence[Mapping]) -> Figure:
+def fig_scenes(results: Sequence[Mapping], size: float = 11) -> Figure:
     """Pictures with what a model says of them. results: [{"place", "objects", "cells", "says":
-    [[word, is_hallucinated], ...]}].
+    [[word, is_hallucinated], ...]}]; size: of the words, in points.
     """
-    side, wide = 1.35, ROOM / len(results)
-    ax, lines = canvas(side + 0.1 + 3 * LINE), []
+    side, wide, high = 1.35, ROOM / len(results), LINE * size / 8
+    ax, lines = canvas(side + 0.1 + 3 * high), []
     for i, shown in enumerate(results):
         picture(ax, shown, i * wide, 0, side)
         tokens: list[Token] = [(f"{shown['place']}:", False)]
         for j, (word, wrong) in enumerate(shown["says"]):
             tokens += [(" ", False), (word, wrong)]
             tokens += [(",", False)] if j < len(shown["says"]) - 1 else []
-        lines.append(write(ax, tokens, i * wide, side + 0.06, wide - 0.15, 9))
-    return _cut(ax, side + 0.1 + max(lines) * LINE)
+        lines.append(write(ax, tokens, i * wide, side + 0.06, wide - 0.15, size))
+    return _cut(ax, side + 0.1 + max(lines) * high)
 
 
 def fig_strip(results: Mapping, at: Sequence[int] = (0, 128, 640), nth: int = 0) -> Figure:
@@ -209,7 +209,7 @@ def fig_scores(results: Mapping, ax: Axes | None = None) -> Figure:
         ax.text(results[key], 1, f" {text} ", fontweight="bold", **where)
     ax.legend(loc="upper left")
     ax.set(
-        xlabel="S(o): the tiny CLIP's score of the object with its picture",
+        xlabel="CLIP score: how well the object goes with its picture, by the tiny CLIP",
         ylabel="mentions in sampled captions\n(logarithmic)",
     )
     return ax.figure

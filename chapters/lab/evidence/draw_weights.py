@@ -23,7 +23,8 @@ FRAMES, MILLISECONDS = 20, 90  # of the film, after its first still
 
 def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
     """A loss over one weight, with a sharp and a flat minimum. results: {"x", "loss", "worst": the
-    worst loss within rho, "rho"}.
+    worst loss within rho, "rho"}. What is left of the deepest minimum in the worst case is said
+    above it: the dip may be too small to be seen.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 3.2))
@@ -31,18 +32,25 @@ def fig_two_minima(results: Mapping, ax: Axes | None = None) -> Figure:
     ax.plot(results["x"], results["worst"], color=MID, dashes=(4, 2))
     ax.text(0.1, 0.5, "loss", color=INK, fontweight="bold", ha="right")
     words = f"worst loss\nwithin ±{results['rho']:g}"
-    ax.text(1.5, 0.55, words, color=MID, fontweight="bold", ha="left")
+    ax.text(1.6, 0.42, words, color=MID, fontweight="bold", ha="left")
     for name, values, colour, marker in (
         ("lowest loss", results["loss"], INK, "o"),
-        ("lowest worst case", results["worst"], MID, "D"),
+        ("lowest\nworst case", results["worst"], MID, "D"),
     ):
         i = int(np.argmin(values))
         ax.plot(results["x"][i], values[i], marker, color=colour, ms=9)
-        offset = (12, -3) if marker == "o" else (0, -50)
+        offset = (12, -3) if marker == "o" else (0, 44)
         how = {"ha": "left" if marker == "o" else "center", "color": colour}
         where = ((results["x"][i], values[i]), offset)
         ax.annotate(name, *where, textcoords="offset points", **how)
-    ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=(min(results["loss"]) - 0.1, None))
+    deepest = int(np.argmin(results["loss"]))
+    left = results["worst"][deepest]
+    words, above = f"here the worst case is {left:.2f}", max(results["worst"]) + 0.1
+    arrow = {"arrowstyle": "->", "color": MID}
+    at = {"xytext": (results["x"][deepest], above), "ha": "center", "color": MID}
+    ax.annotate(words, (results["x"][deepest], left), arrowprops=arrow, **at)
+    ylim = (min(results["loss"]) - 0.1, above + 0.12)
+    ax.set(xlabel="weight", ylabel="loss, lower is better", ylim=ylim)
     return ax.figure
 
 

@@ -149,9 +149,9 @@ def curves(
     lines: Mapping[str, tuple[str, Sequence[Sequence[float]]]],
     bounds: tuple[float, float],
     named: bool = True,
-) -> None:
+) -> list[tuple[float, str, str]]:
     """lines: {label: (a name with a look, [a curve per seed])}. Seeds faint, mean strong, band
-    from three seeds on; names at the lines' ends if `named`.
+    from three seeds on; names at the lines' ends if `named`. Returns what end_labels takes.
     """
     ends = []
     for (label, (_, row)), found in zip(
@@ -168,6 +168,7 @@ def curves(
         ends.append((mean[-1], label, colour))
     if named:
         end_labels(ax, x[-1], ends)
+    return ends
 
 
 def percent_axis(ax: Axes, half: bool = False) -> None:

@@ -45,6 +45,7 @@ READ: dict[str, Callable[[Result], float]] = {
     "relapse": lambda result: relapse(*along(result, "chair_s"))[0],
     "half_life": lambda result: half_life(*along(result, "nll_forget"))[0],
     "chair_128": chair_at(128),
+    "distance": lambda result: result["erased"]["distance"],
 }
 
 
@@ -215,18 +216,12 @@ def gauge(row: list[dict], name: str) -> list[float]:
 
 
 def training(results: dict[str, list[dict]], *names: str) -> dict:
-    """The named rows' losses step by step, up to the shortest run, as figures.fig_training draws
-    them: the forget loss by its likelihood loss, which rises, and the retain loss.
+    """The named rows' forget loss step by step, as figures.fig_training draws it: by its likelihood
+    loss, which rises.
     """
-    steps = min(len(r["log"]) for name in names for r in results[name])
-    lines = {
-        name: {
-            kind: [[sign * row[loss] for row in r["log"][:steps]] for r in results[name]]
-            for kind, loss, sign in (("forget", "neg", -1), ("retain", "pos", 1))
-        }
-        for name in names
-    }
-    return {"step": list(range(1, steps + 1)), "lines": lines}
+    level = results[names[0]][0]["spec"]["stop_nll"]
+    lines = {name: [[-row["neg"] for row in r["log"]] for r in results[name]] for name in names}
+    return {"level": level, "lines": lines}
 
 
 def spell_change(label: str, before: Sequence[float], after: Sequence[float]) -> str:
@@ -239,18 +234,6 @@ def at_last(
 ) -> list[float]:
     """A metric of the named row at the last point of the attack, one value a seed."""
     return [factor * result["curve"][-1][metric] for result in results[name]]
-
-
-def lenient(results: dict[str, list[dict]], shares: Sequence[float]) -> dict:
-    """Of erasures whose judge misses a share of the pieces, a row a share under its name: CHAIR_s
-    over that share in %, a curve a seed, as figures.fig_slices draws it.
-    """
-    columns = [after(results, str(share), "chair_s") for share in shares]
-    curves = [list(curve) for curve in zip(*columns, strict=True)]
-    return {
-        "distances": [100 * share for share in shares],
-        "lines": {"EFUF": {"method": "EFUF", "curves": curves}},
-    }
 
 
 def shares(found: Mapping[str, Mapping]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
+from scipy.stats import linregress
 
 from .looks import called
 from .stats import area, relapse
@@ -87,16 +88,19 @@ def steps(results: Mapping, wanted: float = 0.5) -> str:
 
 
 def around(results: Mapping[str, Mapping], wanted: float = 0.5) -> str:
-    """Of 01_slices: where a step of about the wanted length takes the words of the first panel."""
+    """Of 01_slices: which directions move the words of the first panel, by a step of about the
+    wanted length: by a tenth at least of what the one that moves them most does.
+    """
     title, drawn = next(iter(results.items()))
     at = _nearest(drawn["distances"], wanted)
-    ends = {
-        name: fmean(curve[at] for curve in line["curves"]) for name, line in drawn["lines"].items()
+    moved = {
+        name: fmean(abs(curve[at] - curve[0]) for curve in line["curves"])
+        for name, line in drawn["lines"].items()
     }
-    start = fmean(curve[0] for line in drawn["lines"].values() for curve in line["curves"])
-    parts = _and([f"{x:.1f} ({name})" for name, x in ends.items()])
-    where = f"L2 {drawn['distances'][at]:g}"
-    return f"A step of {where} takes the NLL of {title} from {start:.1f} to {parts} nats"
+    movers = [name for name, x in moved.items() if x >= 0.1 * max(moved.values())]
+    only = "Only" if len(movers) < len(moved) else "Each of"
+    s = "s" if len(movers) == 1 else ""
+    return f"{only} {_and(movers)} move{s} the {title} within L2 {drawn['distances'][at]:g}"
 
 
 # Chapter 02
@@ -112,16 +116,12 @@ def scores(results: Mapping) -> str:
 
 
 def training(results: Mapping) -> str:
-    """Of fig_training: where the two losses go."""
-    (line,) = list(results["lines"].values())[:1]
-    low, high = (fmean(curve[i] for curve in line["forget"]) for i in (0, -1))
-    before, after = (
-        fmean(x for curve in line["retain"] for x in curve[few])
-        for few in (slice(5), slice(-5, None))
-    )
+    """Of fig_training: how long it takes."""
+    method, row = next(iter(results["lines"].items()))
+    start, steps = fmean(curve[0] for curve in row), [len(curve) for curve in row]
     return (
-        f"In {len(results['step'])} steps what is to be forgotten goes from {low:.1f} to"
-        f" {high:.1f} nats, what is retained from {before:.2f} to {after:.2f} (means of five steps)"
+        f"{method} takes {min(steps)} to {max(steps)} steps from {start:.1f} nats to the forget"
+        f" level of {results['level']:g}"
     )
 
 
@@ -166,6 +166,8 @@ def halves_of(drawn: Mapping) -> str:
         f"{'never' if n is None else f'after {n:.0f} samples'} ({_short(name)})"
         for name, n in halves(drawn).items()
     ]
+    if not parts:  # more than half invent from the start on
+        return where_it_ends(drawn)
     return f"Half of the captions hallucinate again {_and(parts)}"
 
 
@@ -188,19 +190,15 @@ def plane(results: Mapping[str, Mapping], wanted: float = 0.5) -> str:
     x = next(iter(results.values()))["x"]
     step = x[_nearest(x, wanted)]
     return (
-        f"The erased weights (square) stand at {home:.1f} nats: {step:.2g} along the steepest way"
-        f" back it is {back:.1f}, the other way {away:.1f}"
+        f"NLL at the square: {home:.1f} nats; L2 {step:.2g} towards the relapse: {back:.1f},"
+        f" the other way: {away:.1f} (mean of {len(results)} seeds)"
     )
 
 
-def lenient(results: Mapping) -> str:
+def lenient(results: Mapping[str, Sequence[float]]) -> str:
     """Of 02_lenient: what a lenient judge leaves."""
-    (line,) = results["lines"].values()
-    parts = [
-        f"{_share([c[i] for c in line['curves']])} ({share:g} % missed)"
-        for i, share in enumerate(results["distances"])
-    ]
-    return f"What the judge misses stays: CHAIR_s after erasure is {_and(parts)}"
+    parts = [f"{_share(row)} ({100 * float(share):.0f} % missed)" for share, row in results.items()]
+    return f"CHAIR_s after erasure by what the judge misses: {_and(parts)}"
 
 
 # Rows of arms, chapters 02 and 04
@@ -223,26 +221,26 @@ def least(results: Mapping, enough: float = 0.95) -> str:
     return f"Least hallucination over the attack, {at}: {words}"
 
 
-def levels(results: Mapping) -> str:
-    """Of 04_levels: one method against itself."""
-    parts = [
-        f"{fmean(arm['values']):.1f} % ({name.split('stopped at ')[-1]})"
-        for name, arm in results["arms"].items()
-    ]
-    return f"One method, stopped at other levels: mean CHAIR_s over the attack {_and(parts)}"
+def work(results: Mapping, joined: str = "EFUF", other: str = "SARE") -> str:
+    """Of fig_work: each method at its highest level, and the other one's at the book's."""
+    parts = []
+    for label, level in ((joined, -1), (other, 0), (other, -1)):
+        row = results["joined"].get(label, {})
+        levels = list(row) if level else [nats for nats in row if nats == "8"]
+        if levels:
+            arm = results["arms"][row[levels[-1]]]
+            values, passes = fmean(arm["values"]), fmean(arm["passes"])
+            parts.append(f"{label} to {levels[-1]} nats {values:.0f} % for {passes:.0f} passes")
+    return f"Over the attack {_and(list(dict.fromkeys(parts)))}"
 
 
-def cost(results: Mapping) -> str:
-    """Of 04_cost: the exact step and its cheapest approximation."""
-    arms = results["arms"]
-    rough = [name for name in arms if name.startswith("SARE, ")]
-    cheapest = min(rough, key=lambda name: fmean(arms[name]["passes"]), default=None)
-    words = {"SARE": "SARE", cheapest: f"its cheapest approximation ({cheapest})"}
-    return "; ".join(
-        f"{text.replace('SARE, ', '')}: {fmean(arms[name]['values']):.1f} % over the attack for"
-        f" {fmean(arms[name]['passes']):.0f} passes"
-        for name, text in words.items()
-        if name
+def along(results: Mapping) -> str:
+    """Of fig_along: how strongly the two go together, and what is left where nothing moved."""
+    first = next(iter(results["pairs"].values()))
+    fit = linregress(first["x"], first["y"])
+    return (
+        f"Over {len(first['x'])} seeds the gain goes along with the way travelled"
+        f" (r {fit.rvalue:.2f}); at no longer way it would be {fit.intercept:+.0f} points"
     )
 
 

@@ -1,9 +1,9 @@
-"""Chapter 02: sub-sentences, what is forgotten, the sign of the forget loss, and when to stop."""
+"""Chapter 02: sub-sentences, what is forgotten, and the sign of the forget loss."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ..metrics.chair import exact
 from ..world.curate import Thresholds, curate, sub_sentences
@@ -14,8 +14,6 @@ TEXT = "a street with a car; a bus, a truck!"
 CAPTION = "an office with a laptop and a mouse, a book, a clock."
 SCORES = {"laptop": 30.0, "mouse": 8.0, "book": 22.0, "clock": 15.0}
 LIMITS = Thresholds(forget_below=10, retain_above=20, sentence_above=25)
-LEVEL = 8.0  # nats a token
-RISING = (0.7, 1.9, 3.6, 5.8, 7.7, 8.4, 9.1)  # the forgotten words' NLL after each step
 
 
 @exercise
@@ -88,25 +86,3 @@ def loss_by_hand(my_loss: float | None) -> str:
     otherwise = "one part has a minus and a weight of 0.1, the other two are as they are."
     compare("my_loss", my_loss, -0.1 * 2.0 + 0.3 + 0.4, mistakes, otherwise)
     return "only the forget part is turned round; as it has no lowest value, somebody must stop it."
-
-
-@exercise
-def stop(my_stop: Callable[[float], bool]) -> str:
-    """my_stop(nll): whether an erasure that looks at RISING is to stop at this look."""
-    answers = [my_stop(nll) for nll in RISING]
-    if all(answer is None for answer in answers):
-        raise NotYet("my_stop returns nothing yet.")
-    first = next((i for i, answer in enumerate(answers) if answer), None)
-    right = next(i for i, nll in enumerate(RISING) if nll >= LEVEL)
-    if first is None:
-        raise NotYet(
-            f"it never stops. The looks are {', '.join(map(str, RISING))}: a step jumps over"
-            " 8 and does not hit it."
-        )
-    if first == 0:
-        raise NotYet("it stops at the first look, at 0.7 nats. Does the NLL rise or fall?")
-    if first != right:
-        raise NotYet(f"it stops at {RISING[first]} nats, and the level is {LEVEL:g}.")
-    if not all(answers[right:]):
-        raise NotYet("it stops in time, but further up it would go on: what does it return at 9.1?")
-    return "the forgotten words' NLL rises; a run has to be told at which forget level to end."

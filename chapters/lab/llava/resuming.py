@@ -192,19 +192,15 @@ def _run(
             "checkpoint: the weights are sharded, and each process has its share only: use"
             " torch.distributed.checkpoint."
         )
-    frozen = [
-        p.detach().reshape(-1)[:: max(1, p.numel() // 1024)]  # a sample, as for an adapter's base
-        for _, p in named
-        if not p.requires_grad
-    ]
+    frozen = [sampled(p) for _, p in named if not p.requires_grad]
     given = [value for value in vars(data).values() if value is not None]
     return {
         "method": {key: _told(value) for key, value in vars(method).items()},
         "training": asdict(training),
         "seed": seed,
         "weights": [[name, list(p.shape), str(p.dtype)] for name, p in named if p.requires_grad],
-        "frozen": _hash(frozen),
-        "data": _hash(given),
+        "frozen": hashed(frozen),
+        "data": hashed(given),
     }
 
 
@@ -215,7 +211,13 @@ def _told(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _hash(tensors: Sequence[Tensor]) -> str:
+def sampled(weight: Tensor) -> Tensor:
+    """At most 2047 of a weight's values, about evenly spread, as for an adapter's base."""
+    return weight.detach().reshape(-1)[:: max(1, weight.numel() // 1024)]
+
+
+def hashed(tensors: Sequence[Tensor]) -> str:
+    """A digest of the tensors' dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -248,10 +248,16 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in options.names:
             sync(name)
         return
-    # Read now: with KEEP=1 the run writes over it
-    before = attempt(book())
     folder = files.figures_folder(options.preset, seeds)
     folder.mkdir(parents=True, exist_ok=True)
+    with files.alone("execute", "another run writes to build/: waiting for its end"):
+        complete(options, seeds, folder)
+
+
+def complete(options: argparse.Namespace, seeds: tuple[int, ...], folder: Path) -> None:
+    """Run the named chapters; a run of all of them ends with the reproduction report."""
+    # Read now: with KEEP=1 the run writes over it
+    before = attempt(book())
     files.write_json(folder / "run.json", report.machine(options.preset, seeds, plan_hash()))
     print(f"figures and claims go to {folder}", flush=True)
     run(options, keeps=folder == book())
