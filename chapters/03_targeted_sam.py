@@ -417,7 +417,7 @@ print(tables.yes(answers, "base", "EFUF", "SARE"))
 # where they stay, the model still affirms, when asked, what it no longer says
 # unasked. Erasing captions is not unlearning a belief. (On the six other seeds
 # SARE's "yes" about shown objects changes
-# by <!-- C5b.diff@1101 -->-43.7 [-87.0, -0.3]<!-- / --> points: in some seeds it denies what it sees.)
+# by <!-- C5b.diff@1101 -->-43.7 [-87.3, -0.0]<!-- / --> points: in some seeds it denies what it sees.)
 #
 # ## General quality
 #
