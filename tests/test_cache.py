@@ -8,7 +8,6 @@ import random
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -382,33 +381,3 @@ def test_times_of_a_changed_entry_are_not_read(cache):
     assert jobs.profile() == {}
     with pytest.raises(FileNotFoundError, match="seconds has .* bytes instead of"):
         jobs.seconds("thing", 1, ())
-
-
-def draws(job):
-    """Keeps drawn numbers, and weights as a fresh adapter's, in an entry of the cache."""
-    cache, n = job
-
-    def build(path):
-        drawn = torch.nn.Linear(n + 1, 4).weight.tolist()
-        (path / "found.json").write_text(json.dumps([n, drawn, torch.rand(n).tolist()]))
-
-    with pytest.MonkeyPatch.context() as patch:  # the worker is another test's, too
-        patch.setattr(jobs, "CACHE", Path(cache))
-        return json.loads((jobs.folder("thing", n, (), build) / "found.json").read_text())
-
-
-def drawn(cache, order, work):
-    """(results by job, the bytes of the files that they stand in)."""
-    found = work(draws, [(str(cache), n) for n in order])
-    written = {p.relative_to(cache): p.read_bytes() for p in cache.glob("*/*/found.json")}
-    return dict(zip(order, found)), written
-
-
-def test_any_order_and_any_number_of_workers_give_the_same_bytes(tmp_path):
-    """Fails if a job's result depends on what its worker did before it, or on its place."""
-    straight = drawn(tmp_path / "0", range(6), lambda *given: [*map(*given)])
-    assert len(straight[1]) == 6 == len(set(straight[1].values()))
-    for workers, order in ((2, range(6)), (2, [4, 2, 5, 1, 0, 3]), (1, [5, 3, 0, 4, 2, 1])):
-        work = partial(jobs.side_by_side, label="", workers=workers, progress=False)
-        cache = tmp_path / f"{workers} {[*order]}"
-        assert drawn(cache, order, work) == straight

@@ -1,5 +1,6 @@
 """Jobs side by side: their order, their failures, workers that are killed, and a cluster."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from distributed import LocalCluster
 
 from lab import engine, files, jobs
@@ -44,6 +46,34 @@ def test_side_by_side_keeps_order_and_names_what_failed():
     assert squares(work, [2, 1, 4]) == [4, 1, 16] and squares(work, []) == []
     with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
         squares(work, [2, 3, 4])
+
+
+def draws(job):
+    """Keeps drawn numbers, and weights as a fresh adapter's, in an entry of the cache."""
+    cache, n = job
+
+    def build(path):
+        drawn = torch.nn.Linear(n + 1, 4).weight.tolist()
+        (path / "found.json").write_text(json.dumps([n, drawn, torch.rand(n).tolist()]))
+
+    with pytest.MonkeyPatch.context() as patch:  # the worker is another test's, too
+        patch.setattr(jobs, "CACHE", Path(cache))
+        return json.loads((jobs.folder("thing", n, (), build) / "found.json").read_text())
+
+
+def drawn(cache, order, work):
+    """(results by job, the bytes of the files that they stand in)."""
+    found = work(draws, [(str(cache), n) for n in order])
+    written = {p.relative_to(cache): p.read_bytes() for p in cache.glob("*/*/found.json")}
+    return dict(zip(order, found)), written
+
+
+def test_one_process_or_two_workers_in_any_order_give_the_same_bytes(tmp_path):
+    """Fails if a job's result depends on what its worker did before it, or on its place."""
+    straight = drawn(tmp_path / "0", range(6), lambda *given: [*map(*given)])
+    assert len(straight[1]) == 6 == len(set(straight[1].values()))
+    for place, order in enumerate((range(6), [4, 2, 5, 1, 0, 3]), 1):
+        assert drawn(tmp_path / str(place), order, squares) == straight
 
 
 def stamp(job):

@@ -18,31 +18,36 @@ def place(tmp_path):
     return found
 
 
-def notebook(seconds: float, said: str) -> str:
+def notebook(seconds: float, *said: str) -> str:
+    """One that took so long and sent its lines in so many messages, a progress bar between them."""
     note = {"papermill": {"duration": seconds}}
-    output = nbformat.v4.new_output("stream", text=said)
-    cell = nbformat.v4.new_code_cell("1", id="a", metadata=note, outputs=[output])
+    new = nbformat.v4.new_output
+    outputs = [
+        new("stream", name=name, text=text) for text in said for name in ("stdout", "stderr")
+    ]
+    cell = nbformat.v4.new_code_cell("1", id="a", metadata=note, outputs=outputs)
     given = nbformat.v4.new_code_cell("2", metadata={"tags": ["injected-parameters"]})  # random id
     return nbformat.writes(nbformat.v4.new_notebook(cells=[given, cell], metadata=note))
 
 
 def test_a_difference_is_named_and_a_time_is_none(place):
-    """Fails if a changed, a missing or a half file passes, or if two runs' times count."""
+    """Fails if a changed, a missing or a half file passes, or if two runs' times count, or how
+    what they print falls into messages."""
     executed, build = place.root / "build/executed/00_x.ipynb", place.root / "build"
     for name in ("changed.json", "missing.json"):
         (build / name).write_text("1")
     (build / "profile.json").write_text("3 seconds")
     (place.cache / "run/a/seconds").write_text("3")
-    executed.write_text(notebook(3, "a"))
+    executed.write_text(notebook(3, "a\n", "b\n"))
     right = interrupted.written(place)
     assert set(right) == {f"build/{n}" for n in ("changed.json", "missing.json")} | {
         "build/executed/00_x.ipynb"
     }
     (build / "profile.json").write_text("4 seconds")
     (place.cache / "run/a/seconds").write_text("4")
-    executed.write_text(notebook(4, "a"))
+    executed.write_text(notebook(4, "a\nb\n"))
     assert not interrupted.differences(interrupted.written(place), right)
-    executed.write_text(notebook(4, "b"))
+    executed.write_text(notebook(4, "b\na\n"))
     (build / "changed.json").write_text("2")
     (build / "missing.json").rename(build / "missing.json.7.part")
     names = ("changed.json", "executed/00_x.ipynb", "missing.json", "missing.json.7.part")

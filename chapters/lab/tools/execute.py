@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jupytext
@@ -92,8 +92,8 @@ def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNod
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Drop what differs between two equal runs: timings, papermill's notes, progress bars and
-    warnings on stderr.
+    """Drop what differs between two equal runs: timings, papermill's notes, progress bars, warnings
+    on stderr, and how what was printed fell into messages.
     """
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)
@@ -101,15 +101,28 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [
+            cell.outputs = _joined(
                 out
                 for out in cell.outputs
                 if out.get("name") != "stderr" and WIDGET not in out.get("data", {})
-            ]
+            )
             for output in cell.outputs:
                 if "image/png" in output.get("data", {}):
                     output.data["image/png"] = in_colours(output.data["image/png"])
     return notebook
+
+
+def _joined(outputs: Iterable[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Printed lines that follow each other are one output: a kernel sends what stands there several
+    times a second, and at each word on stderr.
+    """
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def in_colours(png: str, n: int = 64) -> str:

@@ -36,7 +36,8 @@ import nbformat
 import psutil  # ipykernel brings it
 
 from .. import entries, files
-from .execute import NAMES, ended, strip
+from ..shell import ended
+from .execute import NAMES, strip
 
 RUN = ("-m", "lab.tools.execute", "--preset", "fast")
 NBVAL = ("-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider")
@@ -82,7 +83,7 @@ class Place:
 
     def environment(self) -> dict[str, str]:
         """This process's, with the copy's modules, cache and temporary files."""
-        own = {k: v for k, v in os.environ.items() if k not in ("KEEP", "LAB_THREADS")}
+        own = {k: v for k, v in os.environ.items() if k not in ("KEEP", "LAB_THREADS", "ENGINE")}
         paths = os.pathsep.join([str(self.root), str(self.root / "chapters")])
         return own | {
             MARK: str(self.at),
@@ -305,13 +306,13 @@ def nbval(place: Place, share: float, rng: random.Random) -> None:
 
 def order(place: Place, share: float, rng: random.Random) -> None:
     thin(place, share, rng)
-    jobs = place.root / "chapters/lab/jobs.py"
-    straight = jobs.read_text()
+    engine = place.root / "chapters/lab/engine.py"
+    straight = engine.read_text()
     try:
-        jobs.write_text(straight + SHUFFLED)
+        engine.write_text(straight + SHUFFLED)
         finished(place, RUN, place.at / "logs/order.log")
     finally:
-        jobs.write_text(straight)
+        engine.write_text(straight)
     same(place)
 
 
