@@ -611,7 +611,7 @@ _ = figures.publish(
 #   *<!-- C6c.verdict -->for<!-- / -->*), <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
 #   exploratory: *<!-- C6d.verdict -->for<!-- / -->*). Under each method's worst
 #   learning rate: <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
-#   *<!-- C6f.verdict -->no difference<!-- / -->*).
+#   *<!-- C6f.verdict -->too small to matter<!-- / -->*).
 # * Ten other attacks together: <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
 #   *<!-- C7a.verdict -->supported<!-- / -->*).
 # * Does the direction of the step matter? Against a random step of the same
@@ -621,7 +621,7 @@ _ = figures.publish(
 #   the same runs: half-life <!-- C8i.diff -->+15.3 [-21.4, 52.0]<!-- / --> samples (C8i, exploratory:
 #   *<!-- C8i.verdict -->open<!-- / -->*), samples until every other caption
 #   hallucinates <!-- C8j.diff -->+42.2 [-17.8, 102.3]<!-- / --> (C8j, exploratory:
-#   *<!-- C8j.verdict -->no difference<!-- / -->*). As each stops, SARE
+#   *<!-- C8j.verdict -->too small to matter<!-- / -->*). As each stops, SARE
 #   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
 #   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
 #   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus

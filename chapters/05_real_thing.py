@@ -59,6 +59,7 @@ images = 2224  # training images: the first of them, for erasure and attack
 tested = 0  # of POPE's images: the first of them; 0: all
 rows_at_once = 0  # captions in a forward; 0: estimated from the model's size
 probed = False  # True: rho, learning rate and level from the first steps
+into = ""  # a folder for all that a run keeps; empty: build/05_real_thing
 
 # %% [markdown]
 # The setup cell finds the book's modules. On Colab it first fetches the
@@ -84,17 +85,18 @@ from dataclasses import replace
 import torch
 from peft import PeftModel
 
+from lab.audit import attacks, measures
 from lab.evidence import figures, readings, titles
 from lab.experiments import presets
 from lab.field import coco, devices, export, judge, photos, probe, ranks, score
 from lab.field.fewer import fewer_questions
 from lab.llava.checkpoints import load, save
+from lab.llava.remembering import remembered
 from lab.llava.resuming import Checkpoint
 from lab.llava.speech import generate
 from lab.metrics import chair
-from lab.world.curate import Thresholds, curate
+from lab.world.curate import curate
 from sare_min import metrics
-from sare_min.attack import relearn
 from sare_min.captions import encode
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.unlearn import METHODS, Training, unlearn
@@ -105,8 +107,9 @@ seed = setting.seeds[0]
 rank, n_ranks = ranks.join()
 own = f"{preset}-{seed}" + (f"-rank{rank}" if rank else "")
 if checkpoint:
-    own += f"-{Path(checkpoint).name}-{bits}"
-out = root / "build/05_real_thing" / own  # adapters, captions, answers, scores
+    own += f"-{Path(checkpoint).name}-{bits}-{images}-{devices.name()}"
+# adapters, captions, answers, scores
+out = Path(into or root / "build/05_real_thing").resolve() / own
 
 # %% [markdown]
 # ## The files
@@ -175,6 +178,10 @@ print(val[0].path.name, val[0].objects, photos.Pictures(val)[0].size)
 # CHAIR by EFUF's convention, because the official script cannot see a bus: its
 # singular of *bus* is *bu*. And we count the answers that are neither yes nor
 # no: POPE's official parser takes all of them for a yes.
+#
+# (A run on files of one's own takes hours, and may be killed. It remembers each
+# batch that a model has answered, by the model's weights and the batch: started
+# again, it asks for the rest alone.)
 
 # %%
 dtype = devices.compute_dtype()
@@ -186,12 +193,14 @@ features = {
     part: embed_images(model, processor, photos.Pictures(row), batch_size=fits)
     for part, row in parts.items()
 }
+memory = out / "said.db" if data else None  # None: nothing is remembered
 
 
 def speak(model, name: str, asked=asked) -> None:
     """What a model says of the test images, written under a name."""
     here = features["val"], val, asked, out / name
-    photos.speak(model, processor, *here, batch_size=fits)
+    with remembered(model, memory):
+        photos.speak(model, processor, *here, batch_size=fits)
 
 
 speak(model, "base")
@@ -235,10 +244,11 @@ print("base:", readings.spell_scores(base))
 # %%
 rules = chair.convention("efuf")
 objects = sorted(set(rules.node.values()))
-said, named, true, rows = {}, {}, {}, {}
+said, named, true, rows, heard = {}, {}, {}, {}, {}
 sampling = {"temperature": 1.0, "seed": seed, "batch_size": fits}
 for part in ("erase", "attack"):
-    texts = generate(model, processor, features[part], **sampling)
+    with remembered(model, memory):
+        texts = generate(model, processor, features[part], **sampling)
     # without an object there is nothing to curate
     rows[part] = [i for i, text in enumerate(texts) if rules.find(text)]
     said[part] = [texts[i] for i in rows[part]]
@@ -247,6 +257,7 @@ for part in ("erase", "attack"):
     named[part] = [[noun for noun, _ in mentions] for mentions in found]
     truths = photos.truths(parts[part], files["human train"], rules)
     true[part] = [truths[i] for i in rows[part]]
+    heard[part] = texts, truths
 print(said["erase"][0], "|", sorted(true["erase"][0]))
 
 # %%
@@ -292,31 +303,20 @@ print(
 #
 # Both methods are told to stop at the same forget level, measured on captions of the
 # attacker's part that he will not use; annotations mark their wrong
-# sub-sentences. We stop at four nats, not at the eight of the other chapters;
-# *Too far*, below, says why.
+# sub-sentences. (`measures.attackers` is what `sare-min audit` takes them by.)
+# We stop at four nats, not at the eight of the other chapters; *Too far*, below,
+# says why.
 #
 # In fp16 a loss must be scaled, or small gradients become zero on their way
 # (`devices.scaled`; in any other dtype it changes nothing).
 
 # %%
-shown = [
-    {noun: float(noun in truth) for noun in objects} for truth in true["attack"]
-]
-limits_of_truth = Thresholds(0.5, 0.5, 0.99)
-exact = curate(said["attack"], shown, rules.find, limits_of_truth)
-wrong = [i for i, kinds in enumerate(exact) if kinds["forget"]]
-
-
-def encoded(part: str, chosen: list[int], marks=None):
-    texts = [said[part][i] for i in chosen]
-    marks = marks and [marks[i] for i in chosen]
-    images = [rows[part][i] for i in chosen]
-    return encode(processor, features[part], texts, marks, image=images)
-
-
-erase_data = encoded("erase", range(len(said["erase"])), spans)
-stop_data = encoded("attack", wrong[:32], exact).to(model.device)
-attack_data = encoded("attack", wrong[32:])
+chosen = said["erase"], spans
+erase_data = encode(processor, features["erase"], *chosen, image=rows["erase"])
+stop_data, attack_data = measures.attackers(
+    processor, features["attack"], *heard["attack"], rules
+)
+stop_data = stop_data.to(model.device)
 print(
     len(erase_data),
     "captions to erase with,",
@@ -407,12 +407,14 @@ for name in names:
 # %%
 loads = """
 import os, sys
-checkpoint, folder, instances, dtype, bits, fits, *pope, chapters = sys.argv[1:]
+checkpoint, folder, db, instances, dtype, bits, fits, *rest = sys.argv[1:]
+*pope, chapters = rest
 sys.path[:0] = [chapters, chapters + "/.."]
 import torch
 from peft import PeftModel
 from transformers import AutoProcessor, LlavaForConditionalGeneration as Llava
 from lab.field import coco, devices, photos
+from lab.llava.remembering import remembered
 from sare_min.llava import embed_images
 dtype = getattr(torch, dtype)
 how = devices.four_bit(dtype) if bits == "4" else {}
@@ -438,11 +440,15 @@ features = embed_images(model, processor, pictures, batch_size=fits)
 for name in ("EFUF", "SARE"):
     own = f"{folder}/{name}"
     erased = PeftModel.from_pretrained(model, f"{own}/adapter").eval()
-    photos.speak(erased, processor, features, val, asked, f"{own} again", fits)
+    given = features, val, asked, f"{own} again", fits
+    with remembered(erased, db or None):
+        photos.speak(erased, processor, *given)
     model = erased.unload()
 """
 kind = str(dtype).removeprefix("torch.")
-given = [checkpoint, out, files["val"], kind, bits, fits]
+# A memory of its own: it must not be told what this process heard
+db = out / "again.db" if memory else ""
+given = [checkpoint, out, db, files["val"], kind, bits, fits]
 given += [*(files[kind] for kind in KINDS), root / "chapters"]
 command = [sys.executable, "-c", loads + speaks, *map(str, given)]
 _ = subprocess.run(command, check=True)
@@ -488,23 +494,23 @@ for name, found in three.items():
 # disk, merged. (Into weights of 4 bits the merge is rounded; the curve's first
 # point shows what that costs.) He trains an adapter of his own on hallucinated
 # captions of images that the erasure never saw. Left, CHAIR_s; right, recall,
-# which says whether the model still describes what *is* there.
+# which says whether the model still describes what *is* there. (`attacks.tuned` is
+# the attack of `sare-min audit`: [the relearning attack](../sare_min/attack.py),
+# with what a large model in 16 bits needs.)
 
 # %%
-at = [n for n in setting.coarse if n <= len(attack_data)]
-results, how = {}, {"lr": training.lr, "seed": seed, "progress": False}
+results, how = {}, {"lr": training.lr, "at": setting.coarse, "seed": seed}
 for name in names:
+
+    def overheard(model, name=f"{name} attacked") -> dict:
+        speak(model, name, {})
+        found = measure(name, ())["chair"]
+        return {metric: found[metric] for metric in ("chair_s", "recall")}
+
     whole = load(checkpoint, dtype=dtype, **stored)[0]
     erased = PeftModel.from_pretrained(whole, out / name / "adapter")
-    torch.manual_seed(seed)
-    model = set_trainable(erased.merge_and_unload(), "lora")
-    curve = []
-    for n in relearn(model, attack_data, at, **how):
-        speak(model.eval(), f"{name} attacked", {})
-        # until the next measurement
-        model = devices.recompute(model) if fits < 64 else model
-        found = measure(f"{name} attacked", ())["chair"]
-        curve.append({"at": n} | {k: found[k] for k in ("chair_s", "recall")})
+    given = erased.merge_and_unload(), attack_data, overheard, "lora"
+    curve = attacks.tuned(*given, **how)
     results[name] = [{"curve": curve}]
     shares = {p["at"]: f"{100 * p['chair_s']:.0f} %" for p in curve}
     print(name, shares)
@@ -601,8 +607,13 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 # `ranks.shared` sees to both, and in a notebook does nothing. (A test holds two
 # processes to the steps of one, to six digits, for SARE, EFUF, NPO and SAM.
 # Only the erasure is divided: each process captions and answers by itself, and
-# holds all weights. Where they do not fit one device they would have to be
-# *sharded*, which we did not build.)
+# holds all weights.)
+#
+# Where they do not fit one device they must be *sharded*.
+# [`ranks.shard`](lab/field/ranks.py) does that, by FSDP2 or tensor parallel, and a
+# test holds the steps of two CPU processes to those of one. This chapter does not
+# call it: captions, saved adapters and the attack are not sharded here, and no
+# GPU has run it.
 #
 # ## What we learned
 #

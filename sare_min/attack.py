@@ -24,12 +24,12 @@ def relearn(
 
     data: hallucinated captions for the relearning attack (clean ones make benign fine-tuning).
     Yields the number of samples seen, at each of `at`, so that the caller measures between the
-    steps: `for n in relearn(...): curve[n] = evaluate(model)`. Raises ValueError if `at` asks for
-    more samples than the data have, or for no multiple of batch_size.
+    steps: `for n in relearn(...): curve[n] = evaluate(model)`. Raises ValueError if `at` is
+    empty, asks for more samples than the data have, or for no multiple of batch_size.
     Source: Unlearn-Smooth's WMDP relearning (AdamW, plain CE, one pass;
     OPTML-Group/Unlearn-Smooth).
     """
-    if max(at) > len(data) or any(n % batch_size for n in at):
+    if not at or min(at) < 0 or max(at) > len(data) or any(n % batch_size for n in at):
         raise ValueError(f"at={list(at)}: give multiples of {batch_size=} up to {len(data)} rows.")
     params = trainable(model)
     optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=0.0, fused=True)

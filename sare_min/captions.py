@@ -68,7 +68,7 @@ class Captions:
 
     def until_forget(self) -> Captions:
         """The rows cut after the batch's last forget token: in a causal model nothing later can
-        change L_neg.
+        change L_neg. There must be one.
         """
         return self.cut(int(self.forget.any(0).nonzero().max()) + 1)
 

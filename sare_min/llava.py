@@ -117,7 +117,7 @@ def embed_images(
     progress: bool = False,
 ) -> Tensor:
     """Frozen vision features of each image, as the projector receives them: (n, N tokens, D), on
-    CPU.
+    CPU. There must be one image.
     """
     model, features = base(model), []
     projector, tower = model.model.multi_modal_projector, model.model.vision_tower

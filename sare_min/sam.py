@@ -19,6 +19,24 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 
+def length(gradients: Sequence[Tensor | None], what: str) -> float:
+    """The L2 norm over all of them together (None: no part), computed in fp32 at least.
+
+    Sharded ones (DTensors) count whole, and every process must ask. Raises ValueError naming `what`
+    and the place of the first that is not finite.
+    """
+    norms = {
+        i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
+        for i, g in enumerate(gradients)
+        if g is not None
+    }
+    found = [(n.full_tensor() if isinstance(n, DTensor) else n).cpu() for n in norms.values()]
+    if bad := [i for i, norm in zip(norms, found) if not norm.isfinite()]:
+        what += f" is not finite in parameter {bad[0]} of {len(gradients)}, no step taken"
+        raise ValueError(f"{what}: lower the learning rate, or look at the data.")
+    return float(torch.linalg.vector_norm(torch.stack(found))) if found else 0.0
+
+
 @contextmanager
 def perturbed(
     params: Sequence[Tensor], direction: Sequence[Tensor | None], rho: float
@@ -29,23 +47,19 @@ def perturbed(
     params: tensors of any shape and float dtype. direction: g, one tensor like each parameter
     (None: it stays); a list is emptied on the way, so that g is freed while theta is kept and the
     step costs one copy of the weights, not two. rho: L2 length over all parameters together, >= 0.
-    Raises ValueError if rho is negative, if a gradient is not finite (naming the parameter by its
-    place in params), or if all are zero. Sharded weights (DTensors of FSDP2 or tensor parallelism)
-    are stepped shard by shard, by the norm over all of them; every process must come here.
+    Raises ValueError if rho is negative, if there is not one gradient a parameter, if one is not
+    finite (naming its place), or if all are zero. Sharded weights (DTensors of FSDP2 or tensor
+    parallelism) are stepped shard by shard, by the norm over all of them; every process must come
+    here.
     Source: SAM's ascent step (arXiv 2010.01412, eq. 2).
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
-    norms = {
-        i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
-        for i, g in enumerate(direction)
-        if g is not None
-    }
-    norms = {i: n.full_tensor() if isinstance(n, DTensor) else n for i, n in norms.items()}
-    bad = [i for i, norm in norms.items() if not norm.isfinite()]
-    norm = float(torch.linalg.vector_norm(torch.stack(list(norms.values())))) if norms else 0.0
-    if bad or not norm:
-        what = f"not finite in parameter {bad[0]} of {len(params)}" if bad else "zero everywhere"
+    norm, n = length(direction, "the ascent direction"), len(direction)
+    if not norm or n != len(params):
+        what = (
+            "zero everywhere" if n == len(params) else f"{n} tensors for {len(params)} parameters"
+        )
         raise ValueError(f"the ascent direction is {what}: look at the loss and the forget tokens.")
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .captions import Captions, token_nll
 from .llava import trainable
 from .losses import Method, counts, method_losses, npo, simnpo
+from .sam import length
 
 
 def efuf_released(done: float) -> dict[str, float]:
@@ -65,7 +66,7 @@ def draw_batches(has_forget: Tensor, batch_size: int, seed: int) -> Iterator[Ten
     pools = [has_forget.nonzero()[:, 0], (~has_forget).nonzero()[:, 0]]
     if not len(pools[0]):
         raise ValueError(f"no forget token in {len(has_forget)} captions: raise the threshold.")
-    # Neither pool is left out, however small.
+    # From two rows on neither pool is left out, however small.
     share = round(batch_size * len(pools[0]) / len(has_forget))
     n_forget = max(1, min(batch_size - (len(pools[1]) > 0), share))
     generator = torch.Generator().manual_seed(seed)
@@ -87,7 +88,7 @@ def gradient(
     "norm": ||grad target||}.
 
     With Targeted-SAM, rows without forget tokens take no part in the ascent step: they cost one
-    forward and one backward.
+    forward and one backward. Raises ValueError if a loss or a gradient is not finite.
     """
     n = counts(batch, method.per)
     logged: dict[int, dict[str, float]] = {}
@@ -111,6 +112,7 @@ def gradient(
     log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
     if not all(map(math.isfinite, log.values())):
         raise ValueError(f"a loss is not finite ({log}), no step taken: lower the learning rate.")
+    length([p.grad for p in trainable(model)], "the gradient")  # or one nan would be every weight's
     return log | {"norm": norm}
 
 
@@ -143,7 +145,8 @@ def unlearn(
     and the run goes on at full speed until a later cool-down holds. checkpoint: keeps the run's
     state, so that one that was killed goes on to the same bytes (resume and save, as in
     lab.llava.resuming; what `stop` and a schedule remember by themselves is theirs to keep). Raises
-    ValueError if nothing trains, nothing is to be forgotten, or a loss is not finite.
+    ValueError if nothing trains, nothing is to be forgotten, or a loss or a gradient is not finite:
+    the weights are then those after the last good step.
     """
     params, end = trainable(model), training.steps - 1
     log: list[dict[str, float]] = []
@@ -165,7 +168,7 @@ def unlearn(
         batch = data[next(rows)].to(params[0].device)
         log.append(gradient(model, batch, now, training.micro_batch))
         optimizer.step()
-        if stop and last in (end, step):  # not while it cools down
+        if stop and last in (end, step):  # while it cools down at its last step only
             last = min(last, step + training.cooldown) if stop(step) else end
         if checkpoint:
             checkpoint.save(optimizer, log, last)

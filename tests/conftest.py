@@ -5,6 +5,7 @@ repeats are equal to the bit.
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -22,6 +23,9 @@ from sare_min.unlearn import with_reference  # noqa: E402
 
 FIND = exact(OBJECTS).find  # what a caption of the microworld names, and where
 torch.set_num_threads(1)
+# Random cases are the same in every run, and a busy machine is no fault of theirs
+hypothesis.settings.register_profile("book", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("book")
 
 
 @pytest.fixture(scope="session")

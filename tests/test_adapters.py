@@ -330,6 +330,27 @@ def test_a_save_that_died_is_cleared(saved, erased, processor, tmp_path, mark):
     assert [path.name for path in tmp_path.iterdir()] == ["erased"]
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_two_saves_that_died_leave_one(saved, erased, processor, tmp_path, monkeypatch, again):
+    """Fails if a save that dies between its two renames, and another one that dies while it writes,
+    leave nothing whole.
+    """
+    path, other = tmp_path / "erased", by_load(saved, erased[0])
+    save(other, processor, path)
+    path.replace(tmp_path / "erased.old")  # killed there
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    if again:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(processor, "save_pretrained", dies)
+            save(other, processor, path)
+        load(path)
+    save(other, processor, path)
+    assert [path.name for path in tmp_path.iterdir()] == ["erased"]
+
+
 def test_weights_that_a_config_leaves_out_are_named(saved, tmp_path):
     """Fails if a checkpoint loads with fewer layers than it holds."""
     folder = shutil.copytree(saved, tmp_path / "llava")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import tiny_llava
 
-from lab import files, jobs
+from lab import engine, files, jobs
 from lab.experiments import attacks, erasures, presets
 from lab.experiments.attacks import Attack
 from lab.experiments.erasures import STOP_NLL, TRAINING, Run
@@ -203,7 +203,7 @@ def test_results_come_back_under_their_names(monkeypatch):
     """Fails if sorting the jobs, or doing a shared run once, mixes up whose result is whose."""
     done = []
     monkeypatch.setattr(
-        jobs,
+        engine,
         "side_by_side",
         lambda work, rows, label, **_: [done.append(job) or job for job in rows],
     )
@@ -231,7 +231,7 @@ def test_answers_come_back_under_their_names(monkeypatch):
         for seed in (7, 3)
     }
     monkeypatch.setattr(
-        jobs,
+        engine,
         "side_by_side",
         lambda work, rows, label, **_: [rates[job.method, job.seed] for job in rows],
     )
@@ -551,3 +551,18 @@ def test_rows_of_runs_are_paired_by_seed(name):
     assert set(preset.controls) <= {*presets.CONTROLS, *presets.PARTNERS}
     assert set(preset.cheaper) <= set(presets.CONTROLS)
     assert preset.few().seeds == preset.seeds[: preset.n_side_seeds]
+
+
+def test_pruning_takes_its_share_of_equal_weights(model):
+    """Fails if all weights that equal the last one to go are pruned with it."""
+    (weight,) = (p for p in attacks.matrices(model)[:1])
+    with torch.no_grad():
+        weight.copy_(torch.where(torch.arange(weight.numel()).view_as(weight) % 2 == 0, 1.0, 2.0))
+    attacks.prune(model, 0.1)
+    assert int((weight == 0).sum()) == int(0.1 * weight.numel()) and weight.max() == 2
+
+
+def test_a_run_with_a_function_has_no_name():
+    """Fails if a result is kept under a memory address, where nothing finds it again."""
+    with pytest.raises(ValueError, match="changes: forget_loss is a function"):
+        Run(1, "SARE", changes=(("forget_loss", len),))

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from html import unescape
 
@@ -14,7 +15,18 @@ import torch
 from conftest import tiny_llava
 from test_families import siglip_qwen2
 
-from lab.audit import attacks, command, material, measures, page, pair, readings, run, settings
+from lab.audit import (
+    attacks,
+    bench,
+    command,
+    material,
+    measures,
+    page,
+    pair,
+    readings,
+    run,
+    settings,
+)
 from lab.audit.bench import Bench
 from lab.audit.settings import Pace, Settings, choose, parts
 from lab.audit.shelf import Shelf
@@ -28,6 +40,7 @@ from lab.tools import cli
 from lab.world.models import build_clip
 from lab.world.scenes import caption, split_scenes
 from sare_min.attack import relearn
+from sare_min.captions import base as base_of
 from sare_min.captions import encode
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.metrics import span_nll
@@ -48,7 +61,15 @@ TINY = Settings(
     radii=(0.01, 0.02),
     tokens=10,
 )
-PACE = Pace(caption=0.01, answer=0.0, step=1.0, adapter_step=1.0, load=0.0)
+PACE = Pace(
+    image=0.0,
+    caption=0.01,
+    answer=0.0,
+    step=1.0,
+    adapter_caption=0.01,
+    adapter_step=1.0,
+    load=0.0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -329,6 +350,38 @@ def test_a_budget_drops_further_seeds_first():
     assert [part.name for part in kept][-2:] == names[-2:] and len(kept) == 5
 
 
+def test_the_estimate_counts_what_is_done(base, efuf, data, tmp_path, monkeypatch):
+    """Fails if a part looks at images, captions or answers more than the estimate of its time
+    knows, or less.
+    """
+    wanted = replace(TINY, attacks=("lora", "noise", "prefill"), seeds=1)
+    done, see, do = Counter(), Bench.see, Bench.do
+    monkeypatch.setattr(run, "probe", lambda bench, kinds: PACE)
+
+    def seen(bench, model, photos):
+        done["images"] += len(photos)
+        return see(bench, model, photos)
+
+    def said(model, processor, features, *args, **how):
+        is_lora = "adapter_" * hasattr(base_of(model), "peft_config")
+        kind = "answers" if how["max_new_tokens"] == photos.ANSWER_TOKENS else "captions"
+        done[f"{is_lora}{kind}"] += len(features)
+        return generate(model, processor, features, *args, **how)
+
+    def measured(bench, part):
+        done.clear()
+        found, work = do(bench, part), vars(part.work)
+        for kind in ("images", "captions", "answers", "adapter_captions"):
+            assert done[kind] == work[kind], (part.name, kind)
+        return found
+
+    for place in (bench, measures):
+        monkeypatch.setattr(place, "generate", said)
+    monkeypatch.setattr(Bench, "see", seen)
+    monkeypatch.setattr(Bench, "do", measured)
+    audit(base, efuf, data, tmp_path, wanted)
+
+
 def test_what_a_budget_drops_is_said(base, efuf, data, tmp_path, monkeypatch):
     """Fails if parts beyond the budget are measured, or are not named in the JSON, on the page and
     before the work; or if a second run takes them up.
@@ -390,29 +443,78 @@ def test_the_page_shows_the_numbers_and_the_limits(done):
     assert found == json.loads((done[0] / "audit.json").read_text())
 
 
-def test_the_page_in_a_browser(done):
-    """Fails if a browser complains about the page, or the page asks it to fetch anything; or if the
-    answer does not stand at the top with a width that fits.
+# In a browser: charts without a line, texts that leave their chart, texts cut off, and how wide
+LOOK = """() => {
+  const charts = [...document.querySelectorAll(".charts svg")];
+  const leaves = (svg, text) => {
+    const a = svg.getBoundingClientRect(), b = text.getBoundingClientRect();
+    return b.left < a.left - 1 || b.right > a.right + 1 || b.top < a.top - 1 ||
+      b.bottom > a.bottom + 1;
+  };
+  const cut = e => getComputedStyle(e).overflowX !== "auto" && e.scrollWidth > e.clientWidth + 1;
+  return {
+    charts: charts.length,
+    empty: charts.filter(svg => ![...svg.querySelectorAll("path.strong")].some(
+      path => path.getTotalLength() > 50)).length,
+    leaving: charts.flatMap(svg => [...svg.querySelectorAll("text")].filter(
+      text => leaves(svg, text)).map(text => text.textContent)),
+    cut: [...document.querySelectorAll("p, li, h1, h2, div, section")].filter(cut).map(
+      e => e.textContent),
+    width: document.documentElement.scrollWidth,
+    top: document.querySelector(".answer").getBoundingClientRect().top,
+  };
+}"""
+
+
+def opened(browser, url: str, width: int, scheme: str) -> dict:
+    """A page in a browser: LOOK, with what it "said" on the console, what it "asked" for, and what
+    axe finds "hard" to read.
     """
+    from axe_playwright_python.sync_playwright import Axe
+
+    tab = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
+    said, asked = [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(url)
+    found = tab.evaluate(LOOK) | {"said": said, "asked": asked}
+    response = Axe().run(tab, options={"resultTypes": ["violations"], "preload": False}).response
+    hard = [(rule["id"], rule["nodes"][0]["target"]) for rule in response["violations"]]
+    tab.close()
+    return found | {"hard": hard}
+
+
+@pytest.fixture(scope="module")
+def browser():
     sync = pytest.importorskip("playwright.sync_api")
+    pytest.importorskip("axe_playwright_python")
     path = shutil.which("chromium")
     if not path:
         pytest.skip("no chromium")
-    said, asked = [], []
     with sync.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 800, "height": 1000})
-        tab.on("console", lambda message: said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto((done[0] / "report.html").as_uri())
-        answer = tab.locator(".answer").bounding_box()
-        drawn = [svg.bounding_box() for svg in tab.locator(".charts svg").all()]
-        wide = tab.evaluate("document.documentElement.scrollWidth")
-        browser.close()
-    assert not said and asked == [(done[0] / "report.html").as_uri()]
-    assert answer["y"] < 300 and wide <= 800
-    assert len(drawn) == 11 and all(box["width"] > 200 for box in drawn)
+        started = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1000, 375])
+def test_the_page_in_a_browser(done, browser, width, scheme):
+    """Fails if a browser complains about the page, or the page asks it to fetch anything; if a
+    chart holds no line, a text leaves its chart, is cut off or hard to read, by day and by night,
+    on a wide and a narrow screen; or if the answer does not stand on top.
+    """
+    url = (done[0] / "report.html").as_uri()
+    found = opened(browser, url, width, scheme)
+    assert not found["said"] and found["asked"] == [url]
+    assert found["charts"] == 11 and not found["empty"]
+    assert {kind: found[kind] for kind in ("leaving", "cut", "hard")} == {
+        "leaving": [],
+        "cut": [],
+        "hard": [],
+    }
+    assert found["width"] <= width and found["top"] < 300
 
 
 def point(at, chair_s, recall=1.0):
@@ -549,7 +651,7 @@ def test_words_and_files_are_refused_first(base, efuf, data, tmp_path, monkeypat
 def test_too_few_hallucinations_are_named(base, efuf, data, tmp_path):
     """Fails if an attack on next to no captions is reported as one."""
     with pytest.raises(
-        ValueError, match=r"of 8 captions of the base model hallucinate.*20: give m"
+        ValueError, match=r"of 8 captions of the base model hallucinate.*20 are needed: give m"
     ):
         audit(base, efuf, data, tmp_path, replace(TINY, train=8, level=12))
 

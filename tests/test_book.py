@@ -3,6 +3,7 @@
 The book is built once a run. Pages are opened in headless Chromium, where there is one.
 """
 
+import base64
 import html.parser
 import importlib.util
 import json
@@ -428,9 +429,9 @@ def test_a_line_of_code_becomes_its_function():
     assert "#" not in book.resolve(f"../{path}#L1", "chapters/glossary.md")
 
 
-@pytest.mark.parametrize("target", ["nowhere.ipynb", "../../outside.md"])
+@pytest.mark.parametrize("target", ["nowhere.ipynb", f"../{files.ROOT.name}/README.md"])
 def test_a_link_that_leads_nowhere_is_named(target):
-    """Fails if staging passes over a link to a file that is not there."""
+    """Fails if staging passes over a link to a file that is not there, or out of the repository."""
     with pytest.raises(ValueError, match=rf"LOG.md: the link \({re.escape(target)}\) leads to no"):
         book.relink(f"see [this]({target})", "LOG.md")
 
@@ -459,6 +460,9 @@ def test_the_full_runs_figure_is_shown_and_described():
     named = [c for c in shown if '"04_survival"' in c.source]
     facts = json.loads((figures / "04_survival.json").read_text())
     assert named[0].metadata.mystnb["image"]["alt"] == facts["caption"]
+    stored = [o["data"]["image/png"] for o in named[0].outputs if "image/png" in o.get("data", {})]
+    right = (figures / "04_survival.png").read_bytes()
+    assert [base64.b64decode(png) for png in stored] == [right]
 
 
 def test_docstrings_become_text_that_says_the_same():

@@ -163,7 +163,7 @@ def test_a_place_covers_what_it_names(rules):
     assert n_found > 5000
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(before=st.text(), after=st.text())
 def test_any_text_keeps_its_places(before, after):
     """Fails if lower case that is longer (a dotted capital I), a rewritten quote or a control

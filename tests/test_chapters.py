@@ -88,6 +88,7 @@ def test_one_parameters_cell_of_literals(pair):
         "tested",
         "rows_at_once",
         "probed",
+        "into",
     }
 
 

@@ -1,5 +1,6 @@
 """Approximate ascent steps: exact where they claim to be, and cheaper by what is said."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -195,3 +196,11 @@ def test_impossible_approximations_are_refused(make, match):
     """Fails if a setting that means nothing is taken."""
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_step_without_rho_keeps_no_direction(model, data):
+    """Fails if a schedule that starts at rho = 0 leaves nothing to step along when rho comes."""
+    method = replace(METHODS["SARE"], step=cheaper.kept(2))
+    for rho in (0.0, 0.2, 0.2):
+        found = gradient(model, data, replace(method, rho=rho))
+        assert math.isnan(found["norm"]) == (rho == 0)

@@ -24,6 +24,7 @@ from lab import files
 from lab.evidence import figures, ledger, observations, plan, quotes, report
 from lab.evidence.__main__ import main as evidence
 from lab.field import photos, score
+from lab.shell import ended
 from lab.tools import execute
 
 is_root = os.name == "posix" and os.geteuid() == 0
@@ -189,9 +190,9 @@ def test_the_command_says_one_line_and_fails(tmp_path, monkeypatch):
     """Fails if `make execute` on a folder that cannot be made ends in a traceback or in success."""
     (tmp_path / "figures").write_text("a file, where the folder should be")
     monkeypatch.setattr(files, "figures_folder", lambda *_: tmp_path / "figures/full")
-    with pytest.raises(SystemExit) as ended:
-        execute.command(["--preset", "fast"])
-    assert str(ended.value).startswith("error: ") and str(tmp_path / "figures") in str(ended.value)
+    with pytest.raises(SystemExit) as found:
+        ended(execute.main, ["--preset", "fast"])
+    assert str(found.value).startswith("error: ") and str(tmp_path / "figures") in str(found.value)
 
 
 def test_a_missing_font_is_named(tmp_path, monkeypatch):

@@ -529,9 +529,7 @@ FAULTY = st.builds(
 )
 
 
-@settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     faults=st.lists(FAULTY, max_size=12),
     full_at=st.sampled_from([None] * 9 + [0, 5, 20]),

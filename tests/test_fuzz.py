@@ -514,19 +514,6 @@ def adapter(tmp_path_factory, saved):
     )
 
 
-def is_huge(path: Path) -> bool:
-    """Would the config make a model of seven billion weights? Those are LLaVA's sizes by default,
-    and take the memory of the whole machine before they are compared with the checkpoint's.
-    """
-    try:
-        found = json.loads(path.read_text())
-        return not all(found[f"{part}_config"]["hidden_size"] < 999 for part in ("text", "vision"))
-    except (OSError, ValueError):
-        return False  # it is refused before
-    except (LookupError, TypeError):
-        return True
-
-
 @pytest.mark.parametrize("kind, vital", [("saved", "mcpt"), ("adapter", "ab")])
 def test_checkpoints(request, tmp_path, kind, vital):
     """Fails if a checkpoint or an adapter with one file harmed (12 of each) gives a bare error, or
@@ -539,8 +526,6 @@ def test_checkpoints(request, tmp_path, kind, vital):
         file = path / names[turn % len(names)]
         whole = file.read_bytes()
         file.write_bytes(harmed(rng, whole))
-        if file.name == "config.json" and is_huge(file):
-            file.write_bytes(whole[:-9])
         try:
             model, _ = load(path, device="cpu")
             assert all(p.isfinite().all() for p in model.parameters())

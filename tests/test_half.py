@@ -9,11 +9,13 @@ import torch
 from conftest import FIND, tiny_llava
 from test_families import siglip_qwen2
 
+from lab.audit import attacks
 from lab.field import probe
-from lab.field.devices import LOSS_SCALE, scaled
+from lab.field.devices import LOSS_SCALE, scaled, scaled_backward
 from lab.world.curate import Thresholds, curate
 from lab.world.scenes import OBJECTS, draw
-from sare_min.captions import encode
+from sare_min.attack import relearn
+from sare_min.captions import base, encode, sentence_nll
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.losses import counts, method_losses
 from sare_min.unlearn import METHODS, Training, get_method, gradient, unlearn
@@ -163,4 +165,72 @@ def test_what_overflows_all_the_same_is_refused(model_in):
     method = replace(METHODS["SARE"], lambda_neg=2.0**30)
     with pytest.raises(ValueError, match="the ascent direction is not finite"):
         gradient(model, data, method)
+    assert torch.equal(before, flat(trainable(model)))
+
+
+def attacked_by(model_in, dtype, share=1, scale=None):
+    """The adapter's gradient of the attacker's loss, a mean over `share` times as many tokens."""
+    model, data = model_in(dtype)
+    whole = replace(data, sentence=data.sentence | data.forget | data.retain)
+    with scaled_backward(model, *([scale] if scale else [])):
+        (sentence_nll(model, whole) / share).backward()
+    return flat(p.grad for p in trainable(model))
+
+
+@pytest.mark.parametrize("share", [1, REAL])
+def test_the_attacks_gradients_are_those_of_fp32(model_in, share):
+    """Fails if the attacker's gradient underflows in a real batch, where it would without a scale,
+    or overflows in a tiny one.
+    """
+    exact = attacked_by(model_in, torch.float32)
+    half = attacked_by(model_in, torch.float16, share)
+    assert half.isfinite().all() and cosine(half, exact) > 0.99 and not torch.equal(half, exact)
+    assert half.norm() * share / LOSS_SCALE == pytest.approx(float(exact.norm()), rel=0.02)
+    bare = attacked_by(model_in, torch.float16, share, scale=1.0)
+    assert (cosine(bare, exact) > 0.99) is (share == 1), "sanity: there is something to scale for"
+
+
+def test_an_attack_in_fp16_goes_where_fp32_goes(model_in):
+    """Fails if the attacker in fp16 ends elsewhere than in fp32, or anything is left on the model
+    behind him; or if the scale touches a model in fp32.
+    """
+    ends = {}
+    for dtype in (torch.float32, torch.float16):
+        model, data = model_in(dtype)
+        whole = replace(data, sentence=data.sentence | data.forget | data.retain)
+        before = flat(trainable(model))
+        with scaled_backward(model):
+            for n in relearn(model, whole, (0, 8), lr=1e-3, batch_size=2, progress=False):
+                ends[dtype, n] = flat(trainable(model)) - before
+        head = model.base_model.model.get_output_embeddings()
+        assert not head._forward_hooks
+        assert not any(p._post_accumulate_grad_hooks for p in trainable(model))
+    assert ends[torch.float32, 8].norm() > 0 == ends[torch.float32, 0].norm()
+    assert cosine(ends[torch.float32, 8], ends[torch.float16, 8]) > 0.98
+    exact = attacked_by(model_in, torch.float32, scale=1.0)
+    assert torch.equal(exact, attacked_by(model_in, torch.float32))
+
+
+def test_the_audits_attacker_is_scaled(model_in):
+    """Fails if the audit's fine-tuning of an adapter forgets the scale."""
+    model, data = model_in(torch.float16)
+    whole = replace(data, sentence=data.sentence | data.forget | data.retain)
+
+    def measure(model):
+        return {"scales": len(base(model).get_output_embeddings()._forward_hooks)}
+
+    curve = attacks.tuned(model.unload(), whole, measure, "lora", at=(0, 8))
+    assert [point["scales"] for point in curve] == [1, 1]
+
+
+def test_an_attack_that_overflows_is_refused(model_in):
+    """Fails if an attacker steps along an infinite gradient, and what is left of the model counts
+    as one that held.
+    """
+    model, data = model_in(torch.float16)
+    whole = replace(data, sentence=data.sentence | data.forget | data.retain)
+    before = flat(trainable(model))
+    refused = pytest.raises(ValueError, match="not finite under the scale=1.0.*e.09")
+    with refused, scaled_backward(model, 2.0**30):
+        list(relearn(model, whole, (0, 8), batch_size=8, progress=False))
     assert torch.equal(before, flat(trainable(model)))

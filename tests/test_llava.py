@@ -1,12 +1,16 @@
 """Checkpoints on disk: load, caption, save, adapters; and the errors a reader meets first."""
 
 import json
+import math
+import resource
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import tiny_llava
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lab.llava.checkpoints import load, save
@@ -217,13 +221,38 @@ def test_no_llava_is_named(tmp_path, saved):
     with pytest.raises(ValueError, match="clip.*no LLaVA checkpoint"):
         load(tmp_path / "clip")
     shutil.copytree(saved, tmp_path / "holes")
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(tmp_path / "holes/model.safetensors")
     weights.pop(next(n for n in weights if "q_proj" in n and "language" in n))
     save_file(weights, tmp_path / "holes/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="no whole LLaVA checkpoint.*q_proj"):
         load(tmp_path / "holes")
+
+
+@pytest.mark.parametrize("lost", ["text_config", "vision_config"])
+def test_a_config_of_another_size_is_named(tmp_path, saved, lost):
+    """Fails if a config.json without one of its parts, which then is a 7B model's, makes that model
+    before its weights are missed.
+    """
+    path = Path(shutil.copytree(saved, tmp_path / "lost"))
+    config = json.loads((path / "config.json").read_text())
+    config.pop(lost)
+    (path / "config.json").write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"lost: .*\d,\d+ weights, and the files hold.*{lost}"):
+        load(path, device="cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 200_000  # KiB
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path, saved, value):
+    """Fails if a checkpoint with one weight that is no number loads."""
+    path = Path(shutil.copytree(saved, tmp_path / "broken"))
+    weights = load_file(path / "model.safetensors")
+    name = next(n for n in weights if "up_proj" in n)
+    weights[name].view(-1)[3] = value
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="broken: .*up_proj.* holds nan or infinity"):
+        load(path, device="cpu")
 
 
 def test_processor_that_disagrees_with_the_tower_is_named(tmp_path, saved):

@@ -191,3 +191,10 @@ def test_a_loss_is_a_mean_over_what_its_method_says(model, data, name):
     assert counts(data, method.per)["neg"] == n
     terms = method.forget_loss(token_nll(model, data), data.forget, data.reference)
     assert gradient(model, data, method)["neg"] == pytest.approx(terms.sum().item() / n, rel=1e-4)
+
+
+def test_simnpo_counts_one_token_as_one():
+    """Fails if a sub-sentence of one token is divided by more than its length."""
+    nll, mask = torch.tensor([[2.0, 5.0]]), torch.tensor([[True, False]])
+    want = -(2 / 4.5) * torch.nn.functional.logsigmoid(torch.tensor(4.5 * 2.0))
+    assert simnpo(nll, mask).tolist() == pytest.approx([want.item()])

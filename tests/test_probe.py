@@ -182,8 +182,37 @@ def test_found_is_plain_numbers(found):
     assert found == Found(**vars(found)) and all(type(v) is float for v in vars(found).values())
 
 
-def test_what_was_found_is_kept(data, lora, found, tmp_path):
-    """Fails if a run that goes on would have other settings, by a last bit or by another probe."""
-    keep = tmp_path / "new/probe.json"
+def test_a_probe_that_was_stopped_tries_nothing_twice(data, lora, found, tmp_path, monkeypatch):
+    """Fails if a run that goes on takes the first steps anew at a rate that it has tried, or has
+    other settings by a last bit, or believes what was tried on other captions.
+    """
+    keep, tried, plain = tmp_path / "new/probe.json", [], probe._first_steps
+
+    def first_steps(model, batch, micro_batch, lr):
+        if len(tried) == 5 and is_short:
+            raise KeyboardInterrupt
+        tried.append(lr)
+        return plain(model, batch, micro_batch, lr)
+
+    monkeypatch.setattr(probe, "_first_steps", first_steps)
+    is_short = True
+    with pytest.raises(KeyboardInterrupt):
+        probe.probe(lora(), data, keep=keep)
+    before, is_short = list(tried), False
+    tried.clear()
     assert probe.probe(lora(), data, keep=keep) == found
-    assert probe.probe(lora(), data[:1], start=(1.0, 1.0), keep=keep) == found
+    assert len(before) == 5 and tried and not set(before) & set(tried)
+    tried.clear()
+    assert probe.probe(lora(), data, keep=keep) == found
+    assert len(tried) == 1, "to where rho is read, and no further"
+    tried.clear()
+    probe.probe(lora(), data[:3], keep=keep)
+    assert len(tried) > 5
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"of": "x", "tried": {"lr": null}}', '{"lr": 1e-3'])
+def test_another_file_is_no_probe(data, lora, tmp_path, text):
+    """Fails if a file of something else is believed, or ends in another library's error."""
+    (tmp_path / "probe.json").write_text(text)
+    with pytest.raises(ValueError, match="probe.json.*Delete it"):
+        probe.probe(lora(), data, keep=tmp_path / "probe.json")

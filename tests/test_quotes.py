@@ -56,6 +56,7 @@ def filled(marker, folder):
         ("C3b.diff", "-14.40 [-20.10, -8.70]"),  # a small margin: more decimals
         ("C6a.baseline", "40.0"),
         ("C6a.sare", "25.6"),
+        ("C3b.sare", "25.64"),
         ("C6a.verdict", "supported"),
         ("C3b.verdict", "for"),
         ("C6a.n", "12"),

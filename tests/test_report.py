@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import subprocess
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,20 @@ def test_warnings(changes, warned):
     assert len(found) == len(warned) and all(w in f for w, f in zip(warned, found))
     text, page = (make(run(row()), run(row(), **changes)) for make in (report.text, report.html))
     assert text.count("WARNING") == page.count('<p class="warning">') == len(warned)
+
+
+@pytest.mark.parametrize("key", ["", *MACHINE])
+def test_equal_bytes_are_promised_for_equal_runs_alone(key):
+    """Fails if a reader on another processor is told to expect the committed bytes, or one on the
+    same is not.
+    """
+    new = {"versions": MACHINE["versions"] | {"torch": "0"}}.get(key, ["other"])
+    found = report.promise(MACHINE, MACHINE | ({key: new} if key else {}))
+    assert ("have to be equal to the byte" in found) is (not key)
+    assert found.startswith(f"Not the same: {key}. " if key else "Both have the same ")
+    text = " ".join(report.text(run(row()), run(row())).split())
+    assert report.promise(MACHINE, MACHINE) in text
+    assert report.promise(MACHINE, MACHINE) in report.html(run(row()), run(row()))
 
 
 class Closed(HTMLParser):
@@ -321,6 +336,20 @@ def test_a_run_without_keep_leaves_the_book_alone(house, capsys):
     assert "✓ reproduced" in said and f"As a page: {page}" in said
     assert "-9.0 [-14.0, -4.0]" in page.read_text()
     assert not page.with_name("reproduction.html.part").exists()
+
+
+def test_a_second_run_waits_for_the_first(house, capsys):
+    """Fails if two runs write one build/ at once, or if the wait goes without a word."""
+    second = threading.Thread(target=execute.main, args=([],), daemon=True)
+    with files.alone("execute"):
+        second.start()
+        said = ""
+        while "waiting" not in said and second.is_alive():
+            said += capsys.readouterr().out
+        assert "another run writes to build/: waiting for its end" in said
+        assert not (house.root / "build/figures/full/run.json").exists()
+    second.join(60)
+    assert (house.root / "build/reproduction.html").exists()
 
 
 def test_keep_writes_the_book_and_compares_with_what_stood_there(house, monkeypatch, capsys):

@@ -14,13 +14,7 @@ from torch import nn
 
 from sare_min.sam import perturbed, targeted_sam
 
-CASES = settings(
-    max_examples=1000,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+CASES = settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ERRORS = {
     "error": (RuntimeError, "out of memory"),

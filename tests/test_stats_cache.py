@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from importlib.metadata import version
@@ -174,60 +170,6 @@ def test_a_lenient_judge_misses_its_share():
     assert erasures.missed(spans, ["a cup, fork"] * 400, 0.0, seed=0) == spans
 
 
-def work(job):
-    if job == 3:
-        raise ValueError("no such seed")
-    return job * job
-
-
-def test_side_by_side_keeps_order_and_names_what_failed():
-    """Fails if one failing job hides its name or keeps the others from finishing."""
-    assert jobs.side_by_side(work, [2, 1, 4], "squares", progress=False) == [4, 1, 16]
-    with pytest.raises(RuntimeError, match="1 of 3 jobs failed:\n3: ValueError: no such seed"):
-        jobs.side_by_side(work, [2, 3, 4], "squares", progress=False)
-
-
-def test_rows_side_by_side_does_a_shared_job_once():
-    """Fails if a row gets another's results, or if the order of the work shows in them."""
-    rows = {"a": [5, 1, 4], "b": [4, 2], "none": []}
-    found = jobs.rows_side_by_side(work, rows, "squares", order=lambda job: -job, progress=False)
-    assert found == {"a": [25, 1, 16], "b": [16, 4], "none": []}
-
-
-@pytest.mark.skipif(jobs.START == "spawn", reason="no fork server on this system")
-def test_workers_find_the_libraries_loaded(monkeypatch):
-    """Fails if the server that workers are forked from does not find the book's modules, or if its
-    path leaks into this process.
-    """
-    script = (
-        "import os, sys; sys.path[:0] = sys.argv[1:]; from lab import jobs; jobs.warm_up(); seen"
-        ' = jobs.side_by_side(eval, [\'"lab.experiments.gauges" in __import__("sys").modules\'],'
-        " 'seen', progress=False); print(seen, os.environ.get('PYTHONPATH'))"
-    )
-    monkeypatch.setenv("PYTHONPATH", "elsewhere")
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(files.ROOT), str(files.LAB.parent)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["[True]", "elsewhere"], done.stderr
-
-
-def die(job):
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_a_killed_worker_does_not_spoil_the_next_call():
-    """Fails if a stopped cell leaves a broken pool behind for all cells after it."""
-    with pytest.raises(RuntimeError, match="2 of 2 jobs failed"):
-        jobs.side_by_side(die, [1, 2], "deaths", progress=False)
-    assert jobs.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
-    for process in jobs._pool(os.cpu_count() or 1)._processes.values():  # killed between two calls
-        process.kill()
-        process.join()
-    assert jobs.side_by_side(work, [2, 1], "squares", progress=False) == [4, 1]
-
-
 def test_json_is_rounded_and_whole(tmp_path):
     files.write_json(tmp_path / "x.json", {"a": [1 / 3, {"b": 2}], "n": 7})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [0.333333, {"b": 2}], "n": 7}
@@ -250,7 +192,7 @@ def test_a_result_depends_on_all_code_behind_it(sources):
     """Fails if a module moves, or one that a result is made by is missing: its edits would leave
     old results in the cache.
     """
-    spared = {"chapters/lab/jobs", "chapters/lab/files"}  # the store itself
+    spared = {f"chapters/lab/{name}" for name in ("jobs", "files", "engine")}  # the store itself
     behind = set().union(*map(imported, sources)) - spared
     assert behind and behind <= set(sources), sorted(behind - set(sources))
 

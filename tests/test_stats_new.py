@@ -125,25 +125,26 @@ def test_unbalanced_designs_are_refused(lost):
         stats.components({})
 
 
-def test_pooled_by_hand():
-    """Fails if the weights, tau2 or the interval are not DerSimonian and Laird's."""
-    # Equal errors of 1: fixed mean 2, Q = 8, df = 1, C = 1, so tau2 = 7 and the error is 2
-    mean, low, high, tau2, q_p = stats.pooled([0.0, 4.0], [1.0, 1.0])
-    assert (mean, tau2) == (pytest.approx(2), pytest.approx(7))
-    assert (low, high) == (pytest.approx(2 - 1.959964 * 2), pytest.approx(2 + 1.959964 * 2))
-    assert q_p == pytest.approx(0.004678, rel=1e-3)
-    # In agreement: weighted by 1 / error squared
-    mean, _, _, tau2, q_p = stats.pooled([1.0, 1.3], [1.0, 2.0])
-    assert (mean, tau2) == (pytest.approx((1 + 1.3 / 4) / 1.25), 0.0) and q_p > 0.8
-    assert stats.pooled([3.0], [1.0])[::3] == (3.0, 0.0)
-    for means, ses in (
-        ([1.0, 2.0], [1.0, 0.0]),
-        ([1.0], [1.0, 1.0]),
-        ([], []),
-        ([1.0], [math.inf]),
+def test_all_seeds_are_one_sample():
+    """Fails if the interval is not that of the values themselves, put together, or if sets that
+    contradict one another go unseen.
+    """
+    sets = [[1.0, 2.0, 4.0, 3.5], [0.5, 2.5], [3.0, 3.5, 2.0]]
+    facts = [(np.mean(x), stats.standard_error(x), len(x)) for x in sets]
+    mean, low, high, p = stats.of_all(*zip(*facts, strict=True))
+    assert (mean, low, high) == pytest.approx(stats.interval([v for x in sets for v in x]))
+    assert p > 0.4
+    # Errors of 1: Q = 8 on one degree of freedom
+    assert stats.of_all([0.0, 4.0], [1.0, 1.0], [6, 6])[3] == pytest.approx(0.004678, rel=1e-3)
+    for means, ses, counts in (
+        ([1.0, 2.0], [1.0, 0.0], [4, 4]),
+        ([1.0], [math.inf], [4]),
+        ([1.0], [1.0], [1]),
+        ([1.0], [1.0, 1.0], [4]),
+        ([], [], []),
     ):
-        with pytest.raises(ValueError, match="give each a positive error"):
-            stats.pooled(means, ses)
+        with pytest.raises(ValueError, match="of_all: .*: give"):
+            stats.of_all(means, ses, counts)
 
 
 @pytest.mark.parametrize(

@@ -172,10 +172,11 @@ def test_a_row_of_the_ledger_is_spelled():
     """
     found = stats.paired([1.0, 2.0, 4.0], [2.0, 5.0, 6.0])
     row = found | {"id": "C6a", "primary": True, "verdict": "supported", "reading": None}
+    row |= {"margin": 12.0}
     words = stats.spell_paired([1.0, 2.0, 4.0], [2.0, 5.0, 6.0], 1)
-    assert tables.spell(row, 1) == f"C6a {words} -> supported"
+    assert tables.spell(row, 1) == f"C6a {words}, matters from 12 -> supported"
     row |= {"primary": False, "verdict": "exploratory", "reading": "for"}
-    assert tables.spell(row, 1) == f"C6a {words} -> exploratory: for"
+    assert tables.spell(row, 1) == f"C6a {words}, matters from 12 -> exploratory: for"
 
 
 def test_erasures_a_line_a_metric():

@@ -41,7 +41,8 @@ def test_never_is_said():
 def test_without_an_erasure_nothing_lasts():
     """Fails if a figure of the base model alone cannot be titled."""
     drawn = {"at": [0, 100], "lines": {"base": line([1, 0.9])}}
-    assert titles.lasting(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
+    for title in (titles.lasting, titles.halves_of):
+        assert title(drawn) == "After 100 relearning samples CHAIR_s is: base 90 %"
 
 
 def test_only_fair_arms_are_ranked():
@@ -52,7 +53,7 @@ def test_only_fair_arms_are_ranked():
         "GA": {"values": [1.0], "recall": [0.03]},
         "SimNPO": {"values": [2.0], "recall": [1.0], "note": "does not reach the level"},
     }
-    assert titles.least({"arms": arms}).endswith("SARE (40.0 %), then EFUF (60.0 %)")
+    assert titles.least({"arms": arms}).endswith(": SARE (40.0 %), then EFUF (60.0 %)")
     assert "No arm" in titles.least({"arms": {"GA": arms["GA"]}})
 
 
@@ -109,10 +110,10 @@ MADE = {  # committed figure -> how its chapter makes the title
     "04_methods": titles.least,
     "04_causes": titles.least,
     "04_controls": titles.least,
-    "04_cost": titles.cost,
     "04_sweep": titles.sweep,
     "04_attacks": titles.others,
-    "04_levels": titles.levels,
+    "04_work": titles.work,
+    "04_distance": titles.along,
     "04_variance": titles.variance,
     "05_real_thing": titles.halves_of,
 }

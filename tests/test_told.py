@@ -52,10 +52,11 @@ def test_words_are_the_caption_with_the_truth_and_its_likelihood(kit, texts, sce
         shown = set(scenes[row].objects)
         assert {noun for noun, kind in named.items() if kind == "true"} == shown
         assert sum(kind == "invented" for kind in named.values()) == (1 if row == 0 else 0)
-    alone = encode(kit.processor, kit.test_features, [texts[0]], image=[0])
-    with torch.no_grad():
-        nll = token_nll(model, alone)[0][alone.sentence[0]][:-1]  # without the EOS
-    assert [p for _, p, _ in found[0]] == pytest.approx(torch.exp(-nll).tolist(), rel=1e-4)
+    for row, words in zip(rows, found, strict=True):
+        alone = encode(kit.processor, kit.test_features, [texts[row]], image=[row])
+        with torch.no_grad():
+            nll = token_nll(model, alone)[0][alone.sentence[0]][:-1]  # without the EOS
+        assert [p for _, p, _ in words] == pytest.approx(torch.exp(-nll).tolist(), rel=1e-4)
 
 
 def test_what_is_told_is_the_books_attack(kit, monkeypatch, tmp_path):
@@ -63,21 +64,23 @@ def test_what_is_told_is_the_books_attack(kit, monkeypatch, tmp_path):
     for module in (told, attacks):
         monkeypatch.setattr(module, "get_kit", lambda seed: kit)
         monkeypatch.setattr(module, "erased", lambda run: tiny_llava())
-    data = encoded.attack(kit)
-    twice = encode(  # eight a step: the four captions, repeated
+    assert len(encoded.attack(kit)) == 4
+    data = encode(  # eight a step: two steps, whose captions are another in another order
         kit.processor,
         kit.features["attack"],
-        [kit.said["attack"][i] for i in (2, 3, 4, 5)] * 2,
-        image=[2, 3, 4, 5] * 2,
+        [kit.said["attack"][i] for i in (2, 3, 4, 5)] * 4,
+        image=[2, 3, 4, 5] * 4,
     )
-    assert len(data) == 4
-    monkeypatch.setattr(encoded, "attack", lambda kit: twice)
-    told._listen(told.Told(Run(0, "EFUF"), (0, 8)), tmp_path)
+    monkeypatch.setattr(encoded, "attack", lambda kit: data)
+    told._listen(told.Told(Run(0, "EFUF"), (0, 8, 16)), tmp_path)
     found = json.loads((tmp_path / "told.json").read_text())
-    spec = attacks.Attack(Run(0, "EFUF"), at=(0, 8))
-    curve = [p for _, p in attacks.tune(kit, tiny_llava(), spec, twice)]
-    assert found["chair_s"] == [p["chair_s"] for p in curve]
-    assert [len(scenes) for scenes in found["says"]] == [len(told.shown(kit))] * 2
+    spec, model = attacks.Attack(Run(0, "EFUF"), at=(0, 8, 16)), tiny_llava()
+    steps = zip(attacks.tune(kit, model, spec, data), found["chair_s"], found["says"], strict=True)
+    for (_, curve), chair_s, says in steps:
+        assert chair_s == curve["chair_s"] and len(says) == len(told.shown(kit))
+        right = told.words(kit, model, measured.describe(kit, model), told.shown(kit))
+        sure = [p for words in right for _, p, _ in words]
+        assert [p for words in says for _, p, _ in words] == pytest.approx(sure, rel=1e-4)
 
 
 def test_forget_and_remember_are_opposite_ways(kit, monkeypatch, tmp_path, data):

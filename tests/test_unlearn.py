@@ -90,6 +90,48 @@ def test_a_loss_that_is_not_finite_takes_no_step(model, data, name):
     assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))
 
 
+@pytest.mark.parametrize("name", ["EFUF", "SARE", "EFUF+SAM", "NPO"])
+@pytest.mark.parametrize("which", ["the first pass", "the last pass"])
+def test_a_gradient_that_is_not_finite_takes_no_step(model, data, name, which):
+    """Fails if a finite loss whose gradient overflows, at theta or at theta + eps, turns every
+    weight into NaN before anything is said.
+    """
+    before = [p.detach().clone() for p in trainable(model)]
+    norm = next(m for n, m in model.named_modules() if n.endswith("language_model.norm"))
+    n_passes = 0
+
+    def overflow(_module, grads, _outward):
+        nonlocal n_passes
+        n_passes += 1
+        is_hit = last and n_passes == (1 if which == "the first pass" else last)
+        return (grads[0] * float("inf"),) if is_hit else None
+
+    hook, last = norm.register_full_backward_hook(overflow), 0
+    gradient(model, data, METHODS[name])  # counts the backward passes of a step
+    n_passes, last = 0, n_passes
+    with pytest.raises(ValueError, match="is not finite in parameter .* no step taken"):
+        unlearn(model, data, METHODS[name], replace(SHORT, batch_size=8), progress=False)
+    hook.remove()
+    assert all(torch.equal(p, q) for p, q in zip(trainable(model), before, strict=True))
+
+
+def test_the_log_is_of_theta(model, data):
+    """Fails if untargeted SAM logs its losses at theta + eps."""
+    plain = gradient(model, data, METHODS["EFUF"])
+    for name in ("EFUF+SAM", "SARE"):
+        there = gradient(model, data, METHODS[name])
+        assert {k: there[k] for k in ("neg", "pos", "sent")} == pytest.approx(
+            {k: plain[k] for k in ("neg", "pos", "sent")}, rel=1e-5
+        )
+
+
+@pytest.mark.parametrize("at", [(), (-8,), (0, 3)])
+def test_the_attack_is_measured_where_it_comes(model, data, at):
+    """Fails if sample counts that it never sees end it without a word."""
+    with pytest.raises(ValueError, match="give multiples of batch_size=2"):
+        list(relearn(model, data, at=at, batch_size=2, progress=False))
+
+
 def test_the_attack_needs_captions_to_train_on(model, data):
     """Fails if curated captions, which have no sentence mask, turn the weights into NaN."""
     with pytest.raises(ValueError, match="no sentence token in 2 captions"):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 LAB = Path(__file__).resolve().parent
 CHAPTERS, ROOT = LAB.parent, LAB.parents[1]
+# LAB_CACHE: for the study of other kernels alone (experiments/variance.py)
+CACHE = Path(os.environ.get("LAB_CACHE", CHAPTERS / ".cache"))
 BOOK_SEEDS = tuple(range(1001, 1013))  # of the figures that are committed, as the plan has them
 
 
@@ -43,14 +49,45 @@ def whole(path: str | Path) -> Iterator[Path]:
         _clear(Path(path))
         yield part
         part.replace(path)
-    except OSError as error:
-        raise OSError(
-            f"{path}: cannot be written ({error.strerror or error}). Make room on the disk, or ask"
-            " for leave to write there, and run it again."
-        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) or is_full(error):
+            raise unwritten(path, error) from error
+        raise
     finally:
         with suppress(OSError):  # a folder that may not be written holds no part of ours
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """An OSError of the body names the path that could not be written, and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: str | Path, error: Exception) -> OSError:
+    """The error to raise where this path could not be written."""
+    why = NO_ROOM.get(_code(error), getattr(error, "strerror", "") or error)
+    return OSError(
+        f"{path}: cannot be written ({why}). Make room on the disk, or ask for leave to write"
+        " there, and run it again."
+    )
+
+
+NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+
+
+def is_full(error: BaseException) -> bool:
+    """Was there no room on the disk?"""
+    return _code(error) in NO_ROOM
+
+
+def _code(error: BaseException) -> int | None:
+    """The system's number of an error; safetensors has it in its words alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _clear(path: Path) -> None:
@@ -71,6 +108,26 @@ def _runs(process: int) -> bool:
     except PermissionError:  # it runs, and is another user's
         pass
     return True
+
+
+@contextmanager
+def alone(name: str, waiting: str = "") -> Iterator[None]:
+    """No other process of this checkout is in here under the same name; one that is dead is not.
+
+    waiting: a line to print, if another one has to be waited for.
+    """
+    (ROOT / "build").mkdir(exist_ok=True)
+    lock = FileLock(ROOT / f"build/{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if waiting:
+            print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:

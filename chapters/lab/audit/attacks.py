@@ -58,7 +58,8 @@ def tuned(
     if rows_that_fit(model) < 64:
         devices.recompute(model)
     tune = relearn(model, data, at, lr, BATCH, seed, progress=False)
-    return [{"at": n} | measure(model) for n in tune]
+    with devices.scaled_backward(model):
+        return [{"at": n} | measure(model) for n in tune]
 
 
 @contextmanager

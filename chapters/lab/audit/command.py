@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 
         asked = Asked(given.base, given.erased, given.data, Path(given.out), settings, budget)
         found = audit(asked, say=lambda line: print(line, file=sys.stderr))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

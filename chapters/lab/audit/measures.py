@@ -128,8 +128,8 @@ def attackers(
     rows, spans = judged(said, truth, rules)
     if len(rows) < n_level + BATCH:
         raise ValueError(
-            f"{len(rows)} of {len(said)} captions of the base model hallucinate, and the audit"
-            f" needs {n_level + BATCH}: give more --train-images."
+            f"{len(rows)} of {len(said)} captions of the base model hallucinate, and"
+            f" {n_level + BATCH} are needed: give more training images (--train-images)."
         )
     parts = [(rows[:n_level], spans[:n_level]), (rows[n_level:], None)]
     level, attack = (

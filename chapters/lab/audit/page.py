@@ -26,12 +26,15 @@ h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 1.4
 .answer { font-size: 1.1rem; font-weight: 600; border-left: 4px solid var(--soft);
   padding-left: .7rem; } .lasts { border-color: var(--good); } .fails { border-color: var(--bad); }
 .first { break-after: page; } ul { margin: .3rem 0; padding-left: 1.2rem; }
-.wide { overflow-x: auto; margin: .6rem 0; }
+.wide, .where { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .7rem .2rem 0;
   border-bottom: 1px solid var(--rule); }
+td + td { white-space: nowrap; }
+.where td + td { white-space: normal; overflow-wrap: anywhere; }
 small, .key { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
-.charts { display: flex; flex-wrap: wrap; gap: .5rem; } .key span { margin-right: 1rem; }
+.charts { display: flex; flex-wrap: wrap; gap: .5rem; }
+.key span { margin-right: 1rem; display: inline-block; }
 svg { max-width: 100%; height: auto; } .key svg { vertical-align: middle; }
 svg path { fill: none; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .title { font-weight: 600; } svg .tick { fill: var(--soft); font-size: 11px; }
@@ -43,9 +46,9 @@ path.c0 { stroke: #0173b2; } path.c1 { stroke: #de8f05; } path.c2 { stroke: #029
 path.c3 { stroke: #d55e00; } path.c4 { stroke: #cc78bc; } path.c5 { stroke: #ca9161; }
 circle.c0 { fill: #0173b2; } circle.c1 { fill: #de8f05; } circle.c2 { fill: #029e73; }
 circle.c3 { fill: #d55e00; } circle.c4 { fill: #cc78bc; } circle.c5 { fill: #ca9161; }
-</style></head><body>
+</style></head><body><main>
 BODY
-</body></html>
+</main></body></html>
 """
 N_STYLES = 6
 BEFORE = {  # measurement -> (its name, percent or a number)
@@ -69,13 +72,13 @@ def decimal(value: float | None) -> str:
     return "none" if value is None else f"{value:.2f}"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are text."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "wide") -> str:
+    """Cells are text. kind: "wide" scrolls where it does not fit, "where" breaks long paths."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows
     )
-    return f'<div class="wide"><table><tr>{top}</tr>\n{body}</table></div>'
+    return f'<div class="{kind}" tabindex="0"><table><tr>{top}</tr>\n{body}</table></div>'
 
 
 def html(audit: Mapping) -> str:
@@ -110,7 +113,7 @@ def _before(before: Mapping) -> str:
     for name, (label, is_share) in BEFORE.items():
         spell = percent if is_share else decimal
         rows.append((label, *(spell(before[model][name]) for model in ("base", "erased"))))
-    return table(("", "base", "erased"), rows)
+    return table(("measured", "base", "erased"), rows)
 
 
 def _verdicts(attacks: Mapping) -> str:
@@ -140,22 +143,25 @@ def _attack(name: str, attack: Mapping, before: Mapping) -> list[str]:
         strengths = [point["at"] for point in attack["rows"][0]["curve"]]
         marks = list(enumerate(["none", *(f"{x:g}" for x in strengths)]))
     drawn = [
-        chart(
-            f"{title}, {name}",
-            lines[metric],
-            STRENGTHS[name] if name != "prefill" else "words put in",
-            f"{title}, %",
-            marks,
-            100,
-            levels,
-        )
-        for metric, title, levels in (
-            ("chair_s", "CHAIR_s", [(100 * before["base"]["chair_s"], "base model")]),
-            ("recall", "recall", [(100 * KEPT * (before["erased"]["recall"] or 0), "95 % kept")]),
+        chart(title, lines[metric], STRENGTHS[name], f"{label}, %", marks, 100, levels)
+        for metric, title, label, levels in (
+            (
+                "chair_s",
+                "Captions that hallucinate: lower is better",
+                "CHAIR_s",
+                [(100 * before["base"]["chair_s"], "base model")],
+            ),
+            (
+                "recall",
+                "Objects shown that are named: higher is better",
+                "recall",
+                [(100 * KEPT * (before["erased"]["recall"] or 0), "95 % kept")],
+            ),
         )
     ]
     title = NAMES[name][0].upper() + NAMES[name][1:]
-    parts = [f"<h2>{escape(title)}</h2>", sentence(name, attack), key(lines["chair_s"])]
+    parts = [f"<h2>{escape(title)}</h2>", sentence(name, attack)]
+    parts += [key(lines["chair_s"])] * (len(lines["chair_s"]) > 1)
     parts += [f'<div class="charts">{"".join(drawn)}</div>', _numbers(name, attack)]
     return [*parts, _rates(attack)] if name in TUNED else parts
 
@@ -196,7 +202,10 @@ def sentence(name: str, attack: Mapping) -> str:
     if name in ("rounding", "prefill"):
         said = "Without chance: one run."
     if name == "prefill":
-        said += " The words put in name objects that are shown, so recall says little here."
+        said += (
+            " Put in are 1: a true caption without its full stop; 2: a comma behind it; 3: “, a”."
+            " They name objects that are shown, so recall says little here."
+        )
     if name in TUNED:
         worst, highest = attack["worst"], attack["rates"][-1]["lr"]
         said += (
@@ -292,7 +301,7 @@ def _about(audit: Mapping) -> list[str]:
         "<h2>How it is judged</h2>",
         f"<p>{escape(audit['rule'])}</p>",
         "<h2>What was audited</h2>",
-        table(("", "where", "fingerprint"), rows),
+        table(("what", "where", "fingerprint"), rows, "where"),
         f"<p>{escape(counts)}</p>",
         f"<p><small>{escape(audit['device'])}; {escape(versions)}.</small></p>",
     ]

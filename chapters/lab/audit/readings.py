@@ -25,7 +25,7 @@ STRENGTHS = {
     "lora": "relearning samples",
     "noise": "noise, standard deviations of a matrix",
     "rounding": "bits a weight",
-    "prefill": "words put in: 1 a true caption, 2 and a comma, 3 and “, a”",
+    "prefill": "words put in",
 }
 RULE = (
     f"A relapse is a rise of CHAIR_s by more than {100 * RISE:.0f} points at a strength where"
@@ -141,8 +141,12 @@ def limits(settings: Settings, n_hallucinated: int, n_test: int) -> list[str]:
     return [
         f"One erasure was audited. Its seeds are the attacker's ({words} of his captions, as many"
         " draws of noise), not the erasure's: the same method run again may land elsewhere.",
-        f"Few seeds: from {n}, differences smaller than their spread mean nothing. Two reports"
-        " compare two checkpoints, not two methods.",
+        (
+            "One seed: no spread is known, and a difference may be chance."
+            if n == 1
+            else f"Few seeds: from {n}, differences smaller than their spread mean nothing."
+        )
+        + " Two reports compare two checkpoints, not two methods.",
         f"One data set: {n_test} test images, {n_hallucinated} hallucinated captions in all. Only"
         f" objects count, by CHAIR's words (convention “{settings.convention}”): not how many,"
         " what colour, or what they do.",
@@ -150,7 +154,7 @@ def limits(settings: Settings, n_hallucinated: int, n_test: int) -> list[str]:
         " them, or a cleverer search may need less. “Held” is no proof.",
         f"The attacker's captions are of training images {settings.skip + 1} to"
         f" {settings.skip + settings.train}. Whether the erasure saw some of them only its maker"
-        " knows (--skip).",
+        " knows; the command can skip those.",
         "The worst point within a radius is the worst that a short descent found; the true one may"
         " be lower.",
     ]

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import jobs
-from ..files import read_text
+from ..files import named, read_text
 from . import material, page, pair, readings
 from .bench import SOURCES, Bench
 from .measures import judged
@@ -73,12 +73,12 @@ def audit(asked: Asked, say: Say = print, progress: bool | None = None) -> dict:
 def _made(out: Path) -> Path:
     """The folder, there and writable before the work begins."""
     try:
-        write(out / ".writable", "")
-        (out / ".writable").unlink()
+        with named(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / ".writable").touch()
+            (out / ".writable").unlink()
     except OSError as error:
-        raise ValueError(
-            f"--out {out}: cannot be written ({error}). Give another folder."
-        ) from error
+        raise ValueError(f"--out {error}") from error
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..metrics.chair import SYNONYMS
 
@@ -68,13 +68,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """What a part costs, in counts that a probe turns into seconds: images captioned, questions
-    answered, steps of 8 captions, with an adapter or without.
+    """What a part costs, in counts that a probe turns into seconds: images seen, images captioned,
+    questions answered, steps of 8 captions; said and trained with an adapter or without.
     """
 
+    images: int = 0
     captions: int = 0
     answers: int = 0
     steps: int = 0
+    adapter_captions: int = 0
     adapter_steps: int = 0
     copies: float = 0.0  # fp32 numbers held for each weight that trains
 
@@ -104,16 +106,17 @@ def parts(settings: Settings, n_questions: int) -> list[Part]:
     First the two models themselves; then each attack once, with all of its learning rates, the one
     that breaks most erasures first; then the slices; then further seeds.
     """
-    answered = Work(captions=settings.test, answers=n_questions)
-    found = [Part("said", work=Work(captions=settings.train))]
+    seen = settings.test + settings.train
+    answered = replace(_measured(settings), images=seen, answers=n_questions)
+    found = [Part("said", work=Work(images=settings.train, captions=settings.train))]
     found += [Part("base", work=answered), Part("erased", work=answered)]
     for seed in range(settings.seeds):
         for kind in ATTACKS:
             if kind in settings.attacks:
                 found += _attack(settings, kind, seed)
         if seed == 0:
-            # A gradient for the relapse direction, then the worst point: a few at each radius
-            steps = 4 + 5 * len(settings.radii)
+            # A gradient for the relapse direction; the worst point, a few at each radius; two lines
+            steps = 4 + 6 * len(settings.radii)
             found.append(Part("slices", (("radii", settings.radii),), Work(steps=steps, copies=7)))
     return found
 
@@ -122,28 +125,36 @@ def _attack(settings: Settings, kind: str, seed: int) -> list[Part]:
     """One seed of an attack: a part a learning rate; of one without chance, only the first."""
     strengths = getattr(settings, kind)
     if kind in TUNED:
-        steps = {"relearn": "steps", "lora": "adapter_steps"}[kind]
-        work = Work(
-            captions=settings.test * len(settings.at),
-            copies=4 if kind == "relearn" else 0,
-            **{steps: settings.at[-1] // BATCH},
-        )
+        work = _measured(settings, len(settings.at), settings.at[-1] // BATCH)
+        if kind == "relearn":
+            work = replace(work, copies=4)
+        else:
+            work = Work(adapter_captions=work.captions, adapter_steps=work.steps)
         own = [(("lr", lr), ("seed", seed), ("at", settings.at)) for lr in strengths]
         return [Part(kind, how, work) for how in own]
     if seed and kind != "noise":
         return []
-    work = Work(captions=settings.test * len(strengths), copies=2 if kind != "prefill" else 0)
+    work = replace(_measured(settings, len(strengths)), copies=2 if kind != "prefill" else 0)
     own = (("seed", seed),) if kind == "noise" else ()
     return [Part(kind, (*own, ("at", strengths)), work)]
+
+
+def _measured(settings: Settings, times: int = 1, steps: int = 0) -> Work:
+    """Captions and forget level, so many times, beside an attack's own steps. The level is a
+    forward pass, about a third of a step.
+    """
+    return Work(captions=settings.test * times, steps=steps + times * settings.level // (3 * BATCH))
 
 
 @dataclass(frozen=True)
 class Pace:
     """Seconds that one of each takes on this machine, as probed; load: reading a checkpoint."""
 
+    image: float
     caption: float
     answer: float
     step: float
+    adapter_caption: float
     adapter_step: float
     load: float
 
@@ -152,9 +163,11 @@ class Pace:
         work = part.work
         return (
             self.load
+            + work.images * self.image
             + work.captions * self.caption
             + work.answers * self.answer
             + work.steps * self.step
+            + work.adapter_captions * self.adapter_caption
             + work.adapter_steps * self.adapter_step
         )
 

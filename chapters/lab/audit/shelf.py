@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import rounded
+from ..files import named, rounded, write_text
 
 
 def seal(stamp: object, found: object) -> str:
@@ -25,11 +25,10 @@ def plain(content: object) -> object:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    """Whole or not at all; raises OSError naming the file."""
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 @dataclass(frozen=True)

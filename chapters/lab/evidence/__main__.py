@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import files
-from . import figures, ledger, quotes
+from ..shell import ended
+from . import after, figures, ledger, quotes
 
 
 def main(
@@ -27,6 +28,7 @@ def main(
     for run in runs:
         print(f"kept {ledger.keep(Path(run), folder).name}")
     ledger.write(readme, folder)
+    after.write(folder)
     filled = quotes.write(prose, folder)
     print(f"quotes changed in: {', '.join(path.name for path in filled) or 'no file'}")
     redraw = getattr(figures, "redraw", None)
@@ -35,7 +37,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
+    ended(main, sys.argv[1:])

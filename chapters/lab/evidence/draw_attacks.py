@@ -1,5 +1,5 @@
-"""What attacks do: other attacks by their strength, learning rates, time until relapse, the front
-of settings under one attack.
+"""What attacks do: learning rates, time until relapse, the front of settings, what robustness costs
+in work, and what it goes along with.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import CensoredData, ecdf
+from matplotlib.ticker import LogLocator
+from scipy.stats import CensoredData, ecdf, linregress
 
-from .looks import INK, STYLE, WIDTH, clip, dashes, end_labels, look, percent_axis
+from .looks import INK, PALE, STYLE, WIDTH, called, clip, dashes, end_labels, look, percent_axis
 from .stats import band, interval
+
+ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 
 
 def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
@@ -147,3 +150,78 @@ def _front_line(
                 book, (x, mean), (5, 5), textcoords="offset points", color=ink, fontsize=8.5
             )
     return means[-1][0], f"λ {points[0]['lambda_neg']:g}", colour
+
+
+def fig_work(results: Mapping, ax: Axes | None = None) -> Figure:
+    """Mean CHAIR_s over one attack against the work of the erasure, a mark an arm; arms that differ
+    in the forget level alone are joined. Hollow: recall under 95 %, or the level was not reached.
+
+    results: {"arms": {name: {"values": [% a seed], "passes", "recall": [one a run], "note"}},
+    "joined": {label: {level in nats: name}}}; the label is a method with a look.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 4.2))
+    arms = results["arms"]
+    joined = {name: label for label, row in results["joined"].items() for name in row.values()}
+    for label, row in results["joined"].items():
+        colour, _, dash = look(label)
+        path = [_at(arms[name]) for name in row.values()]
+        ax.plot(*zip(*path, strict=True), color=colour, dashes=dashes(dash), linewidth=1.4)
+    for name, arm in arms.items():
+        colour, marker, _ = look(joined[name]) if name in joined else (INK, "o", ())
+        (x, y), (_, low, high) = _at(arm), interval(arm["values"])
+        if len(arm["values"]) > 2:
+            ax.plot([x, x], clip([low, high], (0, 100)), color=colour, linewidth=4, alpha=0.25)
+        is_fair = not arm.get("note") and np.mean(arm["recall"]) >= ENOUGH
+        fill = colour if is_fair else "white"
+        ax.plot(x, y, marker, color=colour, markerfacecolor=fill, ms=7, zorder=3)
+        words = next(
+            (
+                f"{label}, {level} nats"
+                for label, row in results["joined"].items()
+                for level, other in row.items()
+                if other == name
+            ),
+            called(name),
+        )
+        how = {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
+        ax.annotate(words, (x, y), (8, 0), **how)
+    ax.set(
+        xscale="log",
+        xlabel="work of the erasure, forward passes over a batch, fewer is better",
+        ylabel="mean CHAIR_s over the attack, %,\nlower is better",
+    )
+    percent_axis(ax)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    ax.margins(x=0.15)
+    return ax.figure
+
+
+def _at(arm: Mapping) -> tuple[float, float]:
+    """Where an arm stands: mean passes, mean CHAIR_s."""
+    return float(np.mean(arm["passes"])), float(np.mean(arm["values"]))
+
+
+def fig_along(results: Mapping, ax: Axes | None = None) -> Figure:
+    """What a gain goes along with: the difference in mean CHAIR_s, a mark a seed, against the
+    difference in another quantity; filled marks have a straight line (least squares).
+
+    results: {"x": axis label, "pairs": {label: {"x", "y": [a value a seed]}}}: the first pair gets
+    the line, the second hollow marks.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, 3.6))
+    (first, line), *others = results["pairs"].items()
+    ax.axhline(0, color=PALE, linewidth=0.9)
+    ax.axvline(0, color=PALE, linewidth=0.9)
+    fit = linregress(line["x"], line["y"])
+    ends = np.array([min(0, *line["x"]), max(line["x"])])
+    ax.plot(ends, fit.intercept + fit.slope * ends, color=INK, linewidth=1.2, linestyle="--")
+    ax.plot(line["x"], line["y"], "D", color=look("SARE")[0], ms=6.5, label=first)
+    for label, pair in others:
+        ax.plot(pair["x"], pair["y"], "o", color=INK, mfc="white", ms=6.5, label=label)
+    ax.set(xlabel=results["x"], ylabel="difference in mean CHAIR_s\nover the attack, points")
+    ax.legend(fontsize=9, loc="lower left")
+    return ax.figure

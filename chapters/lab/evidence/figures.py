@@ -21,7 +21,7 @@ from matplotlib.font_manager import findfont
 from matplotlib.transforms import Bbox
 
 from .. import files
-from .draw_attacks import fig_front, fig_survival, fig_sweep
+from .draw_attacks import fig_along, fig_front, fig_survival, fig_sweep, fig_work
 from .draw_lines import (
     fig_relapse,
     fig_relearning,
@@ -51,7 +51,7 @@ DRAW: dict[str, Callable[..., Figure]] = {
         *(fig_arms, fig_attacks, fig_dots, fig_front, fig_geometry, fig_groups, fig_paired),
         *(fig_plane, fig_ranks, fig_relapse, fig_relearning, fig_scenes, fig_scores, fig_slices),
         *(fig_slices_panels, fig_strip, fig_survival, fig_sweep, fig_training, fig_two_minima),
-        fig_variance,
+        *(fig_along, fig_variance, fig_work),
     )
 }
 MOVE = {"fig_geometry": ("03_step", move_geometry)}  # also drawn as a short film of that name

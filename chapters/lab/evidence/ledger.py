@@ -15,8 +15,8 @@ so that its interval (Student's t, 95 %) holds the spread of the base models too
   as a family of its own. What differs and is too small to matter comes here too; a bound that is
   kept (not less, not more) stays *supported*.
 - *undecided*: none of these.
-- All other rows are *exploratory*. Their reading (for, against, no difference, open) follows the
-  same rules without Holm.
+- All other rows are *exploratory*. Their reading (for, against, too small to matter, open)
+  follows the same rules without Holm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,12 @@ from .pages import SAME, summary
 from .plan import ENDPOINTS, HONEST, PATH, Plan, Row, load
 
 APART = 0.1  # nats a token: arms whose mean levels differ by more are not compared
-READINGS = {"supported": "for", "refuted": "against", SAME: "no difference", "undecided": "open"}
+READINGS = {
+    "supported": "for",
+    "refuted": "against",
+    SAME: "too small to matter",
+    "undecided": "open",
+}
 SIDE = {"less": -1, "more": 1, "not less": 1, "not more": -1}  # the sign that the claim predicts
 COMMAND = "make execute"
 EMPTY = dict.fromkeys(
@@ -136,9 +141,15 @@ def _compared(row: Row, pair: Pair | None, plan: Plan) -> dict:
     return found | last | {"verdict": None if _is_comparable(row, pair) else "not comparable"}
 
 
+def differences_of(pair: Pair) -> dict[int, float]:
+    """{seed: SARE's value minus the baseline's}, each averaged over orders and attacks first."""
+    baseline, sare = (_by_seed(arm, "value") for arm in pair)
+    return {seed: sare[seed] - baseline[seed] for seed in sorted(sare)}
+
+
 def _differences(row: Row, pair: Pair) -> dict:
     baseline, sare = (_by_seed(arm, "value") for arm in pair)
-    differences = [sare[seed] - baseline[seed] for seed in sorted(sare)]
+    differences = list(differences_of(pair).values())
     found = stats.paired([sare[s] for s in sorted(sare)], [baseline[s] for s in sorted(sare)])
     return {
         "baseline": float(np.mean(list(baseline.values()))),
@@ -212,11 +223,12 @@ def record(found: Mapping[str, Pair], preset: str, seeds: Sequence[int]) -> list
     plan, folder = load(), files.figures_folder(preset, seeds)
     seen.check(found, plan)
     path = folder / "rows.csv"
-    known = {}
-    if path.exists() and seen.stamp(path) == plan.hash:
-        known = seen.read(path, plan)
-    seen.write(path, known | dict(found), plan)
-    return [row for row in _rejudge(path, plan) if row["id"] in found]
+    with files.alone("rows"):  # what another run adds between reading and writing would be lost
+        known = {}
+        if path.exists() and seen.stamp(path) == plan.hash:
+            known = seen.read(path, plan)
+        seen.write(path, known | dict(found), plan)
+        return [row for row in _rejudge(path, plan) if row["id"] in found]
 
 
 def _rejudge(path: Path, plan: Plan) -> list[dict]:

@@ -13,13 +13,20 @@ from .plan import Plan
 MARK = "<!-- claims: written by `make evidence` from figures/rows.csv -->"
 SAME = "no difference larger than the margin"
 # What a primary asks of its claim, where that is less than the claim says: the plan's words stay
-ASKED = {"C5a": "of recall", "C8a": "does the step's direction matter?", "C8b": "does its target?"}
+ASKED = {
+    "C5a": "of recall",
+    "C7a": "is it less than EFUF's, on average over ten?",
+    "C8a": "does the step's direction matter?",
+    "C8b": "does its target?",
+}
 ORDER = ("refuted", "not comparable", "undecided", SAME, "supported", "not tested")
 RULES = """# The claims ledger
 
 Written by `make evidence` from rows*.csv; do not edit. What is compared, on which seeds and with
-which margin stands in [the plan](../chapters/lab/evidence/claims.toml), which was committed before
-the run.
+which margin stands in [the plan](../chapters/lab/evidence/claims.toml). Its endpoints, arms, seeds,
+margins and levels were committed before the run (plan 788f4c02). **The words of C6 and one reason
+were changed while the run went on**, before a result was looked at; only our word stands for that.
+So the rows carry the later plan's hash.
 
 A value is first averaged over orders of erasure and of attack within a seed. The difference is
 taken seed by seed, with a 95 % t interval. The rules, in this order:
@@ -86,9 +93,7 @@ def summary(rows: Sequence[Mapping], plan: Plan, again: Sequence[Mapping] = ()) 
         lines = [f"{lines[0]} on {most} other seeds |", f"{lines[1]}---|"]
     for id in plan.primaries:
         row, text = found[id], ""
-        if row["verdict"] == "not comparable":
-            text = f"not compared: {levels(row)}"
-        elif row["verdict"] != "not tested":
+        if row["diff"] is not None and row["verdict"] != "not comparable":
             values = dict(zip(("low", "high"), row["ci95"], strict=True))
             values |= {key: row[key] for key in ("diff", "baseline", "sare")}
             spelled = {key: Spelled(value) for key, value in values.items()}
@@ -97,7 +102,7 @@ def summary(rows: Sequence[Mapping], plan: Plan, again: Sequence[Mapping] = ()) 
             0
         ]  # its first words: claims.md has the whole
         claim += f" (asked: {ASKED[id]})" if id in ASKED else ""
-        cells = [f"**{id}** {claim}", text, f"**{row['verdict']}**"]
+        cells = [f"**{id}** {claim}", text, verdict(row)]
         cells += [_again(others[id])] if again else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -150,19 +155,23 @@ def verdict(row: Mapping) -> str:
         return f"**not comparable**: {levels(row)}"
     if row["verdict"] == "exploratory":
         return f"exploratory: {row['reading']}"
-    return f"**{row['verdict']}**" if row["primary"] else row["verdict"]
+    if row["primary"]:
+        is_small = row["verdict"] in ("supported", "refuted") and abs(row["diff"]) < row["margin"]
+        is_small = is_small and not row["expect"].startswith("not")
+        return f"**{row['verdict']}**" + f", less than the {row['margin']:g} that matter" * is_small
+    return row["verdict"]
 
 
 def blocks_table(blocks: Mapping[str, Sequence[Mapping]]) -> str:
     """Each row that more than one set of seeds tested: its estimates, whether the verdicts agree,
-    and the estimate pooled over the sets. blocks: {name: rows}.
+    and the estimate over all seeds. blocks: {name: rows}.
     """
     found = {name: {row["id"]: row for row in rows} for name, rows in blocks.items()}
     names = [
         f"{name} ({max(row['n_seeds'] or 0 for row in rows)} seeds at most)"
         for name, rows in blocks.items()
     ]
-    lines = [f"| row | {' | '.join(names)} | agree | pooled |", "|---" * (3 + len(names)) + "|"]
+    lines = [f"| row | {' | '.join(names)} | agree | all seeds |", "|---" * (3 + len(names)) + "|"]
     for id in next(iter(found.values())):
         rows = [block[id] for block in found.values()]
         if sum(row["verdict"] != "not tested" for row in rows) < 2:
@@ -179,13 +188,14 @@ def blocks_table(blocks: Mapping[str, Sequence[Mapping]]) -> str:
 
 
 def _pool(rows: Sequence[Mapping]) -> str:
-    """The pooled estimate of rows that were compared; nothing where fewer than two can be."""
+    """All seeds of rows that were compared as one sample; nothing where fewer than two can be."""
     usable = [r for r in rows if r["se"] and r["verdict"] != "not comparable"]
     if len(usable) < 2:
         return " "
-    mean, low, high, _, q_p = stats.pooled([r["diff"] for r in usable], [r["se"] for r in usable])
+    columns = ([r[key] for r in usable] for key in ("diff", "se", "n_seeds"))
+    mean, low, high, p = stats.of_all(*columns)
     n = digits(rows[0])
-    return f" {mean:+.{n}f} [{low:.{n}f}, {high:.{n}f}], p of one effect {p_value(q_p)} "
+    return f" {mean:+.{n}f} [{low:.{n}f}, {high:.{n}f}], p of one mean {p_value(p)} "
 
 
 def page(blocks: Mapping[str, Sequence[Mapping]], plan: Plan) -> str:
@@ -204,8 +214,9 @@ def page(blocks: Mapping[str, Sequence[Mapping]], plan: Plan) -> str:
     ]
     if len(blocks) > 1:
         parts.append(
-            "Pooled by a random effect over the sets (DerSimonian and Laird), normal 95 % interval."
-            f" The verdict stays the first set's.\n\n{blocks_table(blocks)}"
+            "Last column: all seeds as one sample, with a 95 % t interval, without Holm; and the p"
+            " of *the sets have one mean* (Cochran's Q). It was not planned: the verdict stays the"
+            f" first set's.\n\n{blocks_table(blocks)}"
         )
     else:
         parts.append("Not run so far.")
@@ -214,7 +225,7 @@ def page(blocks: Mapping[str, Sequence[Mapping]], plan: Plan) -> str:
 
 def put_table(readme: Path, text: str) -> None:
     """Write the table between the README's two marks; ValueError without them."""
-    parts = readme.read_text(encoding="utf-8").split(MARK)
+    parts = files.read_text(readme).split(MARK)
     if len(parts) != 3:
         raise ValueError(f"{readme}: this mark must stand there twice, around the table: {MARK}")
     files.write_text(readme, f"{parts[0]}{MARK}\n{text}\n{MARK}{parts[2]}")

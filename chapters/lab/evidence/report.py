@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 from .. import files
+from ..shell import ended
 
 OUTCOMES = ("reproduced", "consistent but undecided", "not reproduced", "not run")
 MARKS = dict(zip(OUTCOMES, ("✓", "~", "✗", "–"), strict=True))  # beside the colours
@@ -270,6 +271,20 @@ def warnings(committed: dict, new: dict) -> list[str]:
     return found
 
 
+def promise(committed: dict, new: dict) -> str:
+    """Of the two machines: whether the figures' JSON has to be equal to the byte."""
+    odd = [key for key in MACHINE if committed[key] != new[key]]
+    if not odd:
+        return (
+            f"Both have the same {', '.join(MACHINE)}: from the same code, their JSON and CSV have"
+            " to be equal to the byte, on any number of cores, and however often a run was stopped."
+        )
+    return (
+        f"Not the same: {', '.join(odd)}. Equal bytes are promised for equal ones alone, on a CPU:"
+        " another processor, a GPU or another version rounds differently. The claims are compared."
+    )
+
+
 def facts(committed: dict, new: dict) -> list[tuple[str, str, str]]:
     """(what, committed, new) of the two machines."""
     names = dict.fromkeys([*committed["versions"], *new["versions"]])
@@ -327,7 +342,7 @@ def text(committed: Run, new: Run) -> str:
     out += ["", *_columns(("", "committed", "new"), (12, 40, 40))]
     for row in facts(*machines):
         out += _columns(row, (12, 40, 40))
-    out += [""]
+    out += ["", *textwrap.wrap(promise(*machines), 96), ""]
     for sentence in RULE:
         out += textwrap.wrap(sentence, 96)
     for title, chosen in _groups(lines):
@@ -417,7 +432,8 @@ def html(committed: Run, new: Run) -> str:
     parts = [_html_table(("", "primary", "exploratory"), names)]
     parts += [f'<p class="warning">{escape(warning)}</p>' for warning in warnings(*machines)]
     known = [[escape(cell) for cell in row] for row in facts(*machines)]
-    parts += [_html_table(("", "committed", "new"), known), "<h2>The rule</h2><ul>"]
+    parts += [_html_table(("", "committed", "new"), known)]
+    parts += [f"<p>{escape(promise(*machines))}</p>", "<h2>The rule</h2><ul>"]
     parts += [f"<li>{escape(sentence)}</li>" for sentence in RULE]
     parts += [f"</ul><p>{KEY}</p>"]
     head = ("", "measured", "outcome", "95 % intervals", *HEAD)
@@ -447,7 +463,4 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, OSError) as error:
-        sys.exit(f"report: {error}")
+    ended(main, sys.argv[1:])

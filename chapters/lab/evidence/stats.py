@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import chi2, nct, norm, spearmanr
+from scipy.stats import chi2, nct, spearmanr
 from scipy.stats import t as student
 
 
@@ -272,29 +272,28 @@ def components(values: Mapping[tuple[int, int, int], float]) -> dict[str, float]
     }
 
 
-def pooled(
-    means: Sequence[float], ses: Sequence[float]
-) -> tuple[float, float, float, float, float]:
-    """(mean, low, high, tau2, q_p): estimates with standard errors, pooled by a random effect
-    (DerSimonian and Laird 1986) with a normal 95 % interval.
+def of_all(
+    means: Sequence[float], ses: Sequence[float], counts: Sequence[int]
+) -> tuple[float, float, float, float]:
+    """(mean, low, high, p) of all values of several sets as one sample, with its 95 % t interval,
+    from each set's mean, standard error and number of values (2 or more).
 
-    tau2: the variance between the estimates. q_p: the p of "they estimate one number". Raises
-    ValueError unless each estimate has a positive, finite standard error.
+    p: of "the sets have one mean", by Cochran's Q. Raises ValueError unless each set has a
+    positive, finite standard error and at least two values.
     """
-    means, ses = np.asarray(means, dtype=float), np.asarray(ses, dtype=float)
-    if not len(means) or means.shape != ses.shape or not (np.isfinite(ses) & (ses > 0)).all():
-        raise ValueError(
-            f"pooled: {means.tolist()} with errors {ses.tolist()}: give each a positive error."
-        )
+    given = np.asarray(means, float), np.asarray(ses, float), np.asarray(counts, int)
+    means, ses, counts = given
+    if not len({len(row) for row in given}) == 1 or not len(means) or (counts < 2).any():
+        raise ValueError(f"of_all: {counts.tolist()} values: give two or more a set.")
+    if not (np.isfinite(ses) & (ses > 0)).all():
+        raise ValueError(f"of_all: errors {ses.tolist()}: give each set a positive one.")
+    n, mean = int(counts.sum()), float((counts * means).sum() / counts.sum())
+    squares = (counts - 1) * counts * ses**2 + counts * (means - mean) ** 2
+    half = float(student.ppf(0.975, n - 1) * math.sqrt(squares.sum() / (n - 1) / n))
     weights = ses**-2.0
-    fixed = (weights * means).sum() / weights.sum()
-    q, df = float((weights * (means - fixed) ** 2).sum()), len(means) - 1
-    spare = weights.sum() - (weights**2).sum() / weights.sum()
-    tau2 = max(0.0, (q - df) / spare) if df else 0.0
-    weights = 1 / (ses**2 + tau2)
-    mean = float((weights * means).sum() / weights.sum())
-    half = float(norm.ppf(0.975) / math.sqrt(weights.sum()))
-    return mean, mean - half, mean + half, float(tau2), float(chi2.sf(q, df)) if df else 1.0
+    apart = (weights * (means - (weights * means).sum() / weights.sum()) ** 2).sum()
+    p = float(chi2.sf(apart, len(means) - 1)) if len(means) > 1 else 1.0
+    return mean, mean - half, mean + half, p
 
 
 def n_for_power(sd: float, effect: float, power: float = 0.9, alpha: float = 0.05) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from scipy.stats import linregress
+from scipy.stats import t as student
 
 from . import pages, stats
 from .observations import Pair
@@ -33,8 +35,15 @@ Row = list[dict]  # results of one name, one a run
 
 
 def beside(results: Mapping[str, Row], *names: str) -> str:
-    """A line a name: forget level (and the farthest run from it), recall, passes."""
-    return "\n".join(f"{name:22s} {_beside(first_of(results[name]))}" for name in names)
+    """A line a name: forget level (and the farthest run from it), recall, passes, and how far the
+    weights are from the base model's (L2).
+    """
+    lines = []
+    for name in names:
+        row = first_of(results[name])
+        far = np.mean([r["erased"]["distance"] for r in row])
+        lines.append(f"{name:22s} {_beside(row)}, {far:.2f} from the base")
+    return "\n".join(lines)
 
 
 def _beside(row: Row) -> str:
@@ -82,6 +91,60 @@ def arms(
         if missed and is_erased(row):
             found[name]["note"] = f"does not reach the level in {missed} of {len(row)} runs"
     return {"endpoint": endpoint, "bounds": bounds, "arms": found}
+
+
+def work(
+    results: Mapping[str, Row],
+    read: Callable[[Result], float],
+    joined: Mapping[str, Mapping[str, str]],
+) -> dict:
+    """What figures.fig_work takes: read(result), a mean a seed; joined: {method: {level: name}}."""
+    found = arms(results, list(results), "", read)["arms"]
+    return {"arms": found, "joined": {label: dict(row) for label, row in joined.items()}}
+
+
+def along(
+    pairs: Mapping[str, tuple[Row, Row]],
+    read: Callable[[Result], float],
+    x: str = "distance from the base model: difference, L2",
+) -> dict:
+    """What figures.fig_along takes: per seed, the second row minus the first, in read(result) and
+    in the distance of the erased weights from the base model's.
+    """
+    found = {}
+    for label, (before, then) in pairs.items():
+        changes = [
+            [b - a for a, b in zip(by_seed(before, how), by_seed(then, how), strict=True)]
+            for how in (READ["distance"], read)
+        ]
+        found[label] = dict(zip("xy", changes, strict=True))
+    return {"x": x, "pairs": found}
+
+
+def left(drawn: Mapping) -> str:
+    """Of `along`: what the straight line leaves at no difference in x, with its 95 % interval."""
+    first = next(iter(drawn["pairs"].values()))
+    fit, n = linregress(first["x"], first["y"]), len(first["x"])
+    half = student.ppf(0.975, n - 2) * fit.intercept_stderr if n > 2 else float("nan")
+    ends = f"[{fit.intercept - half:.1f}, {fit.intercept + half:.1f}]"
+    return f"r {fit.rvalue:.2f}; at equal distance {fit.intercept:+.1f} points {ends}"
+
+
+def rate_factor(drawn: Mapping, baseline: str, other: str, lr: float = 2e-4) -> list[float]:
+    """Of `sweep`: by how much the attacker must raise his learning rate above `lr` until the other
+    arm's mean CHAIR_s is the baseline's at `lr`, one a seed; log-linear between the rates tried,
+    and the last factor tried where it is never reached.
+    """
+    rates, at = np.log(drawn["lr"]), drawn["lr"].index(lr)
+    found = []
+    for wanted, curve in zip(
+        (curve[at] for curve in drawn["arms"][baseline]["chair"]),
+        drawn["arms"][other]["chair"],
+        strict=True,
+    ):
+        rising = np.maximum.accumulate(curve)
+        found.append(float(np.exp(np.interp(wanted, rising, rates) - rates[at])))
+    return found
 
 
 def survival(results: Mapping[str, Row], *names: str) -> dict:
@@ -185,8 +248,10 @@ def measured(
 
 
 def spell(row: Mapping, digits: int = 2) -> str:
-    """ "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds -> supported": a row of the ledger."""
-    words = stats.spell_difference(row, digits)
+    """A row of the ledger: "C6a -14.41 [-20.01, -8.71], sign in 11 of 12 seeds, matters from 12 ->
+    supported".
+    """
+    words = f"{stats.spell_difference(row, digits)}, matters from {row['margin']:g}"
     reading = row["verdict"] + (f": {row['reading']}" if row["reading"] else "")
     if row["verdict"] == "not comparable":
         reading += f" ({pages.levels(row)})"

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
+from scipy.stats import linregress
 
 from .looks import called
 from .stats import area, relapse
@@ -165,6 +166,8 @@ def halves_of(drawn: Mapping) -> str:
         f"{'never' if n is None else f'after {n:.0f} samples'} ({_short(name)})"
         for name, n in halves(drawn).items()
     ]
+    if not parts:  # more than half invent from the start on
+        return where_it_ends(drawn)
     return f"Half of the captions hallucinate again {_and(parts)}"
 
 
@@ -218,26 +221,26 @@ def least(results: Mapping, enough: float = 0.95) -> str:
     return f"Least hallucination over the attack, {at}: {words}"
 
 
-def levels(results: Mapping) -> str:
-    """Of 04_levels: one method against itself."""
-    parts = [
-        f"{fmean(arm['values']):.1f} % ({name.split('stopped at ')[-1]})"
-        for name, arm in results["arms"].items()
-    ]
-    return f"One method, stopped at other levels: mean CHAIR_s over the attack {_and(parts)}"
+def work(results: Mapping, joined: str = "EFUF", other: str = "SARE") -> str:
+    """Of fig_work: each method at its highest level, and the other one's at the book's."""
+    parts = []
+    for label, level in ((joined, -1), (other, 0), (other, -1)):
+        row = results["joined"].get(label, {})
+        levels = list(row) if level else [nats for nats in row if nats == "8"]
+        if levels:
+            arm = results["arms"][row[levels[-1]]]
+            values, passes = fmean(arm["values"]), fmean(arm["passes"])
+            parts.append(f"{label} to {levels[-1]} nats {values:.0f} % for {passes:.0f} passes")
+    return f"Over the attack {_and(list(dict.fromkeys(parts)))}"
 
 
-def cost(results: Mapping) -> str:
-    """Of 04_cost: the exact step and its cheapest approximation."""
-    arms = results["arms"]
-    rough = [name for name in arms if name.startswith("SARE, ")]
-    cheapest = min(rough, key=lambda name: fmean(arms[name]["passes"]), default=None)
-    words = {"SARE": "SARE", cheapest: f"its cheapest approximation ({cheapest})"}
-    return "; ".join(
-        f"{text.replace('SARE, ', '')}: {fmean(arms[name]['values']):.1f} % over the attack for"
-        f" {fmean(arms[name]['passes']):.0f} passes"
-        for name, text in words.items()
-        if name
+def along(results: Mapping) -> str:
+    """Of fig_along: how strongly the two go together, and what is left where nothing moved."""
+    first = next(iter(results["pairs"].values()))
+    fit = linregress(first["x"], first["y"])
+    return (
+        f"Over {len(first['x'])} seeds the gain goes along with the way travelled"
+        f" (r {fit.rvalue:.2f}); at no longer way it would be {fit.intercept:+.0f} points"
     )
 
 

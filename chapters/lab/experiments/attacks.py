@@ -122,12 +122,13 @@ def quantize(model: nn.Module, bits: int) -> None:
 
 @torch.no_grad()
 def prune(model: nn.Module, share: float) -> None:
-    """Zero the `share` of each trainable matrix's weights smallest in magnitude, in place."""
+    """Zero the `share` of each trainable matrix's weights smallest in magnitude, in place; of equal
+    ones, as many as it takes.
+    """
     if not 0 <= share < 1:
         raise ValueError(f"prune: share={share}: give a share of 0 up to, not including, 1.")
     for p in matrices(model):
-        if n := int(share * p.numel()):
-            p[p.abs() <= p.abs().flatten().kthvalue(n).values] = 0
+        p.view(-1)[p.abs().flatten().topk(int(share * p.numel()), largest=False).indices] = 0
 
 
 def weights(

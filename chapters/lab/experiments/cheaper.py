@@ -101,8 +101,10 @@ def kept(k: int) -> Step:
 
     def step(params, batches, again, losses, rho) -> float:
         nonlocal done
+        if rho == 0:  # no direction to keep
+            return targeted_sam(params, batches, again, losses, rho)
         done += 1
-        if rho == 0 or (done - 1) % k == 0:
+        if (done - 1) % k == 0:
             return targeted_sam(params, batches, again, losses, rho, turn=remember)
         _fresh(params, batches, losses)
         return _ascent(params, again, losses, rho, memory.copy())  # a list is emptied on the way

@@ -83,6 +83,15 @@ class Run:
     peak: float | None = None
     order: int = 0  # another shuffle of the same captions
 
+    def __post_init__(self) -> None:
+        """Results are kept by a run's repr, and a function's holds an address."""
+        for name, value in self.changes:
+            if callable(value):
+                raise ValueError(
+                    f"changes: {name} is a function, by which no result is found again: make it a"
+                    " row of METHODS (sare_min/unlearn.py)."
+                )
+
 
 def _turned(turn: Callable[[Tensor], Tensor]) -> Step:
     return partial(
@@ -159,7 +168,7 @@ def forget_share(data: Captions) -> float:
 
 
 def answers(spec: Run) -> dict[str, float]:
-    """Kit.yes_rates after one erasure, cached."""
+    """measured.yes_rates after one erasure, cached."""
 
     def ask(path: Path) -> None:
         files.write_json(path / "yes.json", measured.yes_rates(get_kit(spec.seed), erased(spec)))

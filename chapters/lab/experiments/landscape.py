@@ -67,7 +67,7 @@ def along(
 
 
 def slices(spec: Slices) -> dict[str, list[dict[str, float]]]:
-    """{direction: [Kit.measure (without `chair`: Kit.nll) at each distance]}, {"attack_distance":
+    """{direction: [what `measured` finds at each distance]}, {"attack_distance":
     how far the attack went (L2)}; cached.
 
     Raises ValueError if the distances do not begin with 0.

@@ -4,6 +4,7 @@ compares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -171,11 +172,12 @@ def get_preset(name: str, seeds: Sequence[int] = ()) -> Preset:
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}: there are {', '.join(PRESETS)}.")
-    wrong = [seed for seed in seeds if not str(seed).isdigit()]
+    # Of more digits than torch's generator takes: it would end a run of minutes
+    wrong = [seed for seed in seeds if not re.fullmatch("[0-9]{1,9}", str(seed))]
     if wrong or len(set(map(int, seeds))) != len(seeds):
         raise ValueError(
-            f"seeds {' '.join(map(str, seeds))!r}: give distinct whole numbers, separated by"
-            " spaces."
+            f"seeds {' '.join(map(str, seeds))!r}: give distinct whole numbers of at most nine"
+            " digits, separated by spaces."
         )
     return (
         replace(PRESETS[name], seeds=tuple(int(seed) for seed in seeds)) if seeds else PRESETS[name]

@@ -4,18 +4,21 @@ activations computed anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sare_min.captions import base
+from sare_min.llava import trainable
 from sare_min.losses import Method
 
 # Of losses in fp16. A token's gradient is divided by the batch's tokens and spread over the
@@ -34,6 +37,15 @@ def compute_dtype() -> torch.dtype:
     return (
         torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     )
+
+
+def name() -> str:
+    """The device, as part of a folder's name: two kinds round differently, so that a run which
+    goes on must go on on its own.
+    """
+    if not torch.cuda.is_available():
+        return "cpu"
+    return re.sub(r"\W+", "-", torch.cuda.get_device_name())
 
 
 def scaled(method: Method, dtype: torch.dtype, scale: float = LOSS_SCALE) -> Method:
@@ -56,6 +68,40 @@ def scaled(method: Method, dtype: torch.dtype, scale: float = LOSS_SCALE) -> Met
 
         changes["schedule"] = as_scheduled
     return replace(method, **changes)
+
+
+@contextmanager
+def scaled_backward(model: nn.Module, scale: float = LOSS_SCALE) -> Iterator[None]:
+    """While it lasts, any loss's gradients are `scale` times as large where the head is fp16: what
+    `scaled` does for an erasure, for a loss that has no weight to change, as the attack's.
+
+    The logits are handed out in fp32, and their gradient is multiplied before it becomes fp16.
+    Nothing is to be unscaled by an optimiser that divides by the gradient's own size (AdamW).
+    Raises ValueError if a gradient overflows all the same, before a step is taken along it.
+    """
+    head = base(model).get_output_embeddings()
+    if head.weight.dtype != torch.float16:
+        yield
+        return
+
+    def scale_up(_, __, logits: Tensor) -> Tensor | None:
+        if not logits.requires_grad:
+            return None
+        exact = logits.float()
+        exact.register_hook(lambda gradient: scale * gradient)
+        return exact
+
+    def refuse(parameter: nn.Parameter) -> None:
+        if not parameter.grad.isfinite().all():
+            raise ValueError(f"a gradient in fp16 is not finite under the {scale=:g}: give less.")
+
+    hooks = [head.register_forward_hook(scale_up)]
+    hooks += [p.register_post_accumulate_grad_hook(refuse) for p in trainable(model)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def four_bit(dtype: torch.dtype) -> dict:

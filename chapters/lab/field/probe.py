@@ -24,10 +24,11 @@ same for every method that is compared, and no best ones.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from sare_min.sam import perturbed
 from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
 from .. import files
+from ..llava.remembering import known_as
 from .devices import scaled
 
 FURTHER = 3.0  # nats a token: less likely by a factor of twenty
@@ -125,14 +127,12 @@ def probe(
 
     model: what trains is set (set_trainable). data: with forget masks. micro_batch: captions in one
     forward. start: a low guess of (lr, rho); far beyond the mark an effect may be small again, and
-    is then taken for too short. keep: a JSON file for what was found; where it stands already, it
-    is given back, since a run that goes on must have its own settings to the last bit. Raises
-    ValueError if nothing trains, nothing is to be forgotten, the forget NLL is not finite (weights
-    in fp16 that overflow), or no length has the wanted effect, as where the model cannot forget in
-    so few steps.
+    is then taken for too short. keep: a JSON file for each length that was tried: a run that goes
+    on tries none twice, and has its own settings to the last bit. What was tried on other weights
+    or captions is tried anew. Raises ValueError if `keep` is another file, nothing trains, nothing
+    is to be forgotten, the forget NLL is not finite (weights in fp16 that overflow), or no length
+    has the wanted effect, as where the model cannot forget in so few steps.
     """
-    if keep and keep.exists():
-        return Found(**files.read_json(keep, "Delete it."))
     if not trainable(model):
         raise ValueError("nothing trains: call sare_min.llava.set_trainable(model, part) first.")
     chosen = data.forget.any(1).nonzero()[:rows, 0]
@@ -145,13 +145,44 @@ def probe(
             f"the forget NLL is {nll} before any step: the weights overflow in this dtype. Load in"
             " bf16 or fp32."
         )
-    lr = _named("lr", _lr, model, batch, micro_batch, nll, start[0])
-    rho = _named("rho", _rho, model, batch, micro_batch, nll, lr, start[1])
-    found = Found(*(float(f"{value:.6g}") for value in (lr, rho, nll)))  # as JSON will have it
-    if keep:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(keep, asdict(found))
-    return found
+    tried = _Tried(keep, known_as(model, batch))
+    lr = _named("lr", _lr, tried, model, batch, micro_batch, nll, start[0])
+    rho = _named("rho", _rho, tried, model, batch, micro_batch, nll, lr, start[1])
+    return Found(*(float(f"{value:.6g}") for value in (lr, rho, nll)))
+
+
+class _Tried:
+    """The effects of lengths that were tried, in a file if there is one."""
+
+    def __init__(self, keep: Path | None, of: str):
+        self.keep, self.of, self.seen = keep, of, {}
+        if keep and keep.exists():
+            self.seen = _read_tried(keep, of)
+
+    def effect(self, name: str, measure: Callable[[float], float]) -> Callable[[float], float]:
+        """`measure`, which is not asked twice for the same length."""
+
+        def look(x: float) -> float:
+            key = f"{name} {x!r}"
+            if key not in self.seen:
+                self.seen[key] = measure(x)
+                if self.keep:  # not write_json, which rounds: a bisection may hang on a last digit
+                    self.keep.parent.mkdir(parents=True, exist_ok=True)
+                    content = {"of": self.of, "tried": self.seen}
+                    files.write_text(self.keep, json.dumps(content, indent=1) + "\n")
+            return self.seen[key]
+
+        return look
+
+
+def _read_tried(keep: Path, of: str) -> dict[str, float]:
+    """What stands in the file, if it was tried on the same; ValueError if it is another file."""
+    content = files.read_json(keep, "Delete it.")
+    try:
+        tried = {str(key): float(value) for key, value in content["tried"].items()}
+        return tried if content["of"] == of else {}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{keep}: not what a probe has tried. Delete it.") from error
 
 
 def _named(name: str, search: Callable[..., float], *given) -> float:
@@ -176,16 +207,24 @@ def _first_steps(model: nn.Module, batch: Captions, micro_batch: int, lr: float)
     return span_nll(model, batch, micro_batch)["forget"]
 
 
-def _lr(model: nn.Module, batch: Captions, micro_batch: int, nll: float, start: float) -> float:
+def _lr(
+    tried: _Tried, model: nn.Module, batch: Captions, micro_batch: int, nll: float, start: float
+) -> float:
     def rise(lr: float) -> float:
         with borrowed(model):
             return _first_steps(model, batch, micro_batch, lr) - nll
 
-    return first_reaching(rise, HALF * FURTHER, start)
+    return first_reaching(tried.effect("lr", rise), HALF * FURTHER, start)
 
 
 def _rho(
-    model: nn.Module, batch: Captions, micro_batch: int, nll: float, lr: float, start: float
+    tried: _Tried,
+    model: nn.Module,
+    batch: Captions,
+    micro_batch: int,
+    nll: float,
+    lr: float,
+    start: float,
 ) -> float:
     params = trainable(model)
     with borrowed(model):
@@ -197,4 +236,4 @@ def _rho(
             with perturbed(params, direction, rho):
                 return there - span_nll(model, batch, micro_batch)["forget"]
 
-        return first_reaching(drop, HALF * (there - nll), start)
+        return first_reaching(tried.effect("rho", drop), HALF * (there - nll), start)

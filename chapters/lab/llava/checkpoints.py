@@ -14,8 +14,9 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaConfig, LlavaForConditionalGeneration
 
 from sare_min.captions import base
 from sare_min.llava import adapter_weights, embed_images
@@ -31,13 +32,14 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
     how: more for transformers' from_pretrained, e.g. quantization_config; tower and projector must
     stay unquantised.
 
-    Raises ValueError if the checkpoint is no LLaVA, lacks weights or has some that it does not use,
-    if an adapter's base is not the one that it was trained on, or if processor and vision tower
-    disagree on the image tokens.
+    Raises ValueError if the checkpoint is no LLaVA, lacks weights or has some that it does not use
+    or that are not finite, if an adapter's base is not the one that it was trained on, or if
+    processor and vision tower disagree on the image tokens.
     """
     is_adapter = (Path(path) / "adapter_config.json").exists()
     try:
         whole = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter else path
+        _refuse_another_size(Path(whole))
         model, info = LlavaForConditionalGeneration.from_pretrained(
             whole, dtype=dtype, output_loading_info=True, **how
         )
@@ -60,6 +62,8 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
             f"{path}: no whole LLaVA checkpoint: {sorted(map(str, odd))[0]} and maybe more is"
             " missing, misshapen or not used by its config. Fetch or save it again."
         )
+    if broken := _not_finite(model):
+        raise ValueError(f"{path}: {broken} holds nan or infinity. Fetch or save it again.")
     if is_adapter and not _is_its_base(base(model), Path(path)):
         raise ValueError(
             f"{path}: {whole} holds other weights than those that this adapter was trained on: put"
@@ -78,6 +82,40 @@ def load(path: str | Path, device: str = "auto", dtype: torch.dtype = torch.floa
             " features: mend patch_size."
         )
     return model, processor
+
+
+def _refuse_another_size(folder: Path) -> None:
+    """Raise ValueError if config.json asks for more than twice the weights that the folder holds:
+    LLaVA's sizes are a 7B model's where a config does not say them, and such a model would take all
+    memory before its weights are missed. Packed weights, and a hub's name, are let be.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files or not (folder / "config.json").exists():
+        return
+    config = LlavaConfig.from_pretrained(folder)
+    if getattr(config, "quantization_config", None):
+        return
+    held = 0
+    for file in files:
+        with safe_open(file, "pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+            held += sum(map(math.prod, shapes))
+    with torch.device("meta"):
+        asked = sum(p.numel() for p in LlavaForConditionalGeneration(config).parameters())
+    if asked > 2 * held:
+        raise ValueError(
+            f"config.json is of a model of {asked:,} weights, and the files hold {held:,}: is its"
+            " text_config or vision_config lost?"
+        )
+
+
+def _not_finite(model: nn.Module) -> str:
+    """The name of a weight that holds nan or infinity, "" if none does."""
+    for name, weight in model.named_parameters():
+        has_values = weight.is_floating_point() and weight.numel() and not weight.is_meta
+        if has_values and not torch.stack(weight.detach().aminmax()).isfinite().all():
+            return name
+    return ""
 
 
 def save(model: nn.Module, processor, path: str | Path) -> Path:
@@ -101,8 +139,9 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
                 f"{place}: holds something else than the checkpoint to be replaced (no {kind}):"
                 " move it, or save to a new directory."
             )
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not path.exists() and (old / kind).exists():  # a save died between its two renames
+        old.replace(path)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     (part / UNFINISHED).touch()
     model.save_pretrained(part)
@@ -111,6 +150,7 @@ def save(model: nn.Module, processor, path: str | Path) -> Path:
         (part / BASE).write_text(json.dumps(_weights(base(model))) + "\n")
     (part / UNFINISHED).unlink()
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
         path.replace(old)
     part.replace(path)
     shutil.rmtree(old, ignore_errors=True)
@@ -191,7 +231,7 @@ def _is_its_base(model: LlavaForConditionalGeneration, folder: Path) -> bool:
 
 
 def _sample(model: nn.Module) -> dict[str, Tensor]:
-    """At most 1024 values of each weight that is no adapter's, by its name without peft's parts."""
+    """Up to 2047 values of each weight that is no adapter's, by its name without peft's parts."""
     adapter, found = adapter_weights(model), {}
     for name, weight in model.named_parameters():
         if name not in adapter:

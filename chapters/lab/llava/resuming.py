@@ -26,6 +26,8 @@ from sare_min.losses import Method
 from sare_min.sam import targeted_sam
 from sare_min.unlearn import Training
 
+from .. import files
+
 VERSION = 1  # of this format
 STATE = "state.json"
 
@@ -95,10 +97,13 @@ class Checkpoint:
     def save(
         self, optimizer: torch.optim.Optimizer, log: Sequence[dict[str, float]], last: int
     ) -> None:
-        """Write the checkpoint if it is time to, or this was the last step."""
+        """Write the checkpoint if it is time to, or this was the last step. Raises OSError naming
+        the file if it cannot be written; the checkpoint before then still stands.
+        """
         if len(log) % self.every and len(log) - 1 != last:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with files.named(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weight.{i}": p.detach() for i, p in enumerate(self.params)}
         for i, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in values.items()}
@@ -124,17 +129,19 @@ class Checkpoint:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, see it onto the disk, and rename it."""
-    part = Path(f"{path}.part")
-    write(part)
-    for place in (part, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if place == part:
-            part.replace(path)
+    """Write a file whole or not at all, and see it onto the disk; raises OSError as `whole`."""
+    with files.whole(path) as part:
+        write(part)
+        _settle(part)
+    _settle(path.parent)
+
+
+def _settle(place: Path) -> None:
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:
@@ -185,19 +192,15 @@ def _run(
             "checkpoint: the weights are sharded, and each process has its share only: use"
             " torch.distributed.checkpoint."
         )
-    frozen = [
-        p.detach().reshape(-1)[:: max(1, p.numel() // 1024)]  # a sample, as for an adapter's base
-        for _, p in named
-        if not p.requires_grad
-    ]
+    frozen = [sampled(p) for _, p in named if not p.requires_grad]
     given = [value for value in vars(data).values() if value is not None]
     return {
         "method": {key: _told(value) for key, value in vars(method).items()},
         "training": asdict(training),
         "seed": seed,
         "weights": [[name, list(p.shape), str(p.dtype)] for name, p in named if p.requires_grad],
-        "frozen": _hash(frozen),
-        "data": _hash(given),
+        "frozen": hashed(frozen),
+        "data": hashed(given),
     }
 
 
@@ -208,7 +211,13 @@ def _told(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _hash(tensors: Sequence[Tensor]) -> str:
+def sampled(weight: Tensor) -> Tensor:
+    """At most 2047 of a weight's values, about evenly spread, as for an adapter's base."""
+    return weight.detach().reshape(-1)[:: max(1, weight.numel() // 1024)]
+
+
+def hashed(tensors: Sequence[Tensor]) -> str:
+    """A digest of the tensors' dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

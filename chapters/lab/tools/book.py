@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,8 @@ import nbformat
 
 from .. import files
 from ..evidence import quotes, slider
+from ..shell import ended
+from .notebooks import read_notebook
 
 try:
     import tomllib
@@ -154,6 +155,15 @@ def markdown(text: str, source: str, figures: Path) -> str:
     return relink(quotes.MARKER.sub("", filled), source)
 
 
+def about(path: Path) -> dict:
+    """A figure's JSON; raises ValueError naming it if it does not say what the site shows."""
+    facts = files.read_json(path)
+    known = facts if isinstance(facts, dict) else {}
+    if lost := [key for key in ("caption", "preset", "seeds") if key not in known]:
+        raise ValueError(f"{path}: no {lost[0]} there. Run the figure's chapter again.")
+    return known
+
+
 def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
     """Put figures/NAME.png, of the full run, where a cell that names it stored a fast one; its
     caption becomes the picture's description.
@@ -165,7 +175,7 @@ def show_full_figure(cell: nbformat.NotebookNode, figures: Path) -> None:
     mystnb = cell.metadata.setdefault("mystnb", {})
     mystnb["image"] = {"alt": "Drawn by the cell above."}
     if len(names) == 1 and len(outputs) == 1:
-        facts = json.loads(files.read_text(figures / f"{names[0]}.json"))
+        facts = about(figures / f"{names[0]}.json")
         png = (figures / f"{names[0]}.png").read_bytes()
         outputs[0].data["image/png"] = base64.b64encode(png).decode()
         mystnb["image"] = {"alt": facts["caption"]}
@@ -179,7 +189,7 @@ def notebook(path: Path, source: str, figures: Path) -> nbformat.NotebookNode:
     """A chapter as the site shows it: text through `markdown`, the full run's figures, and
     the way to the slider where a cell shows it in Jupyter.
     """
-    book = nbformat.read(path, as_version=4)
+    book = read_notebook(path)
     cells, book.cells = book.cells, []
     for cell in cells:
         book.cells.append(cell)
@@ -210,7 +220,7 @@ def own_page(name: str, figures: Path) -> str:
     text = markdown(files.read_text(SITE / name), f"chapters/site/{name}", figures)
     strip, shown = figures / "04_strip.png", ""
     if "<!-- strip -->" in text and strip.exists():
-        caption = json.loads(files.read_text(strip.with_suffix(".json")))["caption"]
+        caption = about(strip.with_suffix(".json"))["caption"]
         shown = f"![{caption}](figures/{strip.name})"
     text = text.replace("<!-- strip -->", shown)
     if "<!-- slider -->" in text:
@@ -297,7 +307,8 @@ def main(given: Sequence[str] = ()) -> int:
     figures = Path(given[1]) if given[1:] else files.ROOT / "figures"
     staged = out.with_name(f"{out.name}-pages")
     shutil.rmtree(out, ignore_errors=True)  # a page that is no more must not stay
-    stage(staged, figures)
+    with files.named(staged):
+        stage(staged, figures)
     code = build(out, staged)
     if not code:
         n_pages = len(list(out.rglob("*.html")))
@@ -306,7 +317,4 @@ def main(given: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(str(error))
+    ended(main, sys.argv[1:])

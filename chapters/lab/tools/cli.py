@@ -12,16 +12,32 @@ and `sare-min audit --help` list the rest.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ..audit import command
 from ..field import score
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 1 for bad input, 2 for a command that is none."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """The command line; returns the exit code: 1 for bad input, or a disk that takes no output, 2
+    for a command that is none.
+    """
+    try:
+        code = _main(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()  # now: Python's own, at its exit, would fail with a traceback
+        return code
+    except OSError as error:  # a full disk; or a pipe whose reader has gone
+        with suppress(OSError), open(os.devnull, "w") as nowhere:  # what is left in the buffer
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        what = error.filename or "the output cannot be written"
+        print(f"error: {what}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _main(given: list[str]) -> int:
     if given[:1] == ["score"]:
         return score.main(given[1:], "sare-min score")
     if given[:1] == ["compare"]:
@@ -32,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fetch.main(given[1:], "sare-min fetch")
     if given[:1] == ["audit"]:
         return command.main(given[1:])
-    is_help = given in ([], ["-h"], ["--help"])
-    print((__doc__ or "").strip(), file=sys.stdout if is_help else sys.stderr)
-    return 0 if is_help else 2
+    if given not in ([], ["-h"], ["--help"]):
+        print(f"error: no such command: {given[0]}. See `sare-min --help`.", file=sys.stderr)
+        return 2
+    print((__doc__ or "").strip())
+    return 0
 
 
 if __name__ == "__main__":

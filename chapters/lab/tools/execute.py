@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jupytext
@@ -32,6 +32,8 @@ from ..evidence import plan, report
 from ..evidence.__main__ import main as evidence
 from ..experiments import presets
 from ..files import CHAPTERS
+from ..shell import ended
+from .notebooks import read_notebook
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 NAMES = sorted(path.stem for path in CHAPTERS.glob("[0-9][0-9]_*.py"))
@@ -60,17 +62,16 @@ def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNod
     """Run one chapter in a fresh kernel, from its own folder; the executed notebook is written to
     `out` even when a cell fails.
 
-    Raises RuntimeError naming the chapter and the cell that failed, and OSError naming the chapter
-    if its notebook cannot be written.
+    Raises RuntimeError naming the chapter and the cell that failed, OSError naming `out` if it
+    cannot be written, and ValueError if the chapter's own notebook is not what its .py says.
     """
     notebook = CHAPTERS / f"{name}.ipynb"
-    if cells(jupytext.read(CHAPTERS / f"{name}.py")) != cells(
-        nbformat.read(notebook, as_version=4)
-    ):
+    if cells(jupytext.read(CHAPTERS / f"{name}.py")) != cells(read_notebook(notebook)):
         raise ValueError(
             f"{notebook.name} is not what {name}.py says (the .py is the source): run `make sync`."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with files.named(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     given = parameters(notebook, given)
     try:
         return papermill.execute_notebook(
@@ -85,9 +86,7 @@ def execute(name: str, given: dict[str, str], out: Path) -> nbformat.NotebookNod
     except RuntimeError as error:  # nbclient's: the kernel was killed, as where memory runs out
         raise RuntimeError(f"{name}: {error}. See how far it came in {out}.") from error
     except OSError as error:
-        raise OSError(
-            f"{name}: {out} cannot be written ({error}). Make room on the disk."
-        ) from error
+        raise files.unwritten(out, error) from error
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -123,18 +122,27 @@ def in_colours(png: str, n: int = 64) -> str:
 
 
 def sync(name: str) -> None:
-    """Rebuild a notebook from its .py (the source); unchanged cells keep their outputs."""
-    subprocess.run(
+    """Rebuild a notebook from its .py (the source); unchanged cells keep their outputs. Raises
+    ValueError if the notebook is there and is none, RuntimeError if jupytext fails.
+    """
+    notebook = CHAPTERS / f"{name}.ipynb"
+    if notebook.exists():
+        read_notebook(notebook)
+    made = subprocess.run(
         [sys.executable, "-m", "jupytext", "--quiet", "--to", "ipynb", "--update", f"{name}.py"],
         cwd=CHAPTERS,
-        check=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    if made.returncode:
+        why = made.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"{notebook}: jupytext could not write it ({', '.join(why)}).")
 
 
 def keep(name: str, executed: nbformat.NotebookNode) -> None:
     """Keep a run's outputs in the committed notebook: same cells, without what was injected."""
     notebook = CHAPTERS / f"{name}.ipynb"
-    executed.metadata = nbformat.read(notebook, as_version=4).metadata
+    executed.metadata = read_notebook(notebook).metadata
     executed.cells = [
         cell
         for cell in executed.cells
@@ -240,10 +248,16 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in options.names:
             sync(name)
         return
-    # Read now: with KEEP=1 the run writes over it
-    before = attempt(book())
     folder = files.figures_folder(options.preset, seeds)
     folder.mkdir(parents=True, exist_ok=True)
+    with files.alone("execute", "another run writes to build/: waiting for its end"):
+        complete(options, seeds, folder)
+
+
+def complete(options: argparse.Namespace, seeds: tuple[int, ...], folder: Path) -> None:
+    """Run the named chapters; a run of all of them ends with the reproduction report."""
+    # Read now: with KEEP=1 the run writes over it
+    before = attempt(book())
     files.write_json(folder / "run.json", report.machine(options.preset, seeds, plan_hash()))
     print(f"figures and claims go to {folder}", flush=True)
     run(options, keeps=folder == book())
@@ -254,18 +268,5 @@ def main(words: Sequence[str] | None = None) -> None:
     compare(before, attempt(folder))
 
 
-def ended(work: Callable[..., None], words: Sequence[str] | None) -> None:
-    """work(words), which ends with one line and exit status 1 where something is wrong."""
-    try:
-        work(words)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
-
-
-def command(words: Sequence[str] | None = None) -> None:
-    """`main`, for a shell."""
-    ended(main, words)
-
-
 if __name__ == "__main__":
-    command()
+    ended(main, None)
