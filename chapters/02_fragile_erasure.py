@@ -246,10 +246,10 @@ for step in range(40):
         print(f"step {step:2d}: forget {forget.item():6.2f}   kept {kept}")
 
 # %% [markdown]
-# [`draw_batches`](../sare_min/unlearn.py#L61) sees to it that each batch has its
+# [`draw_batches`](../sare_min/unlearn.py#L62) sees to it that each batch has its
 # share of captions with something to forget. The rest you have read. The book's
-# loop is [`unlearn`](../sare_min/unlearn.py#L128): it takes any method of
-# [`METHODS`](../sare_min/unlearn.py#L24), splits batches that do not fit, and asks
+# loop is [`unlearn`](../sare_min/unlearn.py#L130): it takes any method of
+# [`METHODS`](../sare_min/unlearn.py#L25), splits batches that do not fit, and asks
 # after each step whether to stop. Is it the same?
 
 # %% tags=["nbval-check-output"]
@@ -283,8 +283,8 @@ print(
 #    last weights above is halved, again and again, until it stands within 0.01
 #    nats.
 #
-# [`attack_all`](lab/experiments/attacks.py#L261) does this for every seed and then
-# attacks; [`book_attacks`](lab/experiments/presets.py#L233) says what the book
+# [`attack_all`](lab/experiments/attacks.py#L262) does this for every seed and then
+# attacks; [`book_attacks`](lab/experiments/presets.py#L235) says what the book
 # compares. In the full preset each seed is erased twice, with its captions in
 # another *order*, and each erasure is attacked twice, with the attack's captions
 # in another order (`shuffles`). A seed counts once, by the mean of its runs.
@@ -729,7 +729,7 @@ _ = figures.publish(
 #    *<!-- C5a.verdict -->supported<!-- / -->*.)
 # 3. *no difference larger than the margin*, if two tests shut out any effect
 #    that would matter, up or down. (C7e: <!-- C7e.diff -->-0.6 [-1.2, -0.0]<!-- / --> leaves zero out,
-#    but the margin is five points: *<!-- C7e.verdict -->no difference<!-- / -->*.)
+#    but the margin is five points: *<!-- C7e.verdict -->too small to matter<!-- / -->*.)
 # 4. *supported* or *refuted*, if a test finds a difference, on the claim's side
 #    or on the other. (C1a: <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / -->:
 #    *<!-- C1a.verdict -->supported<!-- / -->*.)

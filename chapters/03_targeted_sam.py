@@ -152,7 +152,7 @@ for dtype in (torch.float32, torch.bfloat16):
     )
 
 # %% [markdown]
-# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L23).
+# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L41).
 #
 # **A trap: weights too coarse for the step.** The released models come in bf16,
 # which keeps eight bits of a weight. A step of length `rho` over two hundred
@@ -289,7 +289,7 @@ def efuf_by_hand():
 
 
 # %% [markdown]
-# The library does the same, [`targeted_sam`](../sare_min/sam.py#L74), for batches
+# The library does the same, [`targeted_sam`](../sare_min/sam.py#L88), for batches
 # that do not fit into memory at once:
 # then the relapse direction is the gradient of the *whole* batch's loss,
 # gathered over its parts (*micro-batches*) before anything moves. `target` is
@@ -329,7 +329,8 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 # ## Erase with both
 #
 # Same data, same orders, same optimiser, same seeds, and both *land* on the same
-# forget level (chapter 02). `rho` was chosen on other seeds than those shown
+# forget level (chapter 02). (Passes differ from figure to figure below: here two
+# orders of erasure on twelve seeds, elsewhere one order, or five seeds.) `rho` was chosen on other seeds than those shown
 # here.
 #
 # Look at the work, too, in [*passes*](glossary.md#pass) over a batch: a forward counts as one, a
@@ -412,9 +413,11 @@ for row in ledger.record(questions, preset, setting.seeds):
 print(tables.yes(answers, "base", "EFUF", "SARE"))
 
 # %% [markdown]
-# Both fall together, and more after EFUF than after SARE: the answers have
-# drifted as a whole. And where they stay, the model still affirms, when asked,
-# what it no longer says unasked. Erasing captions is not unlearning a belief.
+# All fall together, after both methods: the answers have drifted as a whole. And
+# where they stay, the model still affirms, when asked, what it no longer says
+# unasked. Erasing captions is not unlearning a belief. (On the six other seeds
+# SARE's "yes" about shown objects changes
+# by <!-- C5b.diff@1101 -->-43.7 [-87.0, -0.3]<!-- / --> points: in some seeds it denies what it sees.)
 #
 # ## General quality
 #
@@ -425,7 +428,9 @@ print(tables.yes(answers, "base", "EFUF", "SARE"))
 # token; **distinct-2** is the share of different word pairs (less is more
 # monotonous); one **perplexity** is the base model's of the new captions (do
 # they read like before?), the other the erased model's of the true captions
-# (does it still know them?).
+# (does it still know them?). Two cautions: the base model's BLEU is low *because*
+# it hallucinates, so BLEU must rise; and among the likeliest companions the base
+# model is at chance (POPE adversarial near one half), so nothing can be lost there.
 
 # %%
 from lab.experiments import quality
@@ -474,6 +479,10 @@ how = {"title": titles.places(beaches)}
 _ = figures.publish(
     "fig_groups", "03_beaches", beaches, preset, few.seeds, caption, **how
 )
+group = beaches["beach, never erased on"]
+for key in ("chair_s", "recall"):
+    pair = [[100 * x for x in group[name][key]] for name in both[::-1]]
+    print(f"beaches, {key}: SARE - EFUF {stats.spell_paired(*pair, 0)}")
 
 # %% [markdown]
 # The habit goes on beaches, too, but not for free: of their captions the base
@@ -482,7 +491,8 @@ _ = figures.publish(
 # are there EFUF still names <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %, SARE
 # only <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> %. On the places that it was trained on SARE
 # names <!-- fig:03_beaches:results.the other places.SARE.recall:.0f:100 -->100<!-- / --> %. Five seeds, exploratory, no row of the
-# ledger; but it is a harm that recall on trained places does not show.
+# ledger, and as printed neither difference between the two excludes zero. What
+# it shows is where to look: recall on trained places sees no such harm.
 #
 # ## Is it flatter?
 #
@@ -542,16 +552,22 @@ keys = {id: (key, 1) for id, key in where.items()}
 questions |= tables.measured([once[n] for n in both], lost, keys)
 for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row))
+for name in both:
+    slopes = [around["gradient_norm"] for around in found[name]]
+    print(
+        f"{name}: slope {np.median(slopes):.1f} (median), {max(slopes):.0f} (most)"
+    )
 
 # %% [markdown]
 # Claim C3, *Targeted-SAM flattens the landscape around the hallucinated
 # concepts*, has an answer per direction and distance. The plan chose one before
 # the run, the worst point nearby (C3a: *<!-- C3a.verdict -->supported<!-- / -->*). Along the relapse
-# direction and the attacker's the rows read *<!-- C3b.verdict -->for<!-- / -->*,
-# *<!-- C3c.verdict -->for<!-- / -->*, *<!-- C3d.verdict -->for<!-- / -->*, *<!-- C3e.verdict -->for<!-- / -->* and *<!-- C3f.verdict -->for<!-- / -->*
-# (C3b to C3f); the slope and the largest eigenvalue *<!-- C3g.verdict -->open<!-- / -->* and
-# *<!-- C3h.verdict -->open<!-- / -->* (C3g, C3h). SARE
-# trained against steps of length 0.2 along the relapse direction of its
+# direction and the attacker's way all five rows agree with it (C3b to C3f). The
+# slope and the largest eigenvalue are *<!-- C3g.verdict -->open<!-- / -->* and *<!-- C3h.verdict -->open<!-- / -->* (C3g,
+# C3h): one run of SARE's stands on a cliff, and a mean hangs on it. Its median
+# slope, printed last, is lower than EFUF's.
+#
+# SARE trained against steps of length 0.2 along the relapse direction of its
 # *batches*, and both methods stand at one level, so neither has more to lose.
 #
 # ## The front
@@ -643,9 +659,10 @@ _ = figures.publish(
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that
 # goes with early relapse. The plan's gauge, the worst point within 0.5, has a
 # correlation of <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, and its interval holds
-# zero. One of the fourteen does not: the relapse radius, which is itself measured
-# in relapsed captions. The number of steps, no sharpness at all,
-# has <!-- fig:03_gauges:results.steps.mean:+.2f -->+0.20<!-- / -->. Eight runs a seed, five seeds, no correction
+# zero. Of fourteen gauges one clearly does not, the relapse radius, which is itself
+# measured in relapsed captions. And the distance from the base model, no sharpness
+# at all, goes along with a *later* relapse nearly as
+# well: <!-- fig:03_gauges:results.distance.mean:+.2f -->+0.38<!-- / -->. Chapter 04 comes back to that. Eight runs a seed, five seeds, no correction
 # for fourteen tries: this is a hint and not more. [Chapter 04](04_relearning.ipynb)
 # sets up controls instead.
 #
@@ -667,9 +684,10 @@ _ = figures.publish(
 #   shown objects changes by <!-- C5b.diff -->-7.1 [-14.9, 0.6]<!-- / --> points (C5b, exploratory:
 #   *<!-- C5b.verdict -->open<!-- / -->*), POPE's random accuracy
 #   by <!-- C5f.diff -->-3.2 [-6.8, 0.4]<!-- / --> (C5f, exploratory:
-#   *<!-- C5f.verdict -->open<!-- / -->*).
-# * Harm shows where nothing was trained: on beaches, which no erasure saw, SARE
-#   names <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> % of the objects, EFUF <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %.
+#   *<!-- C5f.verdict -->open<!-- / -->*), and grounded words become less likely, too:
+#   their NLL changes by <!-- C5c.diff -->+0.07 [0.05, 0.08]<!-- / --> nats (C5c).
+# * Look for harm where nothing was trained, too: on beaches SARE seems to name
+#   fewer objects than EFUF, and five seeds do not decide it.
 # * Does a gauge *predict* how long an erasure lasts? Of fourteen, one has an
 #   interval without zero, and it is measured in relapsed captions. The worst
 #   point within 0.5: <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, with zero inside

@@ -160,7 +160,7 @@ _ = figures.publish(
 
 # %% [markdown]
 # A slider shows more: twelve scenes, every sample count, and how sure the model
-# is of each word.
+# is of each word. (It needs a live notebook; `make book` has it as a page.)
 
 # %% tags=["remove-output"]
 slider.widget(says)
@@ -168,7 +168,8 @@ slider.widget(says)
 # %% [markdown]
 # ## The headline
 #
-# Both erasures stand at the same forget level before the attack begins. They
+# Both erasures stand at the same forget level before the attack begins (in the
+# mean over tokens; one token may be likelier in one than in the other). They
 # meet the same captions in the same orders. (SARE has had more work, see
 # chapter 03; matching the level does not match the work.) Predict before you
 # look: where is the base model's line, and where would SARE's be if
@@ -224,6 +225,10 @@ print("never relapsed within the attack:")
 print(tables.never(results, *both))
 
 # %% [markdown]
+# (Three ways to say when half of the captions hallucinate: the headline's title
+# reads the *mean curve*, this figure's the *median attack*, and C6c below is the
+# *mean over seeds*. They lie a few samples apart.)
+#
 # Each seed has one base model, one data set and the same attacks, so the
 # difference is taken seed by seed. Several endpoints are reported, and the plan
 # says which one decides: mean CHAIR_s over the whole attack (C6a), which is what
@@ -291,7 +296,7 @@ _ = figures.again("04_variance")
 #
 # ## The other methods
 #
-# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L24): among
+# The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L25): among
 # them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
@@ -306,7 +311,8 @@ mean_chair_s = readings.READ["mean_chair_s"]
 drawn = tables.arms(everyone, names, words, mean_chair_s, (0, 100))
 caption = (
     f"All methods under the same attack, {len(few.seeds)} seeds, one order."
-    " Grey: did not reach the forget level, so it is not compared."
+    " Grey: did not reach the forget level, or names too little, so it is not"
+    " compared."
 )
 how = {"title": titles.least(drawn)}
 _ = figures.publish(
@@ -383,13 +389,18 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
-# The random step gives nearly what EFUF gives
-# (<!-- fig:04_causes:results.arms.SARE, random step.values:.0f -->64<!-- / --> and <!-- fig:04_causes:results.arms.EFUF.values:.0f -->66<!-- / --> %): the
-# direction matters. More work at one level does not help
-# SARE, <!-- fig:04_causes:results.arms.SARE.values:.0f -->47<!-- / --> % becomes <!-- fig:04_causes:results.arms.SARE, equal work.values:.0f -->51<!-- / --> %; so equal
-# work handicaps it, and C8b is the harder question. Its
-# difference, <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points, is tested against none; it is smaller than the 12 that the
-# plan calls one that matters.
+# The random step gives what EFUF gives
+# (<!-- fig:04_causes:results.arms.SARE, random step.values:.0f -->64<!-- / --> and <!-- fig:04_causes:results.arms.EFUF.values:.0f -->66<!-- / --> %): it is a
+# placebo. So C8a is C6a with a placebo in EFUF's place, and the two
+# differences go together seed by seed (r <!-- fig:after:results.C8a and C6a.the book.r:.2f -->0.95<!-- / -->): the
+# *direction* matters, and no more is learnt. Nor is it at equal work: the random
+# step came to its level in <!-- fig:04_causes:results.arms.SARE, random step.passes:.0f -->380<!-- / --> passes,
+# SARE's in <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / -->.
+#
+# C8b is at equal work. **Its difference is less than what matters**, by
+# the plan: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points, where it asks for twelve. And untargeted SAM
+# has SARE's rho, untuned: its step goes along the whole gradient, so along
+# the forget loss it is shorter.
 #
 # More rivals, on fewer seeds, as exploration:
 #
@@ -437,59 +448,114 @@ for row in ledger.record(questions, preset, setting.seeds):
 # that SARE does not beat is a cause that is not ruled out; one that it does beat
 # is only *that* rival. No row here moves flatness alone.
 #
-# ## Cheaper, and approximate
-#
-# Exact Targeted-SAM pays twice for rows with forget tokens: once for eps\*,
-# once for the gradient at theta + eps\*. The second is the method; the first
-# only says where to look, and a rough answer may do. Three approximations, each
-# a step function of `lab/experiments/cheaper.py` in the same table row: eps\*
-# kept for four steps (in the spirit of LookSAM); eps\* from a quarter of the
-# forget rows; eps\* over the projector's weights alone, so that the first
-# backward pass computes no other weight's gradient. (With LoRA, eps\* and the
-# step cover the adapter alone anyway: `set_trainable(model, "lora")`.)
-#
-# The cost of a run is counted, not clocked: passes over a batch, a forward
-# being 1 and a backward 2, times the steps until the forget level is reached.
-# `make bench` clocks a step. Predict first: which is the worst place to save?
+# One rival goes along with the gain: **the way travelled**. SARE's weights end
+# farther from the base model's than EFUF's. Does a seed in which they go much
+# farther gain more?
 
 # %%
-rough = ("EFUF", "SARE", *setting.cheaper)
-found = attacks.attack_all(presets.book_attacks(few, *rough, at=few.coarse))
-drawn = tables.arms(found, rough, words, mean_chair_s, (0, 100))
+ways = {"SARE - EFUF": (results["EFUF"], results["SARE"])}
+longer = "EFUF, SARE's work"
+if longer in found:
+    ways[f"{longer} - EFUF"] = everyone["EFUF"], found[longer]
+drawn = tables.along(ways, mean_chair_s)
 caption = (
-    "What an erasure costs (passes) and mean CHAIR_s over the attack, exact"
-    f" and approximate ascent steps, {len(few.seeds)} seeds."
+    "Difference in mean CHAIR_s over the attack against the difference in L2"
+    f" distance from the base model, a mark a seed, {len(setting.seeds)} seeds;"
+    " dashed: least squares. Hollow: EFUF trained for SARE's work, on"
+    f" {len(few.seeds)} seeds."
 )
-how = {"title": titles.cost(drawn)}
 _ = figures.publish(
-    "fig_arms", "04_cost", drawn, preset, few.seeds, caption, **how
+    "fig_along",
+    "04_distance",
+    drawn,
+    preset,
+    setting.seeds,
+    caption,
+    title=titles.along(drawn),
 )
-for name in setting.cheaper:
-    later = [
-        readings.by_seed(found[n], readings.READ["half_life"])
-        for n in (name, "SARE")
-    ]
-    print(f"NLL half-life, “{name}” - SARE: {stats.spell_paired(*later, 0)}")
+print(tables.left(drawn))
 
 # %% [markdown]
-# Each approximation saves work and gives some of the delay back. SARE stands
-# at <!-- fig:04_cost:results.arms.SARE.values:.0f -->44<!-- / --> % for <!-- fig:04_cost:results.arms.SARE.passes:.0f -->585<!-- / --> passes,
-# EFUF at <!-- fig:04_cost:results.arms.EFUF.values:.0f -->68<!-- / --> % for <!-- fig:04_cost:results.arms.EFUF.passes:.0f -->155<!-- / -->. Between
-# them: eps\* from a quarter of the
-# rows, <!-- fig:04_cost:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> %
-# for <!-- fig:04_cost:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four
-# steps, <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> %
-# for <!-- fig:04_cost:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the
-# projector, <!-- fig:04_cost:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> %
-# for <!-- fig:04_cost:results.arms.SARE, eps of the projector.passes:.0f -->396<!-- / -->.
+# It does, and strongly: from the line alone one would say that at no longer way
+# there is no gain. But the way alone does not do it. With SARE's work EFUF
+# (hollow) goes as far and gains nothing, and untargeted SAM goes about as far as
+# SARE and gains less: <!-- C8m.diff -->-10.0 [-13.9, -6.0]<!-- / --> points (C8m, exploratory). So
+# either a longer way *to a flatter place* is what lasts, or both have one cause
+# that no row here moves. (Looked at after the results were known.)
+#
+# ## Cheaper, or further: what robustness costs
+#
+# SARE's price is work. A user has two cheaper things to try.
+#
+# **An approximate step.** Exact Targeted-SAM pays twice for rows with forget
+# tokens: once for eps\*, once for the gradient at theta + eps\*. The second is
+# the method; the first only says where to look, and a rough answer may do.
+# Three approximations, each a step function of `lab/experiments/cheaper.py`:
+# eps\* kept for four steps (in the spirit of LookSAM); eps\* from a quarter of
+# the forget rows; eps\* over the projector's weights alone.
+#
+# **A further level.** Why not simply erase further? Nothing becomes more robust
+# by it; there is more to undo. That makes unequal levels a trap: a comparison
+# of two methods that stop at different levels measures this as well, whatever it
+# says it measures. But it makes them a rival, too, so here both methods land at
+# four, eight and twelve nats.
+#
+# The cost of a run is counted, not clocked: passes over a batch, a forward
+# being 1 and a backward 2, times the steps. `make bench` clocks a step. Predict
+# first: which is the better buy, SARE at eight nats or EFUF at twelve?
+
+# %%
+levels = presets.unequal_levels(few)
+how = {"at": few.coarse}
+found = attacks.attack_all(
+    presets.attacks_on(levels, few)
+    | presets.book_attacks(few, *setting.cheaper, **how)
+)
+print(tables.beside(found, *found))
+bought = tables.work(found, mean_chair_s, presets.by_level(few))
+caption = (
+    "The same attack on erasures of unequal work and unequal forget levels,"
+    f" {len(few.seeds)} seeds, mean, 95 % interval. Lines join one method's"
+    " levels. Hollow: recall under 95 %, or the level was not reached."
+)
+how = {"title": titles.work(bought)}
+_ = figures.publish(
+    "fig_work", "04_work", bought, preset, few.seeds, caption, **how
+)
+
+# %% [markdown]
+# CHAIR_s and recall are not all that an erasure touches. How often do these
+# models still say "yes" when asked about an object that *is* shown, a usual one
+# that is not, a foreign one?
+
+# %%
+print(tables.yes(attacks.answer_all(levels), *levels))
+
+# %% [markdown]
+# Read the figure from left to right. Erased to four, eight and twelve nats, EFUF
+# hallucinates in <!-- fig:04_work:results.arms.EFUF, 4 nats.values:.0f -->89<!-- / --> %, then
+# in <!-- fig:04_work:results.arms.EFUF, 8 nats.values:.0f -->68<!-- / --> and <!-- fig:04_work:results.arms.EFUF, 12 nats.values:.0f -->54<!-- / --> %
+# over the attack, for <!-- fig:04_work:results.arms.EFUF, 12 nats.passes:.0f -->244<!-- / --> passes at the
+# end. SARE at eight nats stands
+# at <!-- fig:04_work:results.arms.SARE, 8 nats.values:.0f -->44<!-- / --> % for <!-- fig:04_work:results.arms.SARE, 8 nats.passes:.0f -->585<!-- / -->; at twelve
+# at <!-- fig:04_work:results.arms.SARE, 12 nats.values:.0f -->40<!-- / --> % for <!-- fig:04_work:results.arms.SARE, 12 nats.passes:.0f -->700<!-- / -->.
+# The approximations lie between: eps\* from a quarter of the
+# rows, <!-- fig:04_work:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> %
+# for <!-- fig:04_work:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four
+# steps, <!-- fig:04_work:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> %
+# for <!-- fig:04_work:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the
+# projector, <!-- fig:04_work:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> %
+# for <!-- fig:04_work:results.arms.SARE, eps of the projector.passes:.0f -->396<!-- / -->. FURTHER_SAYS
+# (This section was added after the run that the ledger judges, on five of its
+# seeds: exploration.)
 #
 # ## A stronger attacker
 #
 # The order of two methods is not worth much if it holds for one attacker. Here
 # the same attack runs at several learning rates, from one that hardly moves the
-# weights to one that breaks them. An attacker who ruins the model has won
-# nothing, so a rate counts only where recall stays at 95 % or above; the
-# *worst* of these, for each method, is what it must be judged by (C6f).
+# weights upwards. An attacker who ruins the model has won nothing, so a rate
+# counts only where recall stays at 95 % or above; the *worst* of these, for each
+# method, is what it must be judged by (C6f).
 
 # %%
 attacked = {
@@ -500,7 +566,7 @@ caption = (
     "Mean CHAIR_s over the attack by the attacker's learning rate,"
     f" {len(few.seeds)} seeds (faint), mean, 95 % interval. Hollow: recall"
     " below 95 % at the end. Ringed: the worst allowed. "
-    + tables.caption(results, *both)
+    + tables.caption(attacked[attacks.Attack.lr], *both)
 )
 how = {"title": titles.sweep(drawn)}
 _ = figures.publish(
@@ -508,6 +574,9 @@ _ = figures.publish(
 )
 worst = tables.worst_rates(drawn)
 print("the worst learning rate:", worst)
+factors = tables.rate_factor(drawn, *both)
+_ = figures.numbers("04_rate", factors, preset, few.seeds, caption)
+print("SARE at so many times 2e-4 is EFUF at 2e-4:", stats.spell(factors))
 
 # %%
 row = {name: attacked[worst[name]][name] for name in both}
@@ -516,6 +585,11 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
+# The book's rate, 2e-4, is near the one at which the two differ most. An
+# attacker who takes <!-- fig:04_rate:results:.1fi -->2.2<!-- / --> times that rate does to SARE what
+# 2e-4 does to EFUF. No rate tried broke recall, and the worst is the last:
+# a faster one may be worse, for both.
+#
 # ## Other updates, other prompts (claim C7)
 #
 # Fine-tuning on hallucinated captions is the most direct attack. Deployed
@@ -550,7 +624,9 @@ caption = (
     f" beside each name, {len(setting.seeds)} seeds, 95 % interval; paired"
     " difference; recall at the strongest, EFUF's and SARE's. “one place” is"
     " measured in the places that were not attacked. "
-    + tables.caption(results, *both)
+    + tables.caption(
+        {name: met[setting.kinds[0], name] for name in both}, *both
+    )
 )
 _ = figures.publish(
     "fig_attacks", "04_attacks", drawn, preset, setting.seeds, caption, **how
@@ -562,88 +638,63 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row, 1))
 
 # %% [markdown]
-# C7 is asked against EFUF: does SARE hallucinate less over the whole range of
-# the attacks? Over all ten it does, by <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
-# *<!-- C7a.verdict -->supported<!-- / -->*; on six other seeds <!-- C7a.diff@1101 -->-0.1 [-7.4, 7.2]<!-- / -->,
-# *<!-- C7a.verdict@1101 -->undecided<!-- / -->*). Most of it comes from those that are
-# relearning in other clothes: LoRA (<!-- C7b.diff -->-16.3 [-21.7, -11.0]<!-- / -->) and the projector
-# (<!-- C7c.diff -->-11.8 [-16.7, -6.9]<!-- / -->). Where both stay near zero there was no danger to
-# begin with, and the row reads "no difference"; where both rise to the top,
-# neither holds. Under *leading* questions recall falls to a quarter and below
-# with both, so a small CHAIR_s says nothing there; it is in C7a's mean all the
-# same, as the plan has it.
+# C7 is asked against EFUF: does SARE hallucinate less on average over ten
+# attacks? It does, by <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
+# *<!-- C7a.verdict -->supported<!-- / -->*), less than the five that the plan says matter; on six
+# other seeds <!-- C7a.diff@1101 -->-0.1 [-7.4, 7.2]<!-- / -->
+# (*<!-- C7a.verdict@1101 -->undecided<!-- / -->*).
 #
-# ## A trap: unequal forget levels
-#
-# Here is EFUF against itself. The only difference is the level at which it was
-# told to stop. A comparison of two methods that stop at different levels
-# measures this as well, whatever it says it measures.
-
-# %%
-levels = presets.attacks_on(presets.unequal_levels(few), few)
-found = attacks.attack_all(levels)
-drawn = tables.arms(found, list(levels), words, mean_chair_s, (0, 100))
-caption = (
-    "One method, unequal forget levels, the same attack,"
-    f" {len(few.seeds)} seeds."
-)
-how = {"title": titles.levels(drawn)}
-_ = figures.publish(
-    "fig_arms", "04_levels", drawn, preset, few.seeds, caption, **how
-)
-
-# %% [markdown]
-# The longer it pushes, the longer it seems to
-# last: <!-- fig:04_levels:results.arms.EFUF, stopped at 4 nats.values:.0f -->89<!-- / --> % over the attack when stopped at four
-# nats, <!-- fig:04_levels:results.arms.EFUF, stopped at 8 nats.values:.0f -->68<!-- / --> % at
-# eight, <!-- fig:04_levels:results.arms.EFUF, stopped at 12 nats.values:.0f -->54<!-- / --> % at twelve. Nothing was made more robust;
-# there was only more to undo.
+# All of it comes from the three that are relearning in other clothes, LoRA, the
+# projector and one place: <!-- fig:after:results.C7.relearning.the book:+.1fi -->-10.6 [-13.6, -7.6]<!-- / -->
+# points together. Over the seven others no difference was
+# found: <!-- fig:after:results.C7.the others.the book:+.1fi -->-1.1 [-3.6, 1.4]<!-- / -->; the prompts
+# alone, <!-- fig:after:results.C7.prompts.the book:+.1fi -->-3.4 [-11.1, 4.3]<!-- / -->. (That split was
+# made after the results were known.) Where both stay near zero there was no
+# danger to begin with. With words put into its mouth SARE hallucinates in every
+# other caption, too; and under *leading* questions recall falls so low that
+# a small CHAIR_s says nothing, which is in C7a's mean all the same. That mean
+# has another weakness: it takes the area over each attack's own scale, the
+# unharmed model at strength 0 included, and sixteen bits weigh more than three.
 #
 # ## What we learned
 #
-# * Relapse begins in the likelihoods, then shows in the captions; single seeds
-#   mislead; pairing by seed and landing on one forget level remove two unfair
-#   advantages; a third, unequal work, takes one more run to control.
-# * Is the relapse delayed? SARE minus EFUF: <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of
-#   captions over the attack (C6a:
-#   *<!-- C6a.verdict -->supported<!-- / -->*), <!-- C6c.diff -->+142.0 [82.1, 202.0]<!-- / --> samples until every other caption hallucinates
-#   (C6c, exploratory:
-#   *<!-- C6c.verdict -->for<!-- / -->*), <!-- C6d.diff -->+109.4 [77.6, 141.1]<!-- / --> until the forgotten words' NLL has halved (C6d,
-#   exploratory: *<!-- C6d.verdict -->for<!-- / -->*). Under each method's worst
-#   learning rate: <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
+# * **The relapse is delayed** (C6a: *<!-- C6a.verdict -->supported<!-- / -->*): SARE minus EFUF
+#   is <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of captions over the attack. On six other seeds the
+#   same sign, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*; over all
+#   eighteen <!-- fig:after:results.primaries.C6a:+.1fi -->-16.5 [-21.9, -11.1]<!-- / -->.
+# * **It is not prevented.** After 640 samples SARE's captions hallucinate as
+#   often as not. An attacker who takes <!-- fig:04_rate:results:.1f -->2.2<!-- / --> times the learning
+#   rate has undone the delay; under each method's worst rate it
+#   is <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
 #   *<!-- C6f.verdict -->too small to matter<!-- / -->*).
-# * Ten other attacks together: <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
-#   *<!-- C7a.verdict -->supported<!-- / -->*).
-# * Does the direction of the step matter? Against a random step of the same
-#   length <!-- C8a.diff -->-17.3 [-24.2, -10.4]<!-- / --> points (C8a: *<!-- C8a.verdict -->supported<!-- / -->*).
-# * Must it be targeted? At equal work <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points against
-#   untargeted SAM (C8b: *<!-- C8b.verdict -->supported<!-- / -->*). Two other endpoints of
-#   the same runs: half-life <!-- C8i.diff -->+15.3 [-21.4, 52.0]<!-- / --> samples (C8i, exploratory:
-#   *<!-- C8i.verdict -->open<!-- / -->*), samples until every other caption
-#   hallucinates <!-- C8j.diff -->+42.2 [-17.8, 102.3]<!-- / --> (C8j, exploratory:
-#   *<!-- C8j.verdict -->too small to matter<!-- / -->*). As each stops, SARE
-#   takes <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / --> passes, untargeted
-#   SAM <!-- fig:04_causes:results.arms.EFUF+SAM.passes:.0f -->824<!-- / -->,
-#   EFUF <!-- fig:04_causes:results.arms.EFUF.passes:.0f -->177<!-- / -->; then SARE minus
-#   untargeted SAM is <!-- C8m.diff -->-11.9 [-15.2, -8.5]<!-- / --> points (C8m, exploratory:
-#   *<!-- C8m.verdict -->for<!-- / -->*).
-# * Does the step help another loss? C8k and C8l ask it of NPO
-#   (*<!-- C8k.verdict -->not comparable<!-- / -->*, *<!-- C8l.verdict -->not comparable<!-- / -->*).
-# * Is work alone the cause? SARE minus EFUF with SARE's
-#   work: <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points (C8c, exploratory:
-#   *<!-- C8c.verdict -->for<!-- / -->*).
-# * A cause is what is left when its rivals have had their turn. Name them, run
-#   them, and count "undecided" as such.
-# * Delay is not persistence: look at the end of every curve before you call a
-#   method robust.
+# * **Against other attacks it shows where they are relearning**: ten
+#   together <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a: *<!-- C7a.verdict -->supported<!-- / -->*, less than
+#   matters), seven of
+#   them <!-- fig:after:results.C7.the others.the book:+.1fi -->-1.1 [-3.6, 1.4]<!-- / -->.
+# * **The step's direction matters** (C8a: *<!-- C8a.verdict -->supported<!-- / -->*); a random step
+#   is a placebo. **Its target does, a little**: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points at
+#   equal work (C8b: *<!-- C8b.verdict -->supported<!-- / -->*, less than matters). The same
+#   runs' half-life (C8i: *<!-- C8i.verdict -->open<!-- / -->*) and samples to half (C8j:
+#   *<!-- C8j.verdict -->too small to matter<!-- / -->*) do not show it.
+# * **More work alone does not do it**: EFUF with SARE's work
+#   is <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points away (C8c, exploratory: *<!-- C8c.verdict -->for<!-- / -->*).
+#   But the gain goes along with the way travelled, and no row moves flatness
+#   alone.
+# * Whether the step helps NPO, the ledger does not say (C8k, C8l:
+#   *<!-- C8k.verdict -->not comparable<!-- / -->*).
+# * Single seeds mislead. Pair by seed, land on one forget level, count the work,
+#   and look at the end of every curve before you call a method robust.
 #
 # ## What we did not show
 #
-# That flatness is *the* cause: C8's rows rule out rivals one by one, and no row
-# moves flatness alone. That anything here carries over to seven billion weights;
+# That flatness is *the* cause: C8's rows rule out rivals one by one. Seeds in
+# which SARE's weights lie flatter (C3a) gain no more for
+# certain: r <!-- fig:after:results.C3a and C6a.both blocks.r:.2f -->0.40<!-- / --> over all
+# seeds, p <!-- fig:after:results.C3a and C6a.both blocks.p:.2f -->0.10<!-- / -->. That anything here carries over to seven billion weights;
 # what a faster attacker than the fastest of the sweep can do, or one
 # with other data or far more of it can do; that the settings of the baselines
-# are their best (all were run at the book's learning rate). An interval that
+# are their best (all were run at the book's learning rate, untargeted SAM at
+# SARE's rho). An interval that
 # spans zero is not equality; *no difference larger than the margin* is a test
 # of its own.
 

@@ -509,7 +509,7 @@ for name in names:
 
     whole = load(checkpoint, dtype=dtype, **stored)[0]
     erased = PeftModel.from_pretrained(whole, out / name / "adapter")
-    given = erased.merge_and_unload(), attack_data, overheard, "lora"
+    given = devices.merged(erased), attack_data, overheard, "lora"
     curve = attacks.tuned(*given, **how)
     results[name] = [{"curve": curve}]
     shares = {p["at"]: f"{100 * p['chair_s']:.0f} %" for p in curve}

@@ -544,7 +544,9 @@ def test_rows_of_runs_are_paired_by_seed(name):
     for lr, row in rates.items():
         assert {spec.lr for spec in row["SARE"]} == {lr}
     levels = presets.unequal_levels(preset)
-    assert [row[0].stop_nll for row in levels.values()] == list(preset.levels)
+    assert [row[0].stop_nll for row in levels.values()] == 2 * list(preset.levels)
+    named = {name for row in presets.by_level(preset).values() for name in row.values()}
+    assert named == set(levels)
     attacked = [row["SARE"] for row in rates.values()] + list(others.values())
     for row in (*levels.values(), *([spec.run for spec in found] for found in attacked)):
         assert [run.seed for run in row] == list(preset.seeds)

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from lab import files
+from lab.evidence import looks
 from lab.field import settings
 from lab.tools import execute
 
@@ -194,6 +195,25 @@ def test_stored_pictures_are_small_and_true():
     assert (
         again.mode == "P" and np.abs(np.asarray(again.convert("RGB")).astype(int) - wide).max() <= 4
     )
+
+
+def test_a_method_keeps_its_hue_in_a_grey_picture():
+    """Fails if a map of greys leaves no room in the palette for a few pixels that mean a method."""
+    import base64
+    import io
+
+    import numpy as np
+    from matplotlib.colors import to_hex
+    from PIL import Image
+
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(64, axis=1)
+    png, hues = io.BytesIO(), sorted({colour for colour, _, _ in looks.STYLE.values()})
+    for i, hue in enumerate(hues):
+        grey[5 * i, :3] = [int(hue[j : j + 2], 16) for j in (1, 3, 5)]
+    Image.fromarray(grey).save(png, "PNG")
+    small = base64.b64decode(execute.in_colours(base64.b64encode(png.getvalue()).decode()))
+    again = np.asarray(Image.open(io.BytesIO(small)).convert("RGB"))
+    assert [to_hex(again[5 * i, 0] / 255) for i in range(len(hues))] == hues
 
 
 RESULT = re.compile(r"\d+\.\d+|\d+ %|\d+ points|\d+ samples")  # what a run gives, not a setting

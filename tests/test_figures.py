@@ -121,6 +121,24 @@ FIXTURES = {
         {"noise": "chair_s", "rounding": "chair_s"},
         {},
     ),
+    "fig_work": {
+        "arms": {
+            name: {"values": [60.0, 50.0, 55.0], "passes": [n, n], "recall": [r, r]}
+            for name, n, r in (
+                ("EFUF, 4 nats", 90, 1.0),
+                ("EFUF, 8 nats", 180, 1.0),
+                ("GA", 50, 0.1),
+            )
+        },
+        "joined": {"EFUF": {"4": "EFUF, 4 nats", "8": "EFUF, 8 nats"}},
+    },
+    "fig_along": {
+        "x": "distance, L2",
+        "pairs": {
+            "SARE - EFUF": {"x": [0.5, 1.0, 1.5], "y": [-5.0, -12.0, -20.0]},
+            "EFUF, longer - EFUF": {"x": [0.9, 1.1], "y": [-2.0, 3.0]},
+        },
+    },
     "fig_geometry": {
         "x": [0, 1],
         "y": [0, 1],
@@ -455,6 +473,21 @@ def test_an_attack_is_a_row_with_its_difference_and_its_recall():
     assert "64 to 128 samples" in words and "8 to 2 bits" in words
     assert words.count("30 and 30") == 2 and "recall at the\nstrongest, %" in words
     assert any(text.startswith("-34.2 [") for text in words) and "SARE − EFUF, points" in words
+
+
+def test_what_robustness_costs_is_joined_by_method():
+    """Fails if levels of one method are not joined, or an arm that names little looks fair."""
+    ax = figures.fig_work(FIXTURES["fig_work"]).axes[0]
+    path = next(line for line in ax.lines if line.get_linewidth() == 1.4)
+    assert list(path.get_xdata()) == [90, 180] and list(path.get_ydata()) == [55, 55]
+    fills = {
+        line.get_xdata()[0]: line.get_markerfacecolor()
+        for line in ax.lines
+        if line.get_marker() not in ("None", "")
+    }
+    assert fills[50] == "white" != fills[90]
+    assert [text.get_text() for text in ax.texts] == ["EFUF, 4 nats", "EFUF, 8 nats"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["GA"]
 
 
 def test_nll_lost_starts_at_zero():

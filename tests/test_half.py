@@ -2,6 +2,7 @@
 what trains in fp32. On a CPU, with torch's own fp16 kernels.
 """
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,13 +12,15 @@ from test_families import siglip_qwen2
 
 from lab.audit import attacks
 from lab.field import probe
-from lab.field.devices import LOSS_SCALE, scaled, scaled_backward
+from lab.field.devices import LOSS_SCALE, merged, scaled, scaled_backward
+from lab.llava.checkpoints import load
 from lab.world.curate import Thresholds, curate
 from lab.world.scenes import OBJECTS, draw
 from sare_min.attack import relearn
 from sare_min.captions import base, encode, sentence_nll
 from sare_min.llava import embed_images, set_trainable, trainable
 from sare_min.losses import counts, method_losses
+from sare_min.metrics import span_nll
 from sare_min.unlearn import METHODS, Training, get_method, gradient, unlearn
 
 # A real batch has a hundred times the tiny one's tokens, and a vocabulary of 152,000 in place of
@@ -234,3 +237,22 @@ def test_an_attack_that_overflows_is_refused(model_in):
     with refused, scaled_backward(model, 2.0**30):
         list(relearn(model, whole, (0, 8), batch_size=8, progress=False))
     assert torch.equal(before, flat(trainable(model)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_adapter_is_not_rounded_away_when_it_is_merged(saved, data, dtype):
+    """Fails if the small change that an erasure makes is lost in 16 bits before it is measured."""
+    model = set_trainable(load(saved, device="cpu", dtype=dtype)[0], "lora")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # a change of about a thousandth of the weights
+                weight.copy_(2e-4 * torch.randn(weight.shape, generator=torch.manual_seed(0)))
+    layers = [m for m in model.modules() if hasattr(m, "get_delta_weight")]
+    before = [layer.get_base_layer().weight.detach().clone().float() for layer in layers]
+    meant = [layer.get_delta_weight("default").float() for layer in layers]
+    inside = [layer.get_base_layer() for layer in layers]
+    whole = merged(model)
+    for old, layer, wanted in zip(before, inside, meant, strict=True):
+        assert 0 < wanted.norm() / old.norm() < 0.01
+        assert torch.allclose(layer.weight - old, wanted, atol=1e-6)
+    assert math.isfinite(span_nll(whole, data)["forget"])

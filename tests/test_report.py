@@ -68,6 +68,8 @@ CASES = [  # (outcome, changes of the committed row, changes of the new one)
     ("reproduced", EXPLORATORY, EXPLORATORY | {"diff": -9.0}),
     ("reproduced", {"verdict": "undecided"}, {"verdict": "undecided"}),
     ("consistent but undecided", {}, {"verdict": "undecided", "diff": -8.0}),
+    ("consistent but undecided", *({"verdict": "undecided", "diff": x} for x in (-9.0, -8.0))),
+    ("consistent but undecided", *({"verdict": "not comparable", "diff": x} for x in (-9.0, -8.0))),
     ("consistent but undecided", EXPLORATORY, EXPLORATORY | {"reading": "open"}),
     ("consistent but undecided", EXPLORATORY, EXPLORATORY | {"verdict": "not comparable"}),
     # Too little is known for more, however far apart

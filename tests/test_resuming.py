@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from conftest import tiny_llava
 from lab.experiments import cheaper
 from lab.llava.resuming import STATE, Checkpoint
 from sare_min.llava import trainable
+from sare_min.losses import simnpo
 from sare_min.unlearn import METHODS, Training, unlearn
 
 TRAINING = Training(steps=12, batch_size=4, micro_batch=4, lr=1e-3, cooldown=3)
@@ -205,3 +207,22 @@ def test_what_cannot_be_resumed_says_so(data, tmp_path, model):
         unlearn(model, data, method, TRAINING, checkpoint=Checkpoint(tmp_path), progress=False)
     with pytest.raises(ValueError, match="every=0"):
         Checkpoint(tmp_path, 0)
+
+
+def test_a_method_is_known_by_all_that_it_holds(model, data, tmp_path):
+    """Fails if a partial cannot be kept, if another one goes on from its state, or if a function
+    made on the spot, whose name is any other's, is taken for it.
+    """
+    short = Training(steps=2, batch_size=4, cooldown=0)
+
+    def run(loss):
+        method = replace(METHODS["SimNPO"], forget_loss=loss)
+        return unlearn(
+            tiny_llava(), data, method, short, checkpoint=Checkpoint(tmp_path / "s"), progress=False
+        )
+
+    run(partial(simnpo, beta=2.0))
+    with pytest.raises(ValueError, match="method"):
+        run(partial(simnpo, beta=3.0))
+    with pytest.raises(ValueError, match="has no name to be known by"):
+        run(lambda *given: simnpo(*given))

@@ -71,8 +71,9 @@ def test_tables_need_no_torch():
 def test_level_recall_and_work_stand_beside():
     """Fails if a run counts once an attack, or the base model is held to a level."""
     base, efuf = tables.beside(RESULTS, "base", "EFUF").splitlines()
-    assert base == f"{'base':22s} level 0.50 nats, recall 90.0 %, 1 passes"
-    assert efuf == f"{'EFUF':22s} level 8.00 nats (within 0.00), recall 90.0 %, 306 passes"
+    assert base == f"{'base':22s} level 0.50 nats, recall 90.0 %, 1 passes, 2.00 from the base"
+    words = "level 8.00 nats (within 0.00), recall 90.0 %, 306 passes"
+    assert efuf == f"{'EFUF':22s} {words}, 2.00 from the base"
     assert tables.caption(RESULTS, "EFUF") == (
         "EFUF: level 8.00 nats (within 0.00), recall 90.0 %, 306 passes."
     )
@@ -351,3 +352,29 @@ def test_every_attack_has_its_row():
     assert tuple(tables.ATTACK_IDS) == plan.ATTACKS
     for kind, id in tables.ATTACK_IDS.items():
         assert planned[id].endpoint == f"mean_chair_s, {kind}"
+
+
+def test_work_and_way_are_read_seed_by_seed():
+    """Fails if an arm loses its work, or a gain is set beside another seed's way."""
+    drawn = tables.work(ONCE, lambda r: 1.0, {"EFUF": {"8": "EFUF"}})
+    assert drawn["joined"] == {"EFUF": {"8": "EFUF"}} and drawn["arms"]["EFUF"]["passes"]
+    moved = [
+        r | {"erased": r["erased"] | {"distance": 3.0 + n}} for n, r in enumerate(ONCE["SARE"])
+    ]
+    found = tables.along({"a": (ONCE["EFUF"], moved)}, lambda r: -2.0 * r["erased"]["distance"])
+    assert found["pairs"]["a"]["x"] == [1.0, 2.0, 3.0]
+    assert found["pairs"]["a"]["y"] == [-2.0, -4.0, -6.0]
+    assert tables.left(found).startswith("r -1.00; at equal distance ")
+
+
+def test_the_rate_that_makes_two_arms_equal():
+    """Fails if the factor is not that of the rate at which the other arm is where the first was."""
+    drawn = {
+        "lr": [1e-4, 2e-4, 4e-4],
+        "arms": {
+            "EFUF": {"chair": [[10, 40, 80], [10, 60, 90]]},
+            "SARE": {"chair": [[0, 20, 60], [0, 20, 50]]},
+        },
+    }
+    found = tables.rate_factor(drawn, "EFUF", "SARE")
+    assert found == pytest.approx([2**0.5, 2.0])  # half way in log; never reached: the last one

@@ -83,6 +83,27 @@ def test_an_interval_with_zero_is_no_find():
     assert titles.ranks({"b": ranks["b"]}, {}).endswith("0 of 1: none")
 
 
+def test_what_is_left_of_a_gain_is_said():
+    """Fails if the title of the way travelled tells another line than the data's."""
+    drawn = {"pairs": {"a": {"x": [0.0, 1.0, 2.0], "y": [-3.0, -8.0, -13.0]}}}
+    words = titles.along(drawn)
+    assert "Over 3 seeds" in words and "(r -1.00)" in words and words.endswith("-3 points")
+
+
+def test_what_robustness_costs_names_both_methods():
+    """Fails if a level's arm is told with another's work."""
+    arms = {
+        name: {"values": [y], "passes": [x]}
+        for name, x, y in (("e4", 90, 89), ("e12", 240, 54), ("s8", 585, 44), ("s12", 700, 40))
+    }
+    joined = {"EFUF": {"4": "e4", "12": "e12"}, "SARE": {"8": "s8", "12": "s12"}}
+    words = titles.work({"arms": arms, "joined": joined})
+    assert words == (
+        "Over the attack EFUF to 12 nats 54 % for 240 passes, SARE to 8 nats 44 % for 585 passes"
+        " and SARE to 12 nats 40 % for 700 passes"
+    )
+
+
 MADE = {  # committed figure -> how its chapter makes the title
     "00_scenes": titles.scenes,
     "00_base": titles.base,

@@ -23,6 +23,7 @@ SOURCES = (  # of a part's numbers: an old part is not read under new code
     *ATTACK_SOURCES,
     "chapters/lab/experiments/landscape",
     "chapters/lab/experiments/gauges",
+    "chapters/lab/evidence/stats",
     "chapters/lab/metrics/pope",
     "chapters/lab/field/coco",
     "chapters/lab/field/devices",
@@ -33,6 +34,7 @@ SOURCES = (  # of a part's numbers: an old part is not read under new code
     "chapters/lab/audit/material",
     "chapters/lab/audit/measures",
     "chapters/lab/audit/pair",
+    "chapters/lab/audit/settings",
     "chapters/lab/audit/slices",
 )
 jobs.remember(SOURCES)

@@ -4,6 +4,7 @@ processor, data) for any LLaVA.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -28,8 +29,10 @@ def rows_that_fit(model: nn.Module) -> int:
 
 
 def number(value: float) -> float | None:
-    """None for nan, which JSON does not have: a ratio without a base."""
-    return None if value != value else value
+    """None for nan and infinity, which JSON does not have: a ratio without a base, a likelihood of
+    zero.
+    """
+    return value if math.isfinite(value) else None
 
 
 def scored(

@@ -180,7 +180,7 @@ def load_erased(pair: Pair, device: str = "auto") -> nn.Module:
         return load(pair.erased, device=device, dtype=devices.compute_dtype())[0]
     if Path(pair.erased, BASE).exists():  # ours: it knows the weights that it was trained on
         model = load(pair.erased, device=device, dtype=devices.compute_dtype())[0]
-        return model.merge_and_unload().eval().requires_grad_(False)
+        return devices.merged(model)
     model = load_base(pair, device)[0]
     try:
         model = PeftModel.from_pretrained(model, pair.erased)
@@ -195,7 +195,7 @@ def load_erased(pair: Pair, device: str = "auto") -> nn.Module:
             f"--erased {pair.erased}: no whole adapter of --base {pair.base}: {sorted(odd)[0]} is"
             " missing or not used. Save it again."
         )
-    return model.merge_and_unload().eval().requires_grad_(False)
+    return devices.merged(model)
 
 
 def device_name() -> str:

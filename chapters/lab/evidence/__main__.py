@@ -31,9 +31,7 @@ def main(
     after.write(folder)
     filled = quotes.write(prose, folder)
     print(f"quotes changed in: {', '.join(path.name for path in filled) or 'no file'}")
-    redraw = getattr(figures, "redraw", None)
-    if redraw is not None:
-        print(f"{len(redraw(folder))} figures drawn again")
+    print(f"{len(figures.redraw(folder))} figures drawn again")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from scipy.stats import CensoredData, ecdf, linregress
 
-from .looks import INK, PALE, STYLE, WIDTH, called, clip, dashes, end_labels, look, percent_axis
+from .draw_rows import ENOUGH
+from .looks import (
+    INK,
+    PALE,
+    STYLE,
+    WIDTH,
+    called,
+    clip,
+    dashes,
+    end_labels,
+    look,
+    looks,
+    percent_axis,
+)
 from .stats import band, interval
-
-ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 
 
 def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
@@ -167,25 +178,21 @@ def fig_work(results: Mapping, ax: Axes | None = None) -> Figure:
         colour, _, dash = look(label)
         path = [_at(arms[name]) for name in row.values()]
         ax.plot(*zip(*path, strict=True), color=colour, dashes=dashes(dash), linewidth=1.4)
+    others = [name for name in arms if name not in joined]
+    styles = dict(zip(others, looks(others), strict=True))
     for name, arm in arms.items():
-        colour, marker, _ = look(joined[name]) if name in joined else (INK, "o", ())
+        colour, marker, _ = look(joined[name]) if name in joined else styles[name]
         (x, y), (_, low, high) = _at(arm), interval(arm["values"])
         if len(arm["values"]) > 2:
             ax.plot([x, x], clip([low, high], (0, 100)), color=colour, linewidth=4, alpha=0.25)
         is_fair = not arm.get("note") and np.mean(arm["recall"]) >= ENOUGH
-        fill = colour if is_fair else "white"
-        ax.plot(x, y, marker, color=colour, markerfacecolor=fill, ms=7, zorder=3)
-        words = next(
-            (
-                f"{label}, {level} nats"
-                for label, row in results["joined"].items()
-                for level, other in row.items()
-                if other == name
-            ),
-            called(name),
-        )
-        how = {"textcoords": "offset points", "va": "center", "fontsize": 8.5, "color": colour}
-        ax.annotate(words, (x, y), (8, 0), **how)
+        mark = {"color": colour, "mfc": colour if is_fair else "white", "ms": 7, "zorder": 3}
+        ax.plot(x, y, marker, label=called(name) if name in styles else None, **mark)
+        if name in joined:
+            how = {"textcoords": "offset points", "va": "bottom", "fontsize": 8.5}
+            ax.annotate(name, (x, y), (7, 4), color=colour, **how)
+    if others:
+        ax.legend(fontsize=8.5, loc="lower left")
     ax.set(
         xscale="log",
         xlabel="work of the erasure, forward passes over a batch, fewer is better",

@@ -16,6 +16,7 @@ from .draw_lines import paired_row
 from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip, look
 from .stats import area, interval
 
+ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 EXPLAINED = "dot: a seed; large mark: mean; bar: 95 % interval"
 
 
@@ -142,7 +143,7 @@ def fig_ranks(
 
 def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
     """Compare arms (methods): a row each, a dot a seed, mean and 95 % interval, and beside it what
-    the arm costs. An arm with a note is grey.
+    the arm costs. An arm with a note, or with recall under 95 %, is grey.
 
     results: {"endpoint": axis label, "bounds": [low, high] or None, "arms": {name: {"values": [one
     a seed], "level": [nats, one a run], "recall": [shares], "passes": [forward passes], "note":
@@ -153,6 +154,8 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
         _, ax = plt.subplots(figsize=(WIDTH, 0.4 * len(arms) + 0.7))
     for row, (name, arm) in enumerate(arms.items()):
         note = arm.get("note", "")
+        if not note and np.mean(arm.get("recall") or [1]) < ENOUGH:
+            note = "does not name what is shown"
         colour, marker, _ = (PALE, "D", ()) if note else STYLE.get(name, (INK, "D", ()))
         dots(ax, row, arm["values"], bounds, colour, marker)
         ink = {"color": MID if note else INK, "right": False}
@@ -164,8 +167,9 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
         where = ((1, 1), (place, 4), "axes fraction", "offset points")
         ax.annotate(header, *where, ha="right", fontsize=8.5, color=MID)
         for row, (arm, cell) in enumerate(zip(arms.values(), cells, strict=True)):
-            bold = "bold" if header == "mean" and not arm.get("note") else "normal"
-            ink = MID if arm.get("note") else INK
+            is_grey = arm.get("note") or np.mean(arm.get("recall") or [1]) < ENOUGH
+            bold = "bold" if header == "mean" and not is_grey else "normal"
+            ink = MID if is_grey else INK
             beside(ax, row, place, 0, cell, color=ink, fontsize=9, fontweight=bold)
     # The names stand beside their notes
     _row_axis(ax, [""] * len(arms), results["endpoint"], bounds)

@@ -31,7 +31,8 @@ RULE = (
     " the two standard errors.",
     "Not reproduced: this interval excludes zero, whatever the verdicts.",
     "Reproduced: it spans zero, and the verdict (of an exploratory row: the reading) is the same.",
-    "Consistent but undecided: it spans zero, and they differ; or a run has fewer than"
+    "Consistent but undecided: it spans zero, and they differ, or are undecided, open or not"
+    " comparable in both, with unequal estimates; or a run has fewer than"
     f" {FEWEST} seeds, too few for a standard error to be trusted, or no finite interval.",
     "Not run: one side has no results, or those of another endpoint.",
     "Where both runs use the same seeds, the interval is rather too wide. On other seeds, about one"
@@ -199,6 +200,9 @@ def _check_numbers(where: str, row: dict) -> None:
         raise ValueError(f"{where}: 'ci95' is {row['ci95']!r}, not two numbers. {MEND}")
 
 
+UNDECIDED = ("undecided", "open", "not comparable")
+
+
 def _tested(row: dict | None) -> bool:
     return row is not None and row["verdict"] != "not tested"
 
@@ -236,6 +240,8 @@ def _line(id: str, committed: dict | None, new: dict | None) -> Line:
         outcome = "not reproduced"
     elif math.isinf(found[1]) or conclusion(committed) != conclusion(new):
         outcome = "consistent but undecided"
+    elif conclusion(new) in UNDECIDED and new["diff"] != committed["diff"]:
+        outcome = "consistent but undecided"  # noise agrees with noise
     else:
         outcome = "reproduced"
     return Line(id, outcome, committed, new, found)

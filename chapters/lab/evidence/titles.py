@@ -335,8 +335,8 @@ def strip(results: Mapping, at: Sequence[int]) -> str:
         for i in index
     )
     return (
-        f"Right after erasure {first} of the captions invent something; after {at[-1]} relearning"
-        f" samples {last}"
+        f"Seed {results['seed']}: right after erasure {first} of the captions invent something;"
+        f" after {at[-1]} relearning samples {last}"
     )
 
 

@@ -271,13 +271,20 @@ def sweep(preset: Preset, *names: str) -> dict[float, dict[str, list[Attack]]]:
     return {lr: book_attacks(preset, *names, lr=lr, **how) for lr in rates}
 
 
-def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
-    """EFUF, landed on each of the preset's forget levels, a run a seed."""
+def by_level(preset: Preset) -> dict[str, dict[str, str]]:
+    """{method: {forget level in nats: the row's name}} of `unequal_levels`."""
     return {
-        f"EFUF, stopped at {level:g} nats": [
-            book_run("EFUF", seed, stop_nll=level) for seed in preset.seeds
-        ]
-        for level in preset.levels
+        method: {f"{level:g}": f"{method}, {level:g} nats" for level in preset.levels}
+        for method in ("EFUF", "SARE")
+    }
+
+
+def unequal_levels(preset: Preset) -> dict[str, list[Run]]:
+    """EFUF and SARE, landed on each of the preset's forget levels, a run a seed."""
+    return {
+        name: [book_run(method, seed, stop_nll=float(level)) for seed in preset.seeds]
+        for method, row in by_level(preset).items()
+        for level, name in row.items()
     }
 
 

@@ -86,8 +86,9 @@ def export(
                 f"{place}: holds something that was not exported (no {MARK}): choose another"
                 " folder, or empty it."
             )
-    for leftover in (part, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not folder.exists() and (old / MARK).exists():  # one died between its two renames
+        old.replace(folder)
+    shutil.rmtree(part, ignore_errors=True)
     _write(
         part / MARK, {"scenes": {split: len(row) for split, row in scenes.items()}, "seed": seed}
     )
@@ -121,6 +122,7 @@ def export(
     clip.save_pretrained(part / "clip")
     CLIPProcessor(image_processor(), build_tokenizer(for_clip=True)).save_pretrained(part / "clip")
     if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)
     part.replace(folder)
     shutil.rmtree(old, ignore_errors=True)

@@ -158,7 +158,7 @@ def shared(
             " process, and leave the step to targeted_sam."
         )
 
-    _check_same([*params, data.input_ids, data.forget, data.retain, data.sentence])
+    _check_same([*params, *(value for value in vars(data).values() if value is not None)])
 
     def sum_gradients(optimizer, args, kwargs) -> None:
         for parameter, total in zip(params, summed([p.grad for p in params], params), strict=True):

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -205,8 +206,19 @@ def _run(
 
 
 def _told(value: object) -> object:
-    """A setting as JSON has it; functions by their names."""
+    """A setting as JSON has it; functions by their names, with what a partial fixes of them.
+
+    Raises ValueError for one made on the spot, whose name says nothing of what it holds.
+    """
+    if isinstance(value, partial):
+        fixed = {key: _told(given) for key, given in sorted(value.keywords.items())}
+        return [_told(value.func), [_told(given) for given in value.args], fixed]
     if callable(value):
+        if "<" in value.__qualname__:
+            raise ValueError(
+                f"checkpoint: {value.__qualname__} has no name to be known by: make it a function"
+                " of a module."
+            )
         return f"{value.__module__}.{value.__qualname__}"
     return list(value) if isinstance(value, tuple) else value
 

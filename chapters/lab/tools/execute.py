@@ -25,11 +25,13 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from .. import files, jobs
 from ..evidence import plan, report
 from ..evidence.__main__ import main as evidence
+from ..evidence.looks import STYLE
 from ..experiments import presets
 from ..files import CHAPTERS
 from ..shell import ended
@@ -112,12 +114,16 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def in_colours(png: str, n: int = 64) -> str:
     """A base64 PNG with a palette of n colours: a third of the size, so that a notebook with many
-    figures opens quickly.
+    figures opens quickly. The hues that mean a method, and their pale bands, are always among them.
     """
-    small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(
-        n, dither=Image.Dither.NONE
-    ).save(small, "PNG", optimize=True)
+    whole, small = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
+    hues = {to_rgb(colour) for colour, _, _ in STYLE.values()}
+    kept = [(1, 1, 1), *sorted(hues), *sorted(tuple(0.75 + 0.25 * x for x in hue) for hue in hues)]
+    bytes_of = [round(255 * x) for hue in kept for x in hue]
+    usual = whole.quantize(n - len(kept), dither=Image.Dither.NONE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(bytes_of + usual[: 3 * (n - len(kept))])
+    whole.quantize(palette=palette, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode()
 
 
