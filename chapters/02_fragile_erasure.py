@@ -739,7 +739,8 @@ _ = figures.publish(
 # after [Holm's correction](glossary.md#holm) for all nine. One that has not run yet counts against
 # the others, so verdicts are final when the last chapter is through. All other
 # comparisons are *exploratory*. They are read by the same rules without the
-# correction, as *for*, *against*, *no difference* or *open*; some are chance.
+# correction, as *for*, *against*, *too small to matter* (rule 3) or *open*; some
+# are chance.
 #
 # (Rule 3 looks at the 90 % interval. It is narrower than the printed one, which
 # may reach a little past the margin.)
