@@ -125,6 +125,10 @@ NO_NOTEBOOK = {
     "a list": ("[]", r"no notebook \(\w+: .*make sync"),
     "another document": ('{"cells": 3}', r"no notebook \(\w+: .*make sync"),
     "odd cells": (EMPTY.replace("[]", "[{}]"), r"no notebook \(\w*ValidationError: .*make sync"),
+    "a cell of a number": (
+        EMPTY.replace("[]", '[{"cell_type": "raw", "id": "a", "metadata": {}, "source": 3}]'),
+        r"no notebook \(\w*ValidationError: .*make sync",
+    ),
     "another's": (EMPTY, "is not what 00_hallucination.py says"),
     "zeros": ("\0" * 99, "00_hallucination.ipynb: the file holds zero bytes"),
     "gone": (None, "00_hallucination.ipynb: the file could not be read .*No such file"),
@@ -199,7 +203,7 @@ def test_make_book(house, monkeypatch, capsys):
     path.write_text("{")
     with pytest.raises(ValueError, match=f"{path}: no notebook"):
         book.notebook(path, path.name, house / "figures")
-    for text, wanted in (("", "is no JSON"), ("[]", "no caption there"), ("{}", "no caption")):
+    for text, wanted in (("", "is no JSON"), ("3", "no caption there"), ("{}", "no caption")):
         (house / "figures/00_base.json").write_text(text)
         with pytest.raises(ValueError, match=f"00_base.json: .*{wanted}"):
             book.about(house / "figures/00_base.json")

@@ -186,8 +186,8 @@ def may_only_read(folder: Path):
 
 @pytest.fixture
 def shared(monkeypatch):
-    """A cache where another user may look, with a whole entry, a changed one, one without
-    checksums, and what a killed build has left.
+    """A cache where another user may look, with a whole entry, a changed one, and one without
+    checksums.
     """
     with TemporaryDirectory() as parent:
         Path(parent).chmod(0o755)
@@ -196,14 +196,18 @@ def shared(monkeypatch):
             jobs.folder("run", n, (), values)
         (jobs.CACHE / "run" / jobs.key(1, ()) / "run.json").write_text("[1]")
         (jobs.CACHE / "run" / jobs.key(2, ()) / entries.SEAL).unlink()
-        (at / "run/dead.part").mkdir()
         empty(at, monkeypatch)
         yield at
 
 
-@pytest.mark.parametrize("n", [1, 2, 3], ids=["changed", "without checksums", "missing"])
+CASES = ["changed", "without checksums", "missing", "left half built"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4], ids=CASES)
 def test_a_cache_that_may_only_be_read(shared, n):
     """Fails if a whole entry cannot be read there, or what must be built ends in a bare error."""
+    if n == 4:
+        (shared / "run/dead.part").mkdir()
     with may_only_read(shared):
         assert jobs.folder("run", 0, (), pytest.fail).exists()
         with pytest.raises(OSError, match=r"run/\w+: cannot be written .Permission denied.*leave"):

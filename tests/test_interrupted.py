@@ -1,5 +1,6 @@
 """The pieces of `lab.tools.interrupted`, which kills runs and compares what they write."""
 
+import json
 import random
 import signal
 
@@ -21,7 +22,8 @@ def notebook(seconds: float, said: str) -> str:
     note = {"papermill": {"duration": seconds}}
     output = nbformat.v4.new_output("stream", text=said)
     cell = nbformat.v4.new_code_cell("1", id="a", metadata=note, outputs=[output])
-    return nbformat.writes(nbformat.v4.new_notebook(cells=[cell], metadata=note))
+    given = nbformat.v4.new_code_cell("2", metadata={"tags": ["injected-parameters"]})  # random id
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[given, cell], metadata=note))
 
 
 def test_a_difference_is_named_and_a_time_is_none(place):
@@ -52,6 +54,16 @@ LEAVES = """
 import subprocess, sys
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 """
+
+
+def test_an_adapters_modules_are_a_set():
+    """Fails if their order counts, or if other modules pass."""
+
+    def config(*names):
+        text = json.dumps({"r": 8, "target_modules": names}).encode()
+        return interrupted.content("build/a/adapter_config.json", text)
+
+    assert config("q", "k") == config("k", "q") != config("k", "v")
 
 
 def test_an_orphan_is_found_and_ended(place):

@@ -159,20 +159,33 @@ def strays(place: Place, seconds: float = PATIENCE) -> list[str]:
     return names
 
 
-def written(place: Place) -> dict[str, str]:
-    """{file: SHA-256} of all that runs have written, but NOT_COMPARED; executed notebooks without
-    what `strip` drops.
+def content(file: str, data: bytes) -> bytes:
+    """What must be equal of a file: an executed notebook without what `strip` drops and without the
+    parameters' cell, which papermill gives a random id; an adapter's modules, which peft keeps as a
+    set, in order.
     """
+    if file.startswith("build/executed/"):
+        notebook = strip(nbformat.reads(data.decode(), 4))
+        notebook.cells = [
+            cell
+            for cell in notebook.cells
+            if "injected-parameters" not in cell.metadata.get("tags", [])
+        ]
+        return nbformat.writes(notebook).encode()
+    if file.endswith("/adapter_config.json"):
+        config = json.loads(data)
+        return json.dumps(config | {"target_modules": sorted(config["target_modules"])}).encode()
+    return data
+
+
+def written(place: Place) -> dict[str, str]:
+    """{file: SHA-256 of its content} of all that runs have written, but NOT_COMPARED."""
     found = {}
     for name, top in (("build", place.root / "build"), ("cache", place.cache)):
         for path in sorted(p for p in top.rglob("*") if p.is_file()):
             file = f"{name}/{path.relative_to(top).as_posix()}"
-            if any(fnmatch.fnmatch(file, pattern) for pattern in NOT_COMPARED):
-                continue
-            data = path.read_bytes()
-            if file.startswith("build/executed/"):
-                data = nbformat.writes(strip(nbformat.reads(data.decode(), 4))).encode()
-            found[file] = hashlib.sha256(data).hexdigest()
+            if not any(fnmatch.fnmatch(file, pattern) for pattern in NOT_COMPARED):
+                found[file] = hashlib.sha256(content(file, path.read_bytes())).hexdigest()
     return found
 
 
