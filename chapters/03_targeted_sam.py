@@ -554,9 +554,8 @@ for row in ledger.record(questions, preset, setting.seeds):
     print(row["endpoint"], "  ", tables.spell(row))
 for name in both:
     slopes = [around["gradient_norm"] for around in found[name]]
-    print(
-        f"{name}: slope {np.median(slopes):.1f} (median), {max(slopes):.0f} (most)"
-    )
+    middle, most = np.median(slopes), max(slopes)
+    print(f"{name}: slope {middle:.1f} (median), {most:.0f} (most)")
 
 # %% [markdown]
 # Claim C3, *Targeted-SAM flattens the landscape around the hallucinated
