@@ -212,7 +212,7 @@ def test_results_come_back_under_their_names(monkeypatch):
     } | {"again": [SPEC, SPEC]}
     assert attacks.attack_all(rows, progress=False) == rows
     # The judge, the seeds
-    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and done[:4] == [None, 0, 3, 7]
+    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1
     runs = [(job.method, job.seed) for job in done if isinstance(job, Run)]
     # The longest first
     assert runs == [("SARE", 3), ("SARE", 7), ("EFUF", 0), ("EFUF", 3), ("EFUF", 7)]

@@ -45,7 +45,6 @@ READ: dict[str, Callable[[Result], float]] = {
     "relapse": lambda result: relapse(*along(result, "chair_s"))[0],
     "half_life": lambda result: half_life(*along(result, "nll_forget"))[0],
     "chair_128": chair_at(128),
-    "distance": lambda result: result["erased"]["distance"],
 }
 
 

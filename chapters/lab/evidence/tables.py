@@ -115,7 +115,7 @@ def along(
     for label, (before, then) in pairs.items():
         changes = [
             [b - a for a, b in zip(by_seed(before, how), by_seed(then, how), strict=True)]
-            for how in (READ["distance"], read)
+            for how in (lambda result: result["erased"]["distance"], read)
         ]
         found[label] = dict(zip("xy", changes, strict=True))
     return {"x": x, "pairs": found}

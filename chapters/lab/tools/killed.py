@@ -62,7 +62,8 @@ def contents(out: Path) -> dict[str, object]:
     for path in sorted(out.rglob("*")):
         if path.name in TABLES:
             with closing(sqlite3.connect(path)) as memory:
-                rows = memory.execute(f"SELECT * FROM {TABLES[path.name]}").fetchall()
+                every = "SELECT * FROM " + TABLES[path.name]
+                rows = memory.execute(every).fetchall()
             found[str(path.relative_to(out))] = sorted(rows, key=repr)
         elif path.is_file() and path.suffix != ".ipynb":
             found[str(path.relative_to(out))] = path.read_bytes()
