@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, promote_types
 from torch.distributed.tensor import DTensor
+from torch.linalg import vector_norm
 
 
 def length(gradients: Sequence[Tensor | None], what: str) -> float:
@@ -25,16 +26,13 @@ def length(gradients: Sequence[Tensor | None], what: str) -> float:
     Sharded ones (DTensors) count whole, and every process must ask. Raises ValueError naming `what`
     and the place of the first that is not finite.
     """
-    norms = {
-        i: torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32))
-        for i, g in enumerate(gradients)
-        if g is not None
-    }
-    found = [(n.full_tensor() if isinstance(n, DTensor) else n).cpu() for n in norms.values()]
-    if bad := [i for i, norm in zip(norms, found) if not norm.isfinite()]:
+    there = {i: g for i, g in enumerate(gradients) if g is not None}
+    norms = [vector_norm(g, dtype=promote_types(g.dtype, torch.float32)) for g in there.values()]
+    norms = [(n.full_tensor() if isinstance(n, DTensor) else n).cpu() for n in norms]
+    if bad := [i for i, norm in zip(there, norms) if not norm.isfinite()]:
         what += f" is not finite in parameter {bad[0]} of {len(gradients)}, no step taken"
         raise ValueError(f"{what}: lower the learning rate, or look at the data.")
-    return float(torch.linalg.vector_norm(torch.stack(found))) if found else 0.0
+    return float(vector_norm(torch.stack(norms))) if norms else 0.0
 
 
 @contextmanager
@@ -55,19 +53,17 @@ def perturbed(
     """
     if not rho >= 0:
         raise ValueError(f"rho={rho}: the ascent step's length must be >= 0.")
-    norm, n = length(direction, "the ascent direction"), len(direction)
-    if not norm or n != len(params):
-        what = (
-            "zero everywhere" if n == len(params) else f"{n} tensors for {len(params)} parameters"
-        )
-        raise ValueError(f"the ascent direction is {what}: look at the loss and the forget tokens.")
+    if len(direction) != len(params):
+        raise ValueError(f"{len(direction)} gradients for {len(params)} parameters: give one each.")
+    if not (norm := length(direction, "the ascent direction")):
+        raise ValueError("the ascent direction is zero everywhere: look at the forget tokens.")
     saved, queue = [], direction if isinstance(direction, list) else list(direction)
     try:
         with torch.no_grad():
             for parameter in params:
                 if (gradient := queue.pop(0)) is not None:
                     saved.append((parameter, parameter.clone()))
-                    wide = torch.promote_types(parameter.dtype, torch.float32)
+                    wide = promote_types(parameter.dtype, torch.float32)
                     parameter.add_(gradient.to(wide), alpha=rho / norm)  # fp16 ends at 65504
                 del gradient  # the last one, too, is freed before the body runs
         yield norm
@@ -102,13 +98,12 @@ def targeted_sam(
     comes from the whole batch's gradient, which is not m-SAM. turn: a control's way to step in
     another direction.
     """
-    for parameter in params:
-        parameter.grad = None
+    direction: list[Tensor | None] = [None] * len(params)
+    swap(params, direction)
     if rho == 0:
         for batch in batches:
             torch.add(*losses(batch)).backward()
         return float("nan")
-    direction: list[Tensor | None] = [None] * len(params)
     for batch in batches:
         target, rest = losses(batch)
         kept = swap(params, direction)

@@ -108,8 +108,8 @@ def gradient(
 
     again = [p.until_forget() for p in parts if p.forget.any()] if is_targeted else parts
     norm = method.step(trainable(model), parts, again, losses, method.rho)
-    first = [logged.get(id(part), {}) for part in parts]  # at theta; a process may take but some
-    log = {name: sum(row.get(name, 0.0) for row in first) for name in weights}
+    # At theta; a process may take but some of the parts.
+    log = {name: sum(logged.get(id(p), {}).get(name, 0.0) for p in parts) for name in weights}
     if not all(map(math.isfinite, log.values())):
         raise ValueError(f"a loss is not finite ({log}), no step taken: lower the learning rate.")
     length([p.grad for p in trainable(model)], "the gradient")  # or one nan would be every weight's

@@ -109,6 +109,6 @@ def test_evidence_and_scores_need_no_torch(module):
 
 
 def test_the_method_can_be_held_in_the_head():
-    """Fails if sare_min grows past about 500 lines of code as `ruff format` lays them out."""
+    """Fails if sare_min grows past 500 lines of code as `ruff format` lays them out."""
     count = {path.name: code_lines(path) for path in (files.ROOT / "sare_min").glob("*.py")}
-    assert sum(count.values()) <= 510, count
+    assert sum(count.values()) <= 500, count
