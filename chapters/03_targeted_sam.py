@@ -152,7 +152,7 @@ for dtype in (torch.float32, torch.bfloat16):
     )
 
 # %% [markdown]
-# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L41).
+# In `sare_min` the step there and back is [`perturbed`](../sare_min/sam.py#L39).
 #
 # **A trap: weights too coarse for the step.** The released models come in bf16,
 # which keeps eight bits of a weight. A step of length `rho` over two hundred
@@ -289,7 +289,7 @@ def efuf_by_hand():
 
 
 # %% [markdown]
-# The library does the same, [`targeted_sam`](../sare_min/sam.py#L88), for batches
+# The library does the same, [`targeted_sam`](../sare_min/sam.py#L84), for batches
 # that do not fit into memory at once:
 # then the relapse direction is the gradient of the *whole* batch's loss,
 # gathered over its parts (*micro-batches*) before anything moves. `target` is

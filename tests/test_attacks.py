@@ -202,17 +202,18 @@ def test_an_unknown_attack_is_named():
 def test_results_come_back_under_their_names(monkeypatch):
     """Fails if sorting the jobs, or doing a shared run once, mixes up whose result is whose."""
     done = []
-    monkeypatch.setattr(
-        engine,
-        "side_by_side",
-        lambda work, rows, label, **_: [done.append(job) or job for job in rows],
-    )
+
+    def in_turn(work, rows, label, **_):
+        return [done.append(job) or job for job in rows]
+
+    for place in (engine, jobs):  # where rows_side_by_side and the base models ask for it
+        monkeypatch.setattr(place, "side_by_side", in_turn)
     rows = {
         name: [Attack(Run(seed, name), at=(0,)) for seed in (7, 3)] for name in ("SARE", "EFUF")
     } | {"again": [SPEC, SPEC]}
     assert attacks.attack_all(rows, progress=False) == rows
     # The judge, the seeds
-    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1
+    assert done.count(SPEC) == 1 and done.count(SPEC.run) == 1 and done[:4] == [None, 0, 3, 7]
     runs = [(job.method, job.seed) for job in done if isinstance(job, Run)]
     # The longest first
     assert runs == [("SARE", 3), ("SARE", 7), ("EFUF", 0), ("EFUF", 3), ("EFUF", 7)]

@@ -138,6 +138,7 @@ FIXTURES = {
             "SARE - EFUF": {"x": [0.5, 1.0, 1.5], "y": [-5.0, -12.0, -20.0]},
             "EFUF, longer - EFUF": {"x": [0.9, 1.1], "y": [-2.0, 3.0]},
         },
+        "fit": {"r": -1.0, "slope": -15.0, "intercept": 2.7, "half": 1.0},
     },
     "fig_geometry": {
         "x": [0, 1],

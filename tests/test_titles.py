@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lab import files
-from lab.evidence import figures, titles
+from lab.evidence import figures, tables, titles
 
 FIGURES = files.ROOT / "figures"
 
@@ -85,7 +85,8 @@ def test_an_interval_with_zero_is_no_find():
 
 def test_what_is_left_of_a_gain_is_said():
     """Fails if the title of the way travelled tells another line than the data's."""
-    drawn = {"pairs": {"a": {"x": [0.0, 1.0, 2.0], "y": [-3.0, -8.0, -13.0]}}}
+    pair = {"x": [0.0, 1.0, 2.0], "y": [-3.0, -8.0, -13.0]}
+    drawn = {"pairs": {"a": pair}, "fit": tables.fitted(**pair)}
     words = titles.along(drawn)
     assert "Over 3 seeds" in words and "(r -1.00)" in words and words.endswith("-3 points")
 

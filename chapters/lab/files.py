@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -110,20 +111,28 @@ def _runs(process: int) -> bool:
     return True
 
 
+def acquired(path: str | Path, waiting: Callable[[], object], patience: float = 0.0) -> FileLock:
+    """A lock between processes, held; release it. A dead process's is free. waiting: called once if
+    another process holds it for more than `patience` seconds.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    return lock
+
+
 @contextmanager
 def alone(name: str, waiting: str = "") -> Iterator[None]:
-    """No other process of this checkout is in here under the same name; one that is dead is not.
+    """No other process of this checkout is in here under the same name.
 
     waiting: a line to print, if another one has to be waited for.
     """
     (ROOT / "build").mkdir(exist_ok=True)
-    lock = FileLock(ROOT / f"build/{name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if waiting:
-            print(waiting, flush=True)
-        lock.acquire()
+    tell = partial(print, waiting, flush=True) if waiting else lambda: None
+    lock = acquired(ROOT / f"build/{name}.lock", tell)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -124,14 +124,10 @@ def _fault(path: Path, adopts: bool = False) -> str:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone in this entry, over all processes; a dead one's lock is free."""
-    lock = FileLock(f"{path}.lock")
+    """Alone in this entry, over all processes."""
     with files.named(path):
-        try:
-            lock.acquire(timeout=PATIENCE)
-        except Timeout:
-            _tell(path, "another process is building it: waiting")
-            lock.acquire()
+        tell = partial(_tell, path, "another process is building it: waiting")
+        lock = files.acquired(f"{path}.lock", tell, PATIENCE)
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ BOTH = "both blocks"
 def of_blocks(folder: Path, plan: Plan) -> dict[str, dict[str, dict[int, float]]]:
     """{set of seeds: {id: {seed: difference}}}, the book's first, and all of them as one set."""
     found: dict[str, dict[str, dict[int, float]]] = {}
-    for path in sorted(folder.glob("rows*.csv"), key=lambda path: (path.name != "rows.csv", path)):
+    for path in ledger.rows_files(folder):
         name = "the book" if path.name == "rows.csv" else path.stem.removeprefix("rows_")
         found[name] = {
             id: ledger.differences_of(pair) for id, pair in seen.read(path, plan).items()

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from scipy.stats import CensoredData, ecdf, linregress
+from scipy.stats import CensoredData, ecdf
 
-from .draw_rows import ENOUGH
 from .looks import (
+    ENOUGH,
     INK,
     PALE,
     STYLE,
@@ -215,17 +215,16 @@ def fig_along(results: Mapping, ax: Axes | None = None) -> Figure:
     """What a gain goes along with: the difference in mean CHAIR_s, a mark a seed, against the
     difference in another quantity; filled marks have a straight line (least squares).
 
-    results: {"x": axis label, "pairs": {label: {"x", "y": [a value a seed]}}}: the first pair gets
-    the line, the second hollow marks.
+    results: {"x": axis label, "pairs": {label: {"x", "y": [a value a seed]}}: the first pair gets
+    the line, the second hollow marks. "fit": {"slope", "intercept", ...} of that line.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 3.6))
     (first, line), *others = results["pairs"].items()
     ax.axhline(0, color=PALE, linewidth=0.9)
     ax.axvline(0, color=PALE, linewidth=0.9)
-    fit = linregress(line["x"], line["y"])
-    ends = np.array([min(0, *line["x"]), max(line["x"])])
-    ax.plot(ends, fit.intercept + fit.slope * ends, color=INK, linewidth=1.2, linestyle="--")
+    fit, ends = results["fit"], np.array([min(0, *line["x"]), max(line["x"])])
+    ax.plot(ends, fit["intercept"] + fit["slope"] * ends, color=INK, linewidth=1.2, linestyle="--")
     ax.plot(line["x"], line["y"], "D", color=look("SARE")[0], ms=6.5, label=first)
     for label, pair in others:
         ax.plot(pair["x"], pair["y"], "o", color=INK, mfc="white", ms=6.5, label=label)

@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from .draw_lines import paired_row
-from .looks import INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip, look
+from .looks import ENOUGH, INK, METRICS, MID, PALE, STYLE, WIDTH, called, clip, look
 from .stats import area, interval
 
-ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 EXPLAINED = "dot: a seed; large mark: mean; bar: 95 % interval"
 
 
@@ -152,10 +151,9 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
     arms, bounds = results["arms"], results["bounds"] or (-np.inf, np.inf)
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 0.4 * len(arms) + 0.7))
+    notes = {name: _note(arm) for name, arm in arms.items()}
     for row, (name, arm) in enumerate(arms.items()):
-        note = arm.get("note", "")
-        if not note and np.mean(arm.get("recall") or [1]) < ENOUGH:
-            note = "does not name what is shown"
+        note = notes[name]
         colour, marker, _ = (PALE, "D", ()) if note else STYLE.get(name, (INK, "D", ()))
         dots(ax, row, arm["values"], bounds, colour, marker)
         ink = {"color": MID if note else INK, "right": False}
@@ -166,14 +164,19 @@ def fig_arms(results: Mapping, ax: Axes | None = None) -> Figure:
         place += width
         where = ((1, 1), (place, 4), "axes fraction", "offset points")
         ax.annotate(header, *where, ha="right", fontsize=8.5, color=MID)
-        for row, (arm, cell) in enumerate(zip(arms.values(), cells, strict=True)):
-            is_grey = arm.get("note") or np.mean(arm.get("recall") or [1]) < ENOUGH
-            bold = "bold" if header == "mean" and not is_grey else "normal"
-            ink = MID if is_grey else INK
+        for row, (note, cell) in enumerate(zip(notes.values(), cells, strict=True)):
+            bold = "bold" if header == "mean" and not note else "normal"
+            ink = MID if note else INK
             beside(ax, row, place, 0, cell, color=ink, fontsize=9, fontweight=bold)
     # The names stand beside their notes
     _row_axis(ax, [""] * len(arms), results["endpoint"], bounds)
     return ax.figure
+
+
+def _note(arm: Mapping) -> str:
+    """Why an arm is not compared, "" if it is."""
+    silent = np.mean(arm.get("recall") or [1]) < ENOUGH
+    return arm.get("note") or ("does not name what is shown" if silent else "")
 
 
 def fig_attacks(

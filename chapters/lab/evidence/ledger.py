@@ -243,11 +243,16 @@ def _claims_of(path: Path) -> Path:
     return path.with_name(path.stem.replace("rows", "claims", 1) + ".json")
 
 
+def rows_files(folder: Path) -> list[Path]:
+    """The folder's rows*.csv, the book's own first."""
+    return sorted(folder.glob("rows*.csv"), key=lambda path: (path.name != "rows.csv", path))
+
+
 def rebuild(folder: Path = files.ROOT / "figures") -> list[Path]:
     """Recompute claims*.json from rows*.csv; returns what was read. Raises ValueError if there is
     no rows.csv, one of another plan, or one with a tuning seed.
     """
-    plan, paths = load(), sorted(folder.glob("rows*.csv"))
+    plan, paths = load(), rows_files(folder)
     if folder / "rows.csv" not in paths:
         raise ValueError(f"{folder / 'rows.csv'}: not there. Run `make execute` first.")
     for path in paths:
@@ -304,7 +309,7 @@ def blocks(folder: Path) -> dict[str, list[dict]]:
     rows}; of the claims*.json that have their rows*.csv beside them.
     """
     plan, found = load(), {}
-    for path in sorted(folder.glob("rows*.csv"), key=lambda path: (path.name != "rows.csv", path)):
+    for path in rows_files(folder):
         name = path.stem.removeprefix("rows").removeprefix("_").replace("-", " ") or "the book"
         found[name] = read(_claims_of(path), plan)
     return found

@@ -25,6 +25,7 @@ from .stats import band
 
 WIDTH = 9.0  # inches, of every figure: 100 an inch where a page is 900 pixels wide
 EDGE = 0.08  # inches left free around it
+ENOUGH = 0.95  # recall under which a low CHAIR_s says little: the model names less
 INK, MID, PALE = "#111827", "#4b5563", "#8b909a"
 # What a figure calls a row whose name in METHODS is shorthand
 CALLED = {"EFUF+SAM": "untargeted SAM"}

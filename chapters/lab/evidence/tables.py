@@ -14,6 +14,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 from . import pages, stats
+from .looks import ENOUGH
 from .observations import Pair
 from .readings import (
     READ,
@@ -109,7 +110,7 @@ def along(
     x: str = "distance from the base model: difference, L2",
 ) -> dict:
     """What figures.fig_along takes: per seed, the second row minus the first, in read(result) and
-    in the distance of the erased weights from the base model's.
+    in the distance of the erased weights from the base model's; and the first pair's line.
     """
     found = {}
     for label, (before, then) in pairs.items():
@@ -118,16 +119,25 @@ def along(
             for how in (lambda result: result["erased"]["distance"], read)
         ]
         found[label] = dict(zip("xy", changes, strict=True))
-    return {"x": x, "pairs": found}
+    return {"x": x, "pairs": found, "fit": fitted(**next(iter(found.values())))}
+
+
+def fitted(x: Sequence[float], y: Sequence[float]) -> dict[str, float | None]:
+    """Least squares through the points: {"r", "slope", "intercept", "half": of the intercept's 95 %
+    interval, None from two points}.
+    """
+    fit, df = linregress(x, y), len(x) - 2
+    half = float(student.ppf(0.975, df) * fit.intercept_stderr) if df else None
+    values = {"r": fit.rvalue, "slope": fit.slope, "intercept": fit.intercept}
+    return {key: float(value) for key, value in values.items()} | {"half": half}
 
 
 def left(drawn: Mapping) -> str:
     """Of `along`: what the straight line leaves at no difference in x, with its 95 % interval."""
-    first = next(iter(drawn["pairs"].values()))
-    fit, n = linregress(first["x"], first["y"]), len(first["x"])
-    half = student.ppf(0.975, n - 2) * fit.intercept_stderr if n > 2 else float("nan")
-    ends = f"[{fit.intercept - half:.1f}, {fit.intercept + half:.1f}]"
-    return f"r {fit.rvalue:.2f}; at equal distance {fit.intercept:+.1f} points {ends}"
+    fit = drawn["fit"]
+    at, half = fit["intercept"], fit["half"]
+    ends = "" if half is None else f" [{at - half:.1f}, {at + half:.1f}]"
+    return f"r {fit['r']:.2f}; at equal distance {at:+.1f} points{ends}"
 
 
 def rate_factor(drawn: Mapping, baseline: str, other: str, lr: float = 2e-4) -> list[float]:
@@ -199,18 +209,6 @@ def pairs(results: Mapping[str, Row], pair: Sequence[str]) -> dict:
         one, other = (by_seed(results[name], READ[key]) for name in pair)
         found[label] = stats.paired(one, other) | {"better": better}
     return {"pair": list(pair), "pairs": found}
-
-
-def compared(results: Mapping[str, Row], pair: Sequence[str]) -> dict[str, dict]:
-    """{endpoint: {name: [a value a seed], "difference": [the first of the pair minus the second]}}
-    of all that can be read off two attacked rows.
-    """
-    found = {}
-    for key in ("chair_s", "recall", "nll_retain", "mean_chair_s", "half_life"):
-        one, other = (by_seed(results[name], READ[key]) for name in pair)
-        found[key] = dict(zip(pair, (one, other), strict=True))
-        found[key]["difference"] = stats.paired(one, other)["differences"]
-    return found
 
 
 # Questions
@@ -454,7 +452,7 @@ def sweep(attacked: Mapping[float, Mapping[str, Row]], names: Sequence[str]) -> 
 
     return {
         "lr": list(attacked),
-        "recall_bound": 0.95,
+        "recall_bound": ENOUGH,
         "arms": {
             name: {
                 "chair": over(name, READ["mean_chair_s"]),

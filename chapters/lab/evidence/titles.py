@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 
 import numpy as np
-from scipy.stats import linregress
 
-from .looks import called
+from .looks import ENOUGH, called
 from .stats import area, relapse
 
 Lines = Mapping[str, Mapping]
@@ -204,7 +203,7 @@ def lenient(results: Mapping[str, Sequence[float]]) -> str:
 # Rows of arms, chapters 02 and 04
 
 
-def least(results: Mapping, enough: float = 0.95) -> str:
+def least(results: Mapping, enough: float = ENOUGH) -> str:
     """Of fig_arms: which of the arms that stand at the level and still name what is shown
     hallucinate least.
     """
@@ -221,26 +220,25 @@ def least(results: Mapping, enough: float = 0.95) -> str:
     return f"Least hallucination over the attack, {at}: {words}"
 
 
-def work(results: Mapping, joined: str = "EFUF", other: str = "SARE") -> str:
-    """Of fig_work: each method at its highest level, and the other one's at the book's."""
-    parts = []
-    for label, level in ((joined, -1), (other, 0), (other, -1)):
-        row = results["joined"].get(label, {})
-        levels = list(row) if level else [nats for nats in row if nats == "8"]
-        if levels:
-            arm = results["arms"][row[levels[-1]]]
+def work(results: Mapping) -> str:
+    """Of fig_work: EFUF at its highest level, SARE at the book's and at its highest."""
+    parts = {}
+    for method, level in (("EFUF", None), ("SARE", "8"), ("SARE", None)):
+        row = results["joined"].get(method, {})
+        nats = level or next(reversed(row), None)
+        if nats in row:
+            arm = results["arms"][row[nats]]
             values, passes = fmean(arm["values"]), fmean(arm["passes"])
-            parts.append(f"{label} to {levels[-1]} nats {values:.0f} % for {passes:.0f} passes")
-    return f"Over the attack {_and(list(dict.fromkeys(parts)))}"
+            parts[method, nats] = f"{method} to {nats} nats {values:.0f} % for {passes:.0f} passes"
+    return f"Over the attack {_and(list(parts.values()))}"
 
 
 def along(results: Mapping) -> str:
     """Of fig_along: how strongly the two go together, and what is left where nothing moved."""
-    first = next(iter(results["pairs"].values()))
-    fit = linregress(first["x"], first["y"])
+    first, fit = next(iter(results["pairs"].values())), results["fit"]
     return (
         f"Over {len(first['x'])} seeds the gain goes along with the way travelled"
-        f" (r {fit.rvalue:.2f}); at no longer way it would be {fit.intercept:+.0f} points"
+        f" (r {fit['r']:.2f}); at no longer way it would be {round(fit['intercept']):+d} points"
     )
 
 

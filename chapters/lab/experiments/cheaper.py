@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sare_min.losses import Method
-from sare_min.sam import perturbed, targeted_sam
+from sare_min.sam import perturbed, swap, targeted_sam
 
 # (params, batches, again, losses, rho) -> ||the ascent direction||, with g left in .grad
 Step = Callable[..., float]
@@ -57,8 +57,7 @@ def _fresh(
     """Leave the rest's gradient at theta in .grad; return the target's, of `some` parameters only
     (None for the others).
     """
-    for parameter in params:
-        parameter.grad = None
+    swap(params, [None] * len(params))
     total: dict[int, Tensor] = {}
     for batch in batches:
         target, rest = losses(batch)

@@ -98,8 +98,8 @@ def _refuse_another_size(folder: Path) -> None:
     held = 0
     for file in files:
         with safe_open(file, "pt") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-            held += sum(map(math.prod, shapes))
+            names = weights.keys()  # it cannot be iterated over itself
+            held += sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
     with torch.device("meta"):
         asked = sum(p.numel() for p in LlavaForConditionalGeneration(config).parameters())
     if asked > 2 * held:

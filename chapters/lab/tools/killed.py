@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from ..files import CHAPTERS
-from .execute import ended
+from ..shell import ended
 
 TABLES = {"said.db": "said", "again.db": "said", "clip_scores.db": "score"}
 
