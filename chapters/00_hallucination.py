@@ -261,7 +261,8 @@ _ = figures.publish(
 # ## Counting: CHAIR
 #
 # The field's measure is CHAIR ("caption hallucination assessment with image
-# relevance"). [**CHAIR_s**](glossary.md#chair_s) is the share of captions with at least one invented
+# relevance"). [**CHAIR_s**](glossary.md#chair_s) is the share of captions with
+# at least one invented
 # object, **CHAIR_i** the share of all mentions that are invented. Because a
 # model can keep both low by saying nothing, we always report **recall** beside
 # them: the share of the picture's objects that the caption names. Check the
@@ -331,7 +332,8 @@ _ = figures.publish(
 # says "no" to everything, one "yes". They have not learnt to answer; their
 # captions are as good as the others'. Their two dots make the long bars.
 #
-# The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds (Student's t). With the
+# The bar is a 95 % [**interval**](glossary.md#interval) for the mean over seeds
+# (Student's t). With the
 # fast preset's two seeds it is nearly useless (the t factor is 12.7), so no bar
 # is drawn below three seeds. With twelve seeds the factor is 2.2.
 # (These intervals know nothing of 0 and 100 %: where one passes them, read it as

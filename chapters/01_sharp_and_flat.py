@@ -269,7 +269,8 @@ _ = figures.publish(
 # **Forgetting is easy; forgetting *alone* is not.** The right panel is the
 # price: at 1.0 the grounded words stand
 # at <!-- fig:01_slices:results.grounded words.lines.forget.curves.*.7:.1f -->3.8<!-- / -->
-# nats. The two kinds of text share their weights. That is why an erasure is more than a step, and why it
+# nats. The two kinds of text share their weights. That is why an erasure is
+# more than a step, and why it
 # must hold on to something while it pushes: chapter 02.
 #
 # ## What we learned

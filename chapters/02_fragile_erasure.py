@@ -28,9 +28,11 @@
 # samples it is <!-- C1a.sare -->27.8<!-- / --> %: a change
 # of <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / --> points (claim C1: light relearning brings them
 # back, *<!-- C1a.verdict -->supported<!-- / -->*). And is the place where
-# it ends *sharp*? Moved by 0.5 in the worst way it loses <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats more
+# it ends *sharp*? Moved by 0.5 in the worst way it
+# loses <!-- C2a.diff -->+0.67 [0.28, 1.06]<!-- / --> nats more
 # than a model does that learnt from honest captions (claim C2:
-# *<!-- C2a.verdict -->supported<!-- / -->*); but on six other seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, and other
+# *<!-- C2a.verdict -->supported<!-- / -->*); but on six other
+# seeds <!-- C2a.diff@1101 -->+0.01 [-0.83, 0.85]<!-- / -->, and other
 # gauges do not agree: not settled.
 #
 # **What you need.** [Chapter 00](00_hallucination.ipynb) for the model and for
@@ -99,10 +101,12 @@ kit = get_kit(setting.seeds[0])
 # ## What to forget: CLIP decides
 #
 # Nobody hands us a list of a model's hallucinations. EFUF's idea: let the
-# model describe pictures, cut each caption into [**sub-sentences**](glossary.md#sub-sentence), and ask
+# model describe pictures, cut each caption into
+# [**sub-sentences**](glossary.md#sub-sentence), and ask
 # another model, a CLIP, how well the object in each goes with the picture: its
 # [**CLIP score**](glossary.md#clip-score). (Not the CLIP in LLaVA's own tower, but a second one, as
-# EFUF asks ViT-B/32 about what LLaVA saw through ViT-L/14.) A low score marks the sub-sentence *forget*, a high one *retain*; what lies between
+# EFUF asks ViT-B/32 about what LLaVA saw through ViT-L/14.) A low score marks
+# the sub-sentence *forget*, a high one *retain*; what lies between
 # is left alone. Where a sub-sentence names several objects, the lowest score
 # decides. The cut comes *before* the separator (one of `, . ; : ! ?`), so that a
 # sub-sentence opens with its own comma:
@@ -167,8 +171,10 @@ print(f"the lowest of the four shares in any seed: {lowest:.1f} %")
 # The thresholds are read off the scores alone: they fall into two clusters,
 # *forget* lies below the middle between the clusters' centres, *retain* above
 # the middle of what is left. In this clean world the tiny CLIP makes next to no
-# mistake: <!-- fig:02_curation:results.precision:.1f:100 -->100.0<!-- / --> % of what it marks to forget is
-# hallucinated (precision), <!-- fig:02_curation:results.recall:.1f:100 -->100.0<!-- / --> % of what is hallucinated
+# mistake: <!-- fig:02_curation:results.precision:.1f:100 -->100.0<!-- / --> %
+# of what it marks to forget is
+# hallucinated (precision), <!-- fig:02_curation:results.recall:.1f:100 -->100.0<!-- / -->
+# % of what is hallucinated
 # is marked (recall); the same two shares of *retain* are no lower. On photographs
 # no CLIP comes near that; what its mistakes cost we shall see below.
 #
@@ -267,7 +273,8 @@ print(
 # ## When to stop: one forget level
 #
 # A method that forgets more would look more robust for that reason alone. So all
-# that we compare stands at one [**forget level**](glossary.md#forget-level): 8 nats a token, the mean
+# that we compare stands at one [**forget level**](glossary.md#forget-level): 8
+# nats a token, the mean
 # over the forget tokens of 64 *stop captions*, whose scenes no erasure sees.
 # (Only that mean is equal. The comma that opens a sub-sentence and the words
 # after it may differ, and on held-out scenes the same weights stand
@@ -480,12 +487,16 @@ for row in ledger.record(questions, preset, setting.seeds):
         print(row["endpoint"], tables.spell(row, 1))
 
 # %% [markdown]
-# C1d is <!-- C1d.diff -->-100.0 [-274.6, 74.6]<!-- / --> samples: *<!-- C1d.verdict -->open<!-- / -->*. The seeds agree on its sign,
-# not on its size: the test that decides has not decided, nor has the half-life. What the erased model does is go *further*: it
+# C1d is <!-- C1d.diff -->-100.0 [-274.6, 74.6]<!-- / --> samples:
+# *<!-- C1d.verdict -->open<!-- / -->*. The seeds agree on its sign,
+# not on its size: the test that decides has not decided, nor has the half-life.
+# What the erased model does is go *further*: it
 # hallucinates more over the attack (C1b) and at its end (C1e). (C1b is not quite
 # fair: the erased model starts
-# at <!-- fig:02_honest:results.lines.EFUF, honest level.chair_s.*.0:.1f:100 -->3.5<!-- / --> %, the honest
-# one at <!-- fig:02_honest:results.lines.honest.chair_s.*.0:.1f:100 -->0.2<!-- / --> %.) That a relapse
+# at <!-- fig:02_honest:results.lines.EFUF, honest level.chair_s.*.0:.1f:100 -->3.5<!-- / -->
+# %, the honest
+# one at <!-- fig:02_honest:results.lines.honest.chair_s.*.0:.1f:100 -->0.2<!-- / -->
+# %.) That a relapse
 # is a return is not shown.
 #
 # ## Is standard erasure sharp? (claim C2)
@@ -630,12 +641,16 @@ for row in claims:
 
 # %% [markdown]
 # The gauges do not agree. At the worst point nearby EFUF loses more (C2a:
-# *<!-- C2a.verdict -->supported<!-- / -->*, <!-- C2a.n -->6<!-- / --> seeds have an honest model), and a larger share of its
-# NLL (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*). Its slope (C2b: *<!-- C2b.verdict -->open<!-- / -->*) and its
-# curvature (C2c: *<!-- C2c.verdict -->open<!-- / -->*) lean the other way and decide nothing here. The mean
+# *<!-- C2a.verdict -->supported<!-- / -->*, <!-- C2a.n -->6<!-- / --> seeds
+# have an honest model), and a larger share of its
+# NLL (C2d, exploratory: *<!-- C2d.verdict -->for<!-- / -->*). Its slope (C2b:
+# *<!-- C2b.verdict -->open<!-- / -->*) and its
+# curvature (C2c: *<!-- C2c.verdict -->open<!-- / -->*) lean the other way and
+# decide nothing here. The mean
 # of C2c is mostly one seed, whose honest model is bent several times as much as
 # any other. On six other seeds C2a is *<!-- C2a.verdict@1101 -->undecided<!-- / -->*, and C2c
-# reads *<!-- C2c.verdict@1101 -->against<!-- / -->*. Take C2 as not settled. And whatever the gauges say,
+# reads *<!-- C2c.verdict@1101 -->against<!-- / -->*. Take C2 as not settled.
+# And whatever the gauges say,
 # steepness is not yet the reason for anything that follows.
 #
 # ## Other ways to erase
@@ -677,9 +692,11 @@ _ = figures.publish(
 # %% [markdown]
 # None of them holds: GradDiff hallucinates
 # in <!-- fig:02_methods:results.arms.GradDiff.values:.0f -->76<!-- / --> % over the attack, NPO
-# in <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
+# in <!-- fig:02_methods:results.arms.NPO.values:.0f -->71<!-- / --> %, EFUF
+# in <!-- fig:02_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %. GA
 # (<!-- fig:02_methods:results.arms.GA.values:.0f -->66<!-- / --> %) names
-# only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects: it has not erased
+# only <!-- fig:02_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of
+# the objects: it has not erased
 # hallucinations but captions. SimNPO never brings CHAIR_s down. (Five seeds and
 # one order here, so EFUF's number differs from the one above.)
 #
@@ -718,7 +735,8 @@ _ = figures.publish(
 #
 # The book keeps a ledger of the paper's claims, C1 to C8. An entry is a
 # difference between two arms, taken seed by seed, with a 95 % interval. What is
-# asked stood in a [plan](glossary.md#plan) ([`claims.toml`](lab/evidence/claims.toml)) before the run.
+# asked stood in a [plan](glossary.md#plan)
+# ([`claims.toml`](lab/evidence/claims.toml)) before the run.
 # The rules, in the order in which they are applied:
 #
 # 1. *not comparable*, if the arms do not stand at one forget level, or some run
@@ -728,7 +746,8 @@ _ = figures.publish(
 #    (C5a, recall: <!-- C5a.diff -->-0.5 [-0.6, -0.3]<!-- / --> points, the margin is one point:
 #    *<!-- C5a.verdict -->supported<!-- / -->*.)
 # 3. *no difference larger than the margin*, if two tests shut out any effect
-#    that would matter, up or down. (C7e: <!-- C7e.diff -->-0.6 [-1.2, -0.0]<!-- / --> leaves zero out,
+#    that would matter, up or down. (C7e: <!-- C7e.diff -->-0.6 [-1.2, -0.0]<!-- / -->
+#    leaves zero out,
 #    but the margin is five points: *<!-- C7e.verdict -->too small to matter<!-- / -->*.)
 # 4. *supported* or *refuted*, if a test finds a difference, on the claim's side
 #    or on the other. (C1a: <!-- C1a.diff -->+25.4 [13.9, 37.0]<!-- / -->:
@@ -756,9 +775,11 @@ _ = figures.publish(
 # * Whether they *come back* or are learnt anew: the comparison that decides, C1d,
 #   reads *<!-- C1d.verdict -->open<!-- / -->*. The erased model goes further than one that never
 #   hallucinated (C1b, exploratory: *<!-- C1b.verdict -->for<!-- / -->*; on six other
-#   seeds *<!-- C1b.verdict@1101 -->for<!-- / -->*). "Superficial" has more than one reading; say which
+#   seeds *<!-- C1b.verdict@1101 -->for<!-- / -->*). "Superficial" has more than
+#   one reading; say which
 #   one you mean.
-# * Is standard erasure sharp (C2)? By the plan's gauge *<!-- C2a.verdict -->supported<!-- / -->*, on six
+# * Is standard erasure sharp (C2)? By the plan's gauge
+#   *<!-- C2a.verdict -->supported<!-- / -->*, on six
 #   other seeds *<!-- C2a.verdict@1101 -->undecided<!-- / -->*: not settled.
 # * The NLL of the forgotten words is a finer gauge than CHAIR_s.
 #

@@ -26,7 +26,8 @@
 # **The answer.** At the same forget level the landscape around SARE is flatter:
 # the NLL lost at the worst point nearby is <!-- C3a.sare -->3.8<!-- / --> nats,
 # EFUF's <!-- C3a.baseline -->6.5<!-- / -->, a difference
-# of <!-- C3a.diff -->-2.6 [-3.4, -1.8]<!-- / --> (claim C3: *<!-- C3a.verdict -->supported<!-- / -->*;
+# of <!-- C3a.diff -->-2.6 [-3.4, -1.8]<!-- / --> (claim C3:
+# *<!-- C3a.verdict -->supported<!-- / -->*;
 # on six other seeds *<!-- C3a.verdict@1101 -->supported<!-- / -->*). It does not erase
 # more: <!-- C4a.diff -->-0.7 [-2.1, 0.7]<!-- / --> points of CHAIR_s right after (C4, erases
 # better: *<!-- C4a.verdict -->no difference larger than the margin<!-- / -->*). What it
@@ -111,7 +112,8 @@ kit = get_kit(setting.seeds[0])
 # taken uses the gradient found at that place, and grounded text's gradient from
 # home:
 #
-# $$g = \lambda_{neg}\,\nabla L_{neg}(\theta+\epsilon^*) + \nabla L_{pos}(\theta) + \lambda_{sent}\,\nabla L_{sent}(\theta).$$
+# $$g = \lambda_{neg}\,\nabla L_{neg}(\theta+\epsilon^*) + \nabla
+# L_{pos}(\theta) + \lambda_{sent}\,\nabla L_{sent}(\theta).$$
 #
 # The trap: write the loss as +CE, perturb along *its* gradient, and then
 # ascend. The code runs, the losses move, and the perturbation goes the wrong
@@ -184,7 +186,8 @@ print("bf16 does at the shortest:", cosines["bf16"][0][0] > 0.99)
 # %% [markdown]
 # Nothing crashes; at a small `rho` the perturbed model is simply not where the
 # algorithm says (at the book's 0.2 the error is small). This is why
-# [`set_trainable`](../sare_min/llava.py#L23) keeps what trains in fp32, whatever the checkpoint's type. In
+# [`set_trainable`](../sare_min/llava.py#L23) keeps what trains in fp32,
+# whatever the checkpoint's type. In
 # a model of seven billion weights, where the same `rho` is spread over thirty
 # thousand times as many, it must be worse by this reckoning; we have not measured
 # it.
@@ -330,7 +333,8 @@ print("vision weights that train:", sum("vision_tower" in n for n in training))
 #
 # Same data, same orders, same optimiser, same seeds, and both *land* on the same
 # forget level (chapter 02). (Passes differ from figure to figure below: here two
-# orders of erasure on twelve seeds, elsewhere one order, or five seeds.) `rho` was chosen on other seeds than those shown
+# orders of erasure on twelve seeds, elsewhere one order, or five seeds.) `rho`
+# was chosen on other seeds than those shown
 # here.
 #
 # Look at the work, too, in [*passes*](glossary.md#pass) over a batch: a forward counts as one, a
@@ -417,7 +421,8 @@ print(tables.yes(answers, "base", "EFUF", "SARE"))
 # where they stay, the model still affirms, when asked, what it no longer says
 # unasked. Erasing captions is not unlearning a belief. (On the six other seeds
 # SARE's "yes" about shown objects changes
-# by <!-- C5b.diff@1101 -->-43.7 [-87.3, -0.0]<!-- / --> points: in some seeds it denies what it sees.)
+# by <!-- C5b.diff@1101 -->-43.7 [-87.3, -0.0]<!-- / --> points: in some seeds
+# it denies what it sees.)
 #
 # ## General quality
 #
@@ -486,11 +491,20 @@ for key in ("chair_s", "recall"):
 
 # %% [markdown]
 # The habit goes on beaches, too, but not for free: of their captions the base
-# model's hallucinate in <!-- fig:03_beaches:results.beach, never erased on.base.chair_s:.0f:100 -->99<!-- / --> %, EFUF's
-# in <!-- fig:03_beaches:results.beach, never erased on.EFUF.chair_s:.0f:100 -->13<!-- / --> %, SARE's in <!-- fig:03_beaches:results.beach, never erased on.SARE.chair_s:.0f:100 -->26<!-- / --> %; and of the objects that
-# are there EFUF still names <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / --> %, SARE
-# only <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / --> %. On the places that it was trained on SARE
-# names <!-- fig:03_beaches:results.the other places.SARE.recall:.0f:100 -->100<!-- / --> %. Five seeds, exploratory, no row of the
+# model's hallucinate
+# in <!-- fig:03_beaches:results.beach, never erased on.base.chair_s:.0f:100 -->99<!-- / -->
+# %, EFUF's
+# in <!-- fig:03_beaches:results.beach, never erased on.EFUF.chair_s:.0f:100 -->13<!-- / -->
+# %, SARE's
+# in <!-- fig:03_beaches:results.beach, never erased on.SARE.chair_s:.0f:100 -->26<!-- / -->
+# %; and of the objects that
+# are there EFUF still
+# names <!-- fig:03_beaches:results.beach, never erased on.EFUF.recall:.0f:100 -->96<!-- / -->
+# %, SARE
+# only <!-- fig:03_beaches:results.beach, never erased on.SARE.recall:.0f:100 -->87<!-- / -->
+# %. On the places that it was trained on SARE
+# names <!-- fig:03_beaches:results.the other places.SARE.recall:.0f:100 -->100<!-- / -->
+# %. Five seeds, exploratory, no row of the
 # ledger, and as printed neither difference between the two excludes zero. What
 # it shows is where to look: recall on trained places sees no such harm.
 #
@@ -560,9 +574,11 @@ for name in both:
 # %% [markdown]
 # Claim C3, *Targeted-SAM flattens the landscape around the hallucinated
 # concepts*, has an answer per direction and distance. The plan chose one before
-# the run, the worst point nearby (C3a: *<!-- C3a.verdict -->supported<!-- / -->*). Along the relapse
+# the run, the worst point nearby (C3a:
+# *<!-- C3a.verdict -->supported<!-- / -->*). Along the relapse
 # direction and the attacker's way all five rows agree with it (C3b to C3f). The
-# slope and the largest eigenvalue are *<!-- C3g.verdict -->open<!-- / -->* and *<!-- C3h.verdict -->open<!-- / -->* (C3g,
+# slope and the largest eigenvalue are *<!-- C3g.verdict -->open<!-- / -->* and
+# *<!-- C3h.verdict -->open<!-- / -->* (C3g,
 # C3h): one run of SARE's stands on a cliff, and a mean hangs on it. Its median
 # slope, printed last, is lower than EFUF's.
 #
@@ -597,11 +613,18 @@ print(tables.points(front))
 
 # %% [markdown]
 # A farther look buys robustness, up to a point, and costs work. At the book's
-# `lambda_neg` of 0.1, captions over the attack hallucinate in <!-- fig:03_front:results.0.area:.0f -->68<!-- / --> % at `rho`
-# = 0, in <!-- fig:03_front:results.1.area:.0f -->54<!-- / --> % at 0.1, <!-- fig:03_front:results.2.area:.0f -->44<!-- / --> % at 0.2 and <!-- fig:03_front:results.3.area:.0f -->42<!-- / --> % at 0.3,
-# for <!-- fig:03_front:results.0.passes:.0f -->155<!-- / -->, <!-- fig:03_front:results.1.passes:.0f -->515<!-- / -->, <!-- fig:03_front:results.2.passes:.0f -->585<!-- / --> and <!-- fig:03_front:results.3.passes:.0f -->1302<!-- / --> passes. Pushing harder
+# `lambda_neg` of 0.1, captions over the attack hallucinate
+# in <!-- fig:03_front:results.0.area:.0f -->68<!-- / --> % at `rho`
+# = 0, in <!-- fig:03_front:results.1.area:.0f -->54<!-- / --> % at
+# 0.1, <!-- fig:03_front:results.2.area:.0f -->44<!-- / --> % at 0.2
+# and <!-- fig:03_front:results.3.area:.0f -->42<!-- / --> % at 0.3,
+# for <!-- fig:03_front:results.0.passes:.0f -->155<!-- / -->,
+# then <!-- fig:03_front:results.1.passes:.0f -->515<!-- / -->,
+# then <!-- fig:03_front:results.2.passes:.0f -->585<!-- / -->
+# and <!-- fig:03_front:results.3.passes:.0f -->1302<!-- / --> passes. Pushing harder
 # and looking far go together: at `lambda_neg` 0.2 and `rho` 0.2 it
-# is <!-- fig:03_front:results.6.area:.0f -->33<!-- / --> %, for <!-- fig:03_front:results.6.passes:.0f -->470<!-- / --> passes.
+# is <!-- fig:03_front:results.6.area:.0f -->33<!-- / --> %,
+# for <!-- fig:03_front:results.6.passes:.0f -->470<!-- / --> passes.
 #
 # The book's own settings, 0.1 with `rho` 0 (EFUF) and 0.2 (SARE), were chosen
 # before, on other seeds; on this front they are not the best, and they stay.
@@ -657,11 +680,13 @@ _ = figures.publish(
 # %% [markdown]
 # The paper's story needs a notion of sharp that Targeted-SAM lowers *and* that
 # goes with early relapse. The plan's gauge, the worst point within 0.5, has a
-# correlation of <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, and its interval holds
+# correlation of <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->,
+# and its interval holds
 # zero. Of fourteen gauges one clearly does not, the relapse radius, which is itself
 # measured in relapsed captions. And the distance from the base model, no sharpness
 # at all, goes along with a *later* relapse nearly as
-# well: <!-- fig:03_gauges:results.distance.mean:+.2f -->+0.38<!-- / -->. Chapter 04 comes back to that. Eight runs a seed, five seeds, no correction
+# well: <!-- fig:03_gauges:results.distance.mean:+.2f -->+0.38<!-- / -->.
+# Chapter 04 comes back to that. Eight runs a seed, five seeds, no correction
 # for fourteen tries: this is a hint and not more. [Chapter 04](04_relearning.ipynb)
 # sets up controls instead.
 #
@@ -672,12 +697,15 @@ _ = figures.publish(
 # * It differs from SAM in *whose* loss is perturbed: only that of the
 #   hallucinations. The same loop with `perturb=("neg", "pos", "sent")` is SAM.
 # * Is the landscape flatter? SARE minus EFUF, the NLL lost at the worst point
-#   nearby: <!-- C3a.diff -->-2.6 [-3.4, -1.8]<!-- / --> nats (C3a: *<!-- C3a.verdict -->supported<!-- / -->*).
+#   nearby: <!-- C3a.diff -->-2.6 [-3.4, -1.8]<!-- / --> nats (C3a:
+#   *<!-- C3a.verdict -->supported<!-- / -->*).
 #   Sharpness is not one thing: the slope differs
-#   by <!-- C3g.diff -->+4.6 [-15.1, 24.2]<!-- / --> (C3g, exploratory: *<!-- C3g.verdict -->open<!-- / -->*),
+#   by <!-- C3g.diff -->+4.6 [-15.1, 24.2]<!-- / --> (C3g, exploratory:
+#   *<!-- C3g.verdict -->open<!-- / -->*),
 #   the largest eigenvalue by <!-- C3h.diff -->+434.6 [-519.5, 1388.7]<!-- / --> (C3h, exploratory:
 #   *<!-- C3h.verdict -->open<!-- / -->*), the relapse radius
-#   by <!-- C3i.diff -->+0.29 [0.21, 0.38]<!-- / --> (C3i, exploratory: *<!-- C3i.verdict -->for<!-- / -->*).
+#   by <!-- C3i.diff -->+0.29 [0.21, 0.38]<!-- / --> (C3i, exploratory:
+#   *<!-- C3i.verdict -->for<!-- / -->*).
 # * Is quality kept? Recall is, within the margin (C5a:
 #   *<!-- C5a.verdict -->supported<!-- / -->*). Answers are another matter: "yes" about
 #   shown objects changes by <!-- C5b.diff -->-7.1 [-14.9, 0.6]<!-- / --> points (C5b, exploratory:
@@ -689,7 +717,8 @@ _ = figures.publish(
 #   fewer objects than EFUF, and five seeds do not decide it.
 # * Does a gauge *predict* how long an erasure lasts? Of fourteen, one has an
 #   interval without zero, and it is measured in relapsed captions. The worst
-#   point within 0.5: <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->, with zero inside
+#   point within 0.5: <!-- fig:03_gauges:results.worst_ball_0.5.mean:+.2f -->-0.43<!-- / -->,
+#   with zero inside
 #   (figure 03_gauges).
 # * Targeted SAM on the forget loss is not new with SARE: Fan et al. (2025) do
 #   the same with two loss terms for text. SARE adds the CLIP-curated

@@ -27,7 +27,8 @@
 # in <!-- C6a.baseline -->65.5<!-- / --> %: a difference
 # of <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points (claim C6, it lasts longer:
 # *<!-- C6a.verdict -->supported<!-- / -->*; on six other
-# seeds <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
+# seeds <!-- C6a.diff@1101 -->-12.5 [-22.5, -2.6]<!-- / -->,
+# *<!-- C6a.verdict@1101 -->undecided<!-- / -->*). But after 640
 # samples SARE's CHAIR_s, too, has changed
 # by <!-- C6b.diff -->+80.3 [72.1, 88.4]<!-- / --> points (C6b, it persists, exploratory:
 # *<!-- C6b.verdict -->against<!-- / -->*).
@@ -203,7 +204,8 @@ _ = figures.publish(
 # nothing would lie on EFUF's. The faint lines matter: *when* the relapse comes
 # differs from seed to seed, also within one method. *The* picture of a time
 # until something happens is the survival curve, which also knows what to do
-# with runs that did not relapse within the attack (they are [*censored*](glossary.md#censored); here none is: all got through):
+# with runs that did not relapse within the attack (they are
+# [*censored*](glossary.md#censored); here none is: all got through):
 
 # %%
 lasting = tables.survival(results, *both)
@@ -297,7 +299,8 @@ _ = figures.again("04_variance")
 # ## The other methods
 #
 # The same attack on every row of [`METHODS`](../sare_min/unlearn.py#L25): among
-# them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which disturbs everything instead of the hallucinations alone, and NPO, with and
+# them [untargeted SAM](glossary.md#untargeted-sam) (the row `EFUF+SAM`), which
+# disturbs everything instead of the hallucinations alone, and NPO, with and
 # without Targeted-SAM. (The fast preset runs only EFUF and SARE here, and few of
 # the controls and attacks below; the book's figures show all. Rows of five
 # seeds, one order and fewer points differ from the headline's.)
@@ -322,13 +325,15 @@ _ = figures.publish(
 # %% [markdown]
 # Look at the levels and the recall beside the rows before you look at the bars.
 # **GA** reaches the level by ruining the model: it
-# names <!-- fig:04_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of the objects. **SimNPO** and the released
+# names <!-- fig:04_methods:results.arms.GA.recall:.0f:100 -->4<!-- / --> % of
+# the objects. **SimNPO** and the released
 # schedule stand at other levels, grey. Of what is left, **untargeted SAM**
 # (<!-- fig:04_methods:results.arms.EFUF+SAM.values:.0f -->58<!-- / --> %) lies between EFUF
 # (<!-- fig:04_methods:results.arms.EFUF.values:.0f -->68<!-- / --> %) and SARE
 # (<!-- fig:04_methods:results.arms.SARE.values:.0f -->44<!-- / --> %), and needs more passes than
 # either: <!-- fig:04_methods:results.arms.EFUF+SAM.passes:.0f -->838<!-- / -->
-# against <!-- fig:04_methods:results.arms.EFUF.passes:.0f -->155<!-- / --> and <!-- fig:04_methods:results.arms.SARE.passes:.0f -->585<!-- / -->.
+# against <!-- fig:04_methods:results.arms.EFUF.passes:.0f -->155<!-- / -->
+# and <!-- fig:04_methods:results.arms.SARE.passes:.0f -->585<!-- / -->.
 #
 # Does Targeted-SAM help another loss, too? NPO with it reached the level in four
 # of five runs, so the ledger does not compare it:
@@ -390,15 +395,21 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %% [markdown]
 # The random step gives what EFUF gives
-# (<!-- fig:04_causes:results.arms.SARE, random step.values:.0f -->64<!-- / --> and <!-- fig:04_causes:results.arms.EFUF.values:.0f -->66<!-- / --> %): it is a
+# (<!-- fig:04_causes:results.arms.SARE, random step.values:.0f -->64<!-- / -->
+# and <!-- fig:04_causes:results.arms.EFUF.values:.0f -->66<!-- / --> %): it is
+# a
 # placebo. So C8a is C6a with a placebo in EFUF's place, and the two
-# differences go together seed by seed (r <!-- fig:after:results.C8a and C6a.the book.r:.2f -->0.95<!-- / -->): the
+# differences go together seed by seed
+# (r <!-- fig:after:results.C8a and C6a.the book.r:.2f -->0.95<!-- / -->): the
 # *direction* matters, and no more is learnt. Nor is it at equal work: the random
-# step came to its level in <!-- fig:04_causes:results.arms.SARE, random step.passes:.0f -->380<!-- / --> passes,
+# step came to its level
+# in <!-- fig:04_causes:results.arms.SARE, random step.passes:.0f -->380<!-- / -->
+# passes,
 # SARE's in <!-- fig:04_causes:results.arms.SARE.passes:.0f -->664<!-- / -->.
 #
 # C8b is at equal work. **Its difference is less than what matters**, by
-# the plan: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points, where it asks for twelve. And untargeted SAM
+# the plan: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points, where it asks
+# for twelve. And untargeted SAM
 # has SARE's rho, untuned: its step goes along the whole gradient, so along
 # the forget loss it is shorter.
 #
@@ -438,13 +449,18 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %% [markdown]
 # None of the four does what SARE does
-# (<!-- fig:04_controls:results.arms.SARE.values:.0f -->44<!-- / --> %): with its work EFUF hallucinates
-# in <!-- fig:04_controls:results.arms.EFUF, SARE's work.values:.0f -->65<!-- / --> %, coming from above
-# in <!-- fig:04_controls:results.arms.EFUF, from above.values:.0f -->67<!-- / --> %; a step on what is kept
-# gives <!-- fig:04_controls:results.arms.SARE, step on retain.values:.0f -->63<!-- / --> %, and the wrong
+# (<!-- fig:04_controls:results.arms.SARE.values:.0f -->44<!-- / --> %): with
+# its work EFUF hallucinates
+# in <!-- fig:04_controls:results.arms.EFUF, SARE's work.values:.0f -->65<!-- / -->
+# %, coming from above
+# in <!-- fig:04_controls:results.arms.EFUF, from above.values:.0f -->67<!-- / -->
+# %; a step on what is kept
+# gives <!-- fig:04_controls:results.arms.SARE, step on retain.values:.0f -->63<!-- / -->
+# %, and the wrong
 # sign <!-- fig:04_controls:results.arms.SARE, wrong sign.values:.0f -->75<!-- / --> %,
 # for <!-- fig:04_controls:results.arms.SARE, wrong sign.passes:.0f -->2295<!-- / --> passes instead
-# of <!-- fig:04_controls:results.arms.SARE.passes:.0f -->585<!-- / -->. C8 says *flatness is the cause*, and every rival
+# of <!-- fig:04_controls:results.arms.SARE.passes:.0f -->585<!-- / -->. C8 says
+# *flatness is the cause*, and every rival
 # that SARE does not beat is a cause that is not ruled out; one that it does beat
 # is only *that* rival. No row here moves flatness alone.
 #
@@ -534,14 +550,20 @@ print(tables.yes(attacks.answer_all(levels), *levels))
 # %% [markdown]
 # Read the figure from left to right. Erased to four, eight and twelve nats, EFUF
 # hallucinates in <!-- fig:04_work:results.arms.EFUF, 4 nats.values:.0f -->89<!-- / --> %, then
-# in <!-- fig:04_work:results.arms.EFUF, 8 nats.values:.0f -->68<!-- / --> and <!-- fig:04_work:results.arms.EFUF, 12 nats.values:.0f -->54<!-- / --> %
-# over the attack, for <!-- fig:04_work:results.arms.EFUF, 12 nats.passes:.0f -->244<!-- / --> passes at the
+# in <!-- fig:04_work:results.arms.EFUF, 8 nats.values:.0f -->68<!-- / -->
+# and <!-- fig:04_work:results.arms.EFUF, 12 nats.values:.0f -->54<!-- / --> %
+# over the attack, for <!-- fig:04_work:results.arms.EFUF, 12 nats.passes:.0f -->244<!-- / -->
+# passes at the
 # end. SARE at eight nats stands
-# at <!-- fig:04_work:results.arms.SARE, 8 nats.values:.0f -->44<!-- / --> % for <!-- fig:04_work:results.arms.SARE, 8 nats.passes:.0f -->585<!-- / -->; at twelve
-# at <!-- fig:04_work:results.arms.SARE, 12 nats.values:.0f -->38<!-- / --> % for <!-- fig:04_work:results.arms.SARE, 12 nats.passes:.0f -->996<!-- / -->.
+# at <!-- fig:04_work:results.arms.SARE, 8 nats.values:.0f -->44<!-- / --> %
+# for <!-- fig:04_work:results.arms.SARE, 8 nats.passes:.0f -->585<!-- / -->; at
+# twelve
+# at <!-- fig:04_work:results.arms.SARE, 12 nats.values:.0f -->38<!-- / --> %
+# for <!-- fig:04_work:results.arms.SARE, 12 nats.passes:.0f -->996<!-- / -->.
 # The approximations lie between: eps\* from a quarter of the
 # rows, <!-- fig:04_work:results.arms.SARE, eps from a quarter.values:.0f -->53<!-- / --> %
-# for <!-- fig:04_work:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->; kept for four
+# for <!-- fig:04_work:results.arms.SARE, eps from a quarter.passes:.0f -->392<!-- / -->;
+# kept for four
 # steps, <!-- fig:04_work:results.arms.SARE, eps kept 4 steps.values:.0f -->54<!-- / --> %
 # for <!-- fig:04_work:results.arms.SARE, eps kept 4 steps.passes:.0f -->434<!-- / -->; over the
 # projector, <!-- fig:04_work:results.arms.SARE, eps of the projector.values:.0f -->56<!-- / --> %
@@ -592,7 +614,8 @@ for row in ledger.record(questions, preset, setting.seeds):
 
 # %% [markdown]
 # The book's rate, 2e-4, is near the one at which the two differ most. An
-# attacker who takes <!-- fig:04_rate:results:.1fi -->2.3 [1.6, 3.0]<!-- / --> times that rate does to SARE what
+# attacker who takes <!-- fig:04_rate:results:.1fi -->2.3 [1.6, 3.0]<!-- / -->
+# times that rate does to SARE what
 # 2e-4 does to EFUF. No rate tried broke recall, and the worst is the last:
 # a faster one may be worse, for both.
 #
@@ -651,10 +674,13 @@ for row in ledger.record(questions, preset, setting.seeds):
 # (*<!-- C7a.verdict@1101 -->undecided<!-- / -->*).
 #
 # All of it comes from the three that are relearning in other clothes, LoRA, the
-# projector and one place: <!-- fig:after:results.C7.relearning.the book:+.1fi -->-10.6 [-13.6, -7.6]<!-- / -->
+# projector and one
+# place: <!-- fig:after:results.C7.relearning.the book:+.1fi -->-10.6 [-13.6, -7.6]<!-- / -->
 # points together. Over the seven others no difference was
-# found: <!-- fig:after:results.C7.the others.the book:+.1fi -->-1.1 [-3.6, 1.4]<!-- / -->; the prompts
-# alone, <!-- fig:after:results.C7.prompts.the book:+.1fi -->-3.4 [-11.1, 4.3]<!-- / -->. (That split was
+# found: <!-- fig:after:results.C7.the others.the book:+.1fi -->-1.1 [-3.6, 1.4]<!-- / -->;
+# the prompts
+# alone, <!-- fig:after:results.C7.prompts.the book:+.1fi -->-3.4 [-11.1, 4.3]<!-- / -->.
+# (That split was
 # made after the results were known.) Where both stay near zero there was no
 # danger to begin with. With words put into its mouth SARE hallucinates in every
 # other caption, too; and under *leading* questions recall falls so low that
@@ -665,25 +691,30 @@ for row in ledger.record(questions, preset, setting.seeds):
 # ## What we learned
 #
 # * **The relapse is delayed** (C6a: *<!-- C6a.verdict -->supported<!-- / -->*): SARE minus EFUF
-#   is <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of captions over the attack. On six other seeds the
+#   is <!-- C6a.diff -->-18.5 [-25.6, -11.4]<!-- / --> points of captions over
+#   the attack. On six other seeds the
 #   same sign, *<!-- C6a.verdict@1101 -->undecided<!-- / -->*; over all
 #   eighteen <!-- fig:after:results.primaries.C6a:+.1fi -->-16.5 [-21.9, -11.1]<!-- / -->.
 # * **It is not prevented.** After 640 samples SARE's captions hallucinate as
-#   often as not. An attacker who takes <!-- fig:04_rate:results:.1f -->2.3<!-- / --> times the learning
+#   often as not. An attacker who takes <!-- fig:04_rate:results:.1f -->2.3<!-- / -->
+#   times the learning
 #   rate has undone the delay; under each method's worst rate it
 #   is <!-- C6f.diff -->-6.5 [-13.2, 0.3]<!-- / --> points (C6f, exploratory:
 #   *<!-- C6f.verdict -->too small to matter<!-- / -->*).
 # * **Against other attacks it shows where they are relearning**: ten
-#   together <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a: *<!-- C7a.verdict -->supported<!-- / -->*, less than
+#   together <!-- C7a.diff -->-4.0 [-6.0, -1.9]<!-- / --> points (C7a:
+#   *<!-- C7a.verdict -->supported<!-- / -->*, less than
 #   matters), seven of
 #   them <!-- fig:after:results.C7.the others.the book:+.1fi -->-1.1 [-3.6, 1.4]<!-- / -->.
 # * **The step's direction matters** (C8a: *<!-- C8a.verdict -->supported<!-- / -->*); a random step
-#   is a placebo. **Its target does, a little**: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / --> points at
+#   is a placebo. **Its target does, a little**: <!-- C8b.diff -->-8.2 [-12.8, -3.5]<!-- / -->
+#   points at
 #   equal work (C8b: *<!-- C8b.verdict -->supported<!-- / -->*, less than matters). The same
 #   runs' half-life (C8i: *<!-- C8i.verdict -->open<!-- / -->*) and samples to half (C8j:
 #   *<!-- C8j.verdict -->too small to matter<!-- / -->*) do not show it.
 # * **More work alone does not do it**: EFUF with SARE's work
-#   is <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points away (C8c, exploratory: *<!-- C8c.verdict -->for<!-- / -->*).
+#   is <!-- C8c.diff -->-21.1 [-31.6, -10.7]<!-- / --> points away (C8c,
+#   exploratory: *<!-- C8c.verdict -->for<!-- / -->*).
 #   But the gain goes along with the way travelled, and no row moves flatness
 #   alone.
 # * Whether the step helps NPO, the ledger does not say (C8k, C8l:
@@ -696,7 +727,8 @@ for row in ledger.record(questions, preset, setting.seeds):
 # That flatness is *the* cause: C8's rows rule out rivals one by one. Seeds in
 # which SARE's weights lie flatter (C3a) gain no more for
 # certain: r <!-- fig:after:results.C3a and C6a.both blocks.r:.2f -->0.40<!-- / --> over all
-# seeds, p <!-- fig:after:results.C3a and C6a.both blocks.p:.2f -->0.10<!-- / -->. That anything here carries over to seven billion weights;
+# seeds, p <!-- fig:after:results.C3a and C6a.both blocks.p:.2f -->0.10<!-- / -->.
+# That anything here carries over to seven billion weights;
 # what a faster attacker than the fastest of the sweep can do, or one
 # with other data or far more of it can do; whether EFUF, erased beyond twelve nats,
 # would last as long as SARE; that the settings of the baselines

@@ -624,7 +624,8 @@ for name, chosen in (("EFUF's thresholds", photos.EFUF), ("ours", limits)):
 #   of <!-- fig:05_real_thing:results.scores.EFUF, further.recall:.1f:100 -->98.8<!-- / --> %
 #   and CHAIR_s
 #   at <!-- fig:05_real_thing:results.scores.EFUF, further.chair_s:.1f:100 -->5.5<!-- / --> %,
-#   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / --> %
+#   and <!-- fig:05_real_thing:results.scores.EFUF, further.neither yes nor no:.1f:100 -->13.0<!-- / -->
+#   %
 #   of its answers are neither yes nor no. Score what was *not* trained, too.
 # * Thresholds do not travel from CLIP to CLIP, shares do. The share must come
 #   from somewhere: here, from annotations of other images.
