@@ -2,7 +2,10 @@
 repeats are equal to the bit.
 """
 
+import shutil
+import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -79,3 +82,18 @@ def saved(tmp_path_factory, processor):
     """A checkpoint on disk, as a hub would hold it."""
 
     return save(tiny_llava(), processor, tmp_path_factory.mktemp("checkpoint") / "llava")
+
+
+@contextmanager
+def disk_of(size: str, at: Path):
+    """A file system of that size ("256k") in a new folder; the test is skipped where none may be
+    mounted.
+    """
+    at.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(at)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)

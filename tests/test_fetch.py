@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, tiny_llava
+from conftest import ROOT, disk_of, tiny_llava
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import Fault, as_coco, sources, web
@@ -284,13 +284,8 @@ def test_a_full_disk(server, right, tmp_path, monkeypatch, what):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
-    if not shutil.which("mount") or subprocess.run(mounted, capture_output=True).returncode:
-        pytest.skip("no file system may be mounted here")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with disk_of("200k", tmp_path / "disk") as at:
+        yield at
 
 
 def test_a_disk_that_is_full_indeed(server, right, small_disk, monkeypatch):

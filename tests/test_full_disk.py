@@ -6,13 +6,12 @@ import contextlib
 import errno
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from conftest import disk_of
 from safetensors.torch import load_file, save_file
 from test_faults import chapter
 from test_fuzz import FIELDS, NOBODY
@@ -45,14 +44,9 @@ def limited(n_bytes: int):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 256 KiB; the test is skipped where none may be mounted."""
-    at = tmp_path / "disk"
-    at.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(at)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no disk may be mounted here")
-    yield at
-    subprocess.run(["umount", str(at)], check=True)
+    """A disk of 256 KiB."""
+    with disk_of("256k", tmp_path / "disk") as at:
+        yield at
 
 
 @pytest.fixture
