@@ -682,7 +682,7 @@ words = "mean CHAIR_s over the attack, %, lower is better"
 drawn = tables.arms(others, names, words, readings.mean_chair_s, (0, 100))
 caption = (
     f"Baselines under the same attack, {len(few.seeds)} seeds. Grey: did not"
-    " reach the forget level, so it is not compared."
+    " reach the forget level, or names too little, so it is not compared."
 )
 how = {"title": titles.least(drawn)}
 _ = figures.publish(

@@ -777,6 +777,13 @@ def test_a_damaged_cache_is_named(data, looks, content):
     assert cache.read_bytes() == content
 
 
+def test_a_cache_whose_folder_cannot_be_made_is_named(data, looks):
+    """Fails if a file in its folder's place ends in a bare error."""
+    (data / "taken").write_text("a file")
+    with pytest.raises(OSError, match=r"clip.db: cannot be written \(.*\). Make room"):
+        judge.scores(BrightClip(), looks, read(data), TEXTS, data / "taken/clip.db")
+
+
 def test_clip_that_is_none_is_named(tmp_path, saved):
     """Fails if another checkpoint, or an empty folder, is taken for a CLIP."""
     for path in (tmp_path, saved):

@@ -14,13 +14,15 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from multiprocessing import forkserver
+from typing import TYPE_CHECKING
 
-import dask
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from tqdm.auto import tqdm
 
 from .files import CACHE, CHAPTERS, LAB, ROOT
+
+if TYPE_CHECKING:  # imported where jobs are sent: what needs none runs without dask
+    from distributed import Client, Future
 
 THREADS = int(os.environ.get("LAB_THREADS", "1"))  # a job; for experiments/variance.py alone
 # The second on Windows
@@ -69,6 +71,9 @@ def _client(engine: str, workers: int) -> Client:
 
 def _near(workers: int) -> Client:
     """Workers on this machine, which end with this process."""
+    import dask
+    from distributed import Client, LocalCluster
+
     warm_up()
     dask.config.set(SETTINGS)
     cluster = LocalCluster(
@@ -88,6 +93,8 @@ def _far(engine: str) -> Client:
     Raises ValueError if ENGINE is no address, OSError if nobody is there, RuntimeError if a worker
     has other code or does not see the cache.
     """
+    from distributed import Client
+
     scheme, _, place = engine.partition("://")
     if scheme not in ("dask", "tcp", "tls") or not place:
         raise ValueError(f"ENGINE={engine}: write dask://host:port, or leave it empty.")
@@ -157,6 +164,8 @@ def side_by_side(
 
 
 def _reason(error: BaseException) -> str:
+    from distributed import KilledWorker
+
     if isinstance(error, KilledWorker):
         return "its worker was killed, twice. Is there memory?"
     return f"{type(error).__name__}: {error}"
@@ -170,6 +179,8 @@ def _ended(
     No more are out than there are workers: they begin in their order, and a worker that is killed
     takes no job with it that only waited.
     """
+    from distributed import as_completed
+
     waiting, out = iter(enumerate(jobs)), {}
     ending = as_completed(with_results=True, raise_errors=False, loop=client.loop)
 

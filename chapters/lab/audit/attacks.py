@@ -19,6 +19,7 @@ from sare_min.llava import set_trainable
 
 from ..experiments.attacks import add_noise, matrices, quantize
 from ..field import devices
+from ..llava.borrowed import borrowed
 from .measures import rows_that_fit
 from .settings import BATCH
 
@@ -62,18 +63,6 @@ def tuned(
         return [{"at": n} | measure(model) for n in tune]
 
 
-@contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
-    """The trainable matrices come back bit for bit, also when the body raises."""
-    kept = [p.detach().clone() for p in matrices(model)]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, before in zip(matrices(model), kept, strict=True):
-                parameter.copy_(before)
-
-
 def hurt(
     model: nn.Module, measure: Measure, kind: str, at: Sequence[float], seed: int = 0
 ) -> list[dict]:
@@ -83,7 +72,7 @@ def hurt(
     change = partial(add_noise, seed=seed) if kind == "noise" else quantize
     model, curve = set_trainable(model, "all"), []
     for strength in at:
-        with restored(model):
+        with borrowed(matrices(model)):
             change(model, strength)
             curve.append({"at": strength} | measure(model))
     return curve

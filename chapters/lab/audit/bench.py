@@ -21,6 +21,7 @@ from .settings import TUNED, Part, Settings
 
 SOURCES = (  # of a part's numbers: an old part is not read under new code
     *ATTACK_SOURCES,
+    "chapters/lab/llava/borrowed",
     "chapters/lab/experiments/landscape",
     "chapters/lab/experiments/gauges",
     "chapters/lab/evidence/stats",

@@ -59,12 +59,10 @@ def fig_survival(results: Mapping, ax: Axes | None = None) -> Figure:
     half = {"color": INK, "linewidth": 0.9, "linestyle": (0, (5, 4)), "zorder": 1}
     ax.axhline(50, **half)
     end_labels(ax, end, labels, 9)
-    n = len(results["arms"])
-    ax.set_xlabel(
-        "relearning samples (under the axis: attacks still without a relapse;"
-        " tick: one that ends without)",
-        labelpad=14 * n + 2,
-    )
+    words = "under the axis: attacks still without a relapse"
+    if any(any(arm["censored"]) for arm in results["arms"].values()):
+        words += "; tick: one that ends without"
+    ax.set_xlabel(f"relearning samples ({words})", labelpad=14 * len(results["arms"]) + 2)
     return ax.figure
 
 

@@ -29,6 +29,7 @@ from sare_min.losses import counts
 
 from .. import files, jobs
 from ..evidence.stats import relapse_samples
+from ..llava.borrowed import borrowed
 from ..world import encoded, measured
 from ..world.kit import get_kit
 from .erasures import RUN_SOURCES, Run, erased, run
@@ -38,6 +39,7 @@ SOURCES = (
     *RUN_SOURCES,
     "sare_min/attack",
     "chapters/lab/evidence/stats",
+    "chapters/lab/llava/borrowed",
     "chapters/lab/experiments/landscape",
     "chapters/lab/experiments/gauges",
 )
@@ -131,19 +133,16 @@ def moving(params: Sequence[Tensor]) -> Iterator[Callable[[Tensor], None]]:
     """Yield move(delta): to theta + delta, a vector (n,); theta comes back bit for bit, also when
     the body raises.
     """
-    theta = [p.detach().clone() for p in params]
+    with borrowed(params) as theta:
 
-    def move(delta: Tensor) -> None:
-        with torch.no_grad():
-            for parameter, start, step in zip(params, theta, pieces(delta, params), strict=True):
-                parameter.copy_(start + step)
+        def move(delta: Tensor) -> None:
+            with torch.no_grad():
+                for parameter, start, step in zip(
+                    params, theta, pieces(delta, params), strict=True
+                ):
+                    parameter.copy_(start + step)
 
-    try:
         yield move
-    finally:
-        with torch.no_grad():
-            for parameter, start in zip(params, theta, strict=True):
-                parameter.copy_(start)
 
 
 def worst_in_ball(

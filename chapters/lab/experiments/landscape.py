@@ -20,12 +20,18 @@ from sare_min.losses import counts, method_losses
 from sare_min.unlearn import METHODS
 
 from .. import files, jobs
+from ..llava.borrowed import borrowed
 from ..world import encoded, measured
 from ..world.kit import get_kit
 from ..world.measured import NLL, SAID
 from .erasures import RUN_SOURCES, Run, erased, run
 
-SOURCES = (*RUN_SOURCES, "sare_min/attack", "chapters/lab/experiments/landscape")
+SOURCES = (
+    *RUN_SOURCES,
+    "sare_min/attack",
+    "chapters/lab/llava/borrowed",
+    "chapters/lab/experiments/landscape",
+)
 jobs.remember(SOURCES)
 DISTANCES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5, 2.0)
 DIRECTIONS = ("relapse", "attack", "random")
@@ -54,15 +60,12 @@ def along(
     back bit for bit.
     """
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v) for v in direction]))
-    theta, values = [p.clone() for p in params], []
-    try:
+    values = []
+    with borrowed(params) as theta:
         for distance in distances:
             for parameter, start, v in zip(params, theta, direction, strict=True):
                 parameter.copy_(start + distance / norm * v)
             values.append(measure())
-    finally:
-        for parameter, start in zip(params, theta, strict=True):
-            parameter.copy_(start)
     return values
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, CLIPModel
 
+from ..files import named
 from ..world.curate import Thresholds, clip_scores
 from ..world.scenes import a
 from .photos import Photo
@@ -120,14 +121,15 @@ def scores(
     cache_file (SQLite) keeps them by the image file's bytes, the text, CLIP's weights and the
     window: what is there is not computed again, and a run that breaks off loses at most a batch.
     Raises ValueError if that file is something else, or damaged; and naming an image that cannot be
-    read.
+    read. OSError naming it if its folder cannot be made.
     """
     # "upright": scores of pictures that lay on their side, before EXIF was followed, do not count
     judge, keys = (
         f"{_weights(clip)} {window} upright",
         [hashlib.sha256(_bytes(photo)).hexdigest() for photo in photos],
     )
-    Path(cache_file).parent.mkdir(parents=True, exist_ok=True)
+    with named(cache_file):
+        Path(cache_file).parent.mkdir(parents=True, exist_ok=True)
     try:
         with closing(sqlite3.connect(cache_file)) as cache:
             cache.execute(

@@ -26,12 +26,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from sare_min.captions import Captions, base
@@ -42,6 +40,7 @@ from sare_min.sam import perturbed
 from sare_min.unlearn import METHODS, Training, gradient, unlearn
 
 from .. import files
+from ..llava.borrowed import borrowed
 from ..llava.remembering import known_as
 from .devices import scaled
 
@@ -61,22 +60,6 @@ class Found:
     lr: float
     rho: float
     nll: float
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """What trains, and its gradients, come back bit for bit, also when the body raises."""
-    params = trainable(model)
-    kept = [(p, p.detach().clone(), p.grad) for p in params]
-    for p in params:
-        p.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, before, grad in kept:
-                p.copy_(before)
-                p.grad = grad
 
 
 def first_reaching(
@@ -211,7 +194,7 @@ def _lr(
     tried: _Tried, model: nn.Module, batch: Captions, micro_batch: int, nll: float, start: float
 ) -> float:
     def rise(lr: float) -> float:
-        with borrowed(model):
+        with borrowed(trainable(model)):
             return _first_steps(model, batch, micro_batch, lr) - nll
 
     return first_reaching(tried.effect("lr", rise), HALF * FURTHER, start)
@@ -227,7 +210,7 @@ def _rho(
     start: float,
 ) -> float:
     params = trainable(model)
-    with borrowed(model):
+    with borrowed(params):
         there = _first_steps(model, batch, micro_batch, lr)
         gradient(model, batch, _alone(model), micro_batch)
         direction = tuple(p.grad for p in params)  # no list: perturbed would empty it
