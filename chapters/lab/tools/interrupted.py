@@ -44,7 +44,9 @@ NBVAL = ("-m", "pytest", "--nbval-lax", "--nbval-current-env", "-p", "no:cachepr
 VICTIMS = ("run", "kernel", "worker")
 MARK = "SARE_INTERRUPTED"  # in the environment of all that a place runs
 WARM = 5.0  # seconds that a chapter takes at least
-PATIENCE = 30.0  # seconds in which a killed run's processes must be gone
+# Seconds in which a killed run's processes must be gone. The server that workers are forked from
+# hears of the end once it has loaded its libraries, which takes a starved machine half a minute.
+PATIENCE = 120.0
 NOT_COPIED = (".git", ".venv*", "build", ".cache", "__pycache__", ".*_cache")
 NOT_COMPARED = {  # what two equal runs may write differently, and why
     "build/profile.json": "it holds times",
