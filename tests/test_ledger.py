@@ -369,6 +369,14 @@ def test_a_difference_below_its_margin_is_told(book):
     assert "**supported**, less than the 12 that matter" in (book / "claims.md").read_text()
 
 
+def test_one_seed_has_no_interval(book):
+    """Fails if a reader is shown infinite bounds."""
+    record({"C6a": pair(-20, 3, n=1)})
+    ledger.write(book / "README.md", book)
+    text = (book / "claims.md").read_text()
+    assert "(one seed)" in text and "inf" not in text
+
+
 @pytest.mark.parametrize("text", ["nothing", pages.MARK])
 def test_a_readme_without_marks_is_named(book, text):
     record({"C6a": pair(-20, 3)})

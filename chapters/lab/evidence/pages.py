@@ -58,10 +58,12 @@ def digits(row: Mapping) -> int:
 
 
 def difference(row: Mapping) -> str:
-    """ "-14.4 [-20.1, -8.7]", or "not tested"."""
+    """ "-14.4 [-20.1, -8.7]", "-14.4 (one seed)", or "not tested"."""
     if row["diff"] is None:
         return "not tested"
     n, (low, high) = digits(row), row["ci95"]
+    if row["n_seeds"] == 1:
+        return f"{row['diff']:+.{n}f} (one seed)"
     return f"{row['diff']:+.{n}f} [{low:.{n}f}, {high:.{n}f}]"
 
 
