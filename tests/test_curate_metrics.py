@@ -28,8 +28,8 @@ def test_sub_sentences_start_at_their_separator():
 
 
 def test_a_number_is_not_cut():
-    """Fails if a decimal point, a thousands' comma or a time of day ends a clause, or if a full stop
-    after a number does not.
+    """Fails if a decimal point, a thousands' comma or a time of day ends a clause, or if a full
+    stop after a number does not.
     """
     text = "1,000 birds by a 3.5 m boat at 10:30, 4 dogs. 2 cups, 3."
     assert [text[a:b] for a, b in sub_sentences(text)] == [
