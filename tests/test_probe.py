@@ -70,6 +70,27 @@ def test_the_first_steps_go_half_the_way_and_the_ascent_step_half_of_that_back(d
     with perturbed(trainable(model), [p.grad for p in trainable(model)], found.rho):
         back = went + found.nll - nll(model, batch)
     assert 0.7 * HALF * went < back < 1.01 * HALF * went
+    assert found.back == pytest.approx(back, rel=1e-3)
+
+
+@pytest.mark.parametrize("share, does", [(0.8, True), (0.3, False)])
+def test_where_the_way_bends_the_step_that_takes_most_is_told(data, lora, monkeypatch, share, does):
+    """Fails if a step far beyond, where the loss rises or overflows, is taken for one that goes
+    back; or if one that takes next to nothing passes. Here no step takes more than a share.
+    """
+    asked = {}
+
+    def bent(effect, wanted, start, within=0.1):
+        if "lr" in asked:
+            raise probe.TooLittle(0.25, share * wanted, wanted)
+        return asked.setdefault("lr", first_reaching(effect, wanted, start))
+
+    monkeypatch.setattr(probe, "first_reaching", bent)
+    if does:
+        assert probe.probe(lora(), data).rho == 0.25
+    else:
+        with pytest.raises(ValueError, match="no rho does it: .* at best, at 0.25.*of your own"):
+            probe.probe(lora(), data)
 
 
 def test_the_guess_costs_only_time(data, lora, found):
@@ -152,7 +173,13 @@ def test_the_first_of_several_is_found():
 
 
 @pytest.mark.parametrize(
-    "effect, said", [(lambda x: 1 - 1 / (1 + x), "1 at best"), (lambda x: 9.0, "not below 2")]
+    "effect, said",
+    [
+        (lambda x: 1 - 1 / (1 + x), "1 at best"),
+        (lambda x: 9.0, "not below 2"),
+        (lambda x: x * (2 - x) if x < 99 else math.nan, "1 at best, at 1, not 2"),  # it falls
+        (lambda x: x if x < 1.2 else math.nan, "1.19 at best"),  # and here it breaks off
+    ],
 )
 def test_no_length_does_it(effect, said):
     """Fails if a search without an end goes on, or ends with a number."""

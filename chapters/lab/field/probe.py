@@ -7,7 +7,8 @@ of captions that have something to forget:
 
     level   where to stop: the forget NLL as it is, plus FURTHER nats a token
     lr      STEPS steps of AdamW on L_neg alone go half of that way
-    rho     from there, one ascent step, rho * g / ||g||, takes half of those nats back
+    rho     from there, one ascent step, rho * g / ||g||, takes half of those nats back; where the
+            way bends so soon that none does, the step that takes most, if that is a quarter
 
 Each length is doubled or halved from a low guess until two of them enclose the wanted effect, and
 then bisected. The model comes back bit for bit, its gradients too. rho is not read at the start:
@@ -29,6 +30,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
@@ -44,22 +46,33 @@ from ..llava.borrowed import borrowed
 from ..llava.remembering import known_as
 from .devices import scaled
 
+T = TypeVar("T")
 FURTHER = 3.0  # nats a token: less likely by a factor of twenty
 STEPS = 8  # enough for AdamW's second moments to be more than the first gradient's
 HALF = 0.5  # of the way, and of what the ascent step takes back: a full share may not be had
 DOUBLINGS = 24  # of a guess, or halvings: seven orders of magnitude
+FALL = 0.1  # of the wanted effect: less than this below its best is noise
 WITHIN = 1.1  # a factor: the effect of a tenth is smaller than that of another batch
 
 
 @dataclass(frozen=True)
 class Found:
     """What the rule says. lr: AdamW's. rho: L2, in the weights that train. nll: nats a forget
-    token, where the batch stands now.
+    token, where the batch stands now. back: nats of them that the ascent step takes back.
     """
 
     lr: float
     rho: float
     nll: float
+    back: float
+
+
+class TooLittle(ValueError):
+    """No length has the wanted effect. length, effect: where most of it was seen."""
+
+    def __init__(self, length: float, effect: float, wanted: float):
+        super().__init__(f"the effect is {effect:.3g} at best, at {length:.3g}, not {wanted:.3g}.")
+        self.length, self.effect = length, effect
 
 
 def first_reaching(
@@ -69,10 +82,15 @@ def first_reaching(
     is on the near side. effect rises from 0 with x, at least until it gets there; nan and infinity
     count as too much. start: x > 0, better below it than above.
 
-    Raises ValueError with the largest effect seen if no length within DOUBLINGS gets there, or
-    below.
+    Raises TooLittle if the effect falls again before it gets there, is not finite where it would,
+    or stays below within DOUBLINGS; ValueError if it is too much everywhere.
     """
     seen: dict[float, float] = {}
+
+    def too_little() -> TooLittle:
+        finite = {x: value for x, value in seen.items() if math.isfinite(value)}
+        most = max(finite, key=lambda x: finite[x])
+        return TooLittle(most, finite[most], wanted)
 
     def is_short(x: float) -> bool:
         seen[x] = effect(x)
@@ -88,13 +106,16 @@ def first_reaching(
     for _ in range(DOUBLINGS):
         if high > low and not is_short(high):
             break
+        if max(seen.values()) - seen[high] > FALL * wanted:  # what comes behind is no sign
+            raise too_little()
         low, high = high, 2 * high
     else:
-        best = max(value for value in seen.values() if math.isfinite(value))
-        raise ValueError(f"the effect is {best:.3g} at best, not {wanted:.3g}.")
+        raise too_little()
     while high / low > within:
         middle = math.sqrt(low * high)
         low, high = (middle, high) if is_short(middle) else (low, middle)
+    if not math.isfinite(seen[high]):
+        raise too_little()
     return low
 
 
@@ -130,8 +151,8 @@ def probe(
         )
     tried = _Tried(keep, known_as(model, batch))
     lr = _named("lr", _lr, tried, model, batch, micro_batch, nll, start[0])
-    rho = _named("rho", _rho, tried, model, batch, micro_batch, nll, lr, start[1])
-    return Found(*(float(f"{value:.6g}") for value in (lr, rho, nll)))
+    rho, back = _named("rho", _rho, tried, model, batch, micro_batch, nll, lr, start[1])
+    return Found(*(float(f"{value:.6g}") for value in (lr, rho, nll, back)))
 
 
 class _Tried:
@@ -168,11 +189,11 @@ def _read_tried(keep: Path, of: str) -> dict[str, float]:
         raise ValueError(f"{keep}: not what a probe has tried. Delete it.") from error
 
 
-def _named(name: str, search: Callable[..., float], *given) -> float:
+def _named(name: str, search: Callable[..., T], *given) -> T:
     try:
         return search(*given)
     except ValueError as error:
-        raise ValueError(f"probe: no {name} does it: {error}") from error
+        raise ValueError(f"probe: no {name} does it: {error} Give one of your own.") from error
 
 
 def _alone(model: nn.Module) -> Method:
@@ -208,7 +229,8 @@ def _rho(
     nll: float,
     lr: float,
     start: float,
-) -> float:
+) -> tuple[float, float]:
+    """(rho, the nats that it takes back)."""
     params = trainable(model)
     with borrowed(params):
         there = _first_steps(model, batch, micro_batch, lr)
@@ -219,4 +241,11 @@ def _rho(
             with perturbed(params, direction, rho):
                 return there - span_nll(model, batch, micro_batch)["forget"]
 
-        return first_reaching(tried.effect("rho", drop), HALF * (there - nll), start)
+        effect, wanted = tried.effect("rho", drop), HALF * (there - nll)
+        try:
+            rho = first_reaching(effect, wanted, start)
+        except TooLittle as error:
+            if error.effect < HALF * wanted:
+                raise
+            rho = error.length
+        return rho, effect(rho)
