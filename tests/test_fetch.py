@@ -309,9 +309,10 @@ def test_too_little_room_is_said_before(server, tmp_path, monkeypatch):
 
 
 CHILD = """
-import json, sys
+import json, signal, sys
 from lab.field import fetch
 from lab.field.sources import Source
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 rows = [Source(**row) for row in json.loads(sys.argv[2])]
 sys.exit(fetch.main(["coco", "--into", sys.argv[1], "--images", "3"], sources=rows))
 """
