@@ -321,6 +321,11 @@ def test_survival_is_kaplan_meier():
     assert list(ax.lines[0].get_ydata()) == [100, 100, 50, 50, 50]
     at_risk = [text.get_text() for text in ax.texts if text.get_text().isdigit()]
     assert at_risk == ["3", "1", "1", "1", "1", "1"]  # at 0, 128, ...: censored at 50, back at 100
+    assert "tick: one that ends without" in ax.get_xlabel()
+    ends = {"samples": [100.0, 50.0], "censored": [False, False], "n_seeds": 2}
+    assert (
+        "tick" not in figures.fig_survival({"end": 640, "arms": {"a": ends}}).axes[0].get_xlabel()
+    )
 
 
 def test_a_rate_that_ruins_recall_is_hollow_and_never_the_worst():

@@ -178,6 +178,7 @@ def test_the_first_of_several_is_found():
         (lambda x: 1 - 1 / (1 + x), "1 at best"),
         (lambda x: 9.0, "not below 2"),
         (lambda x: x * (2 - x) if x < 99 else math.nan, "1 at best, at 1, not 2"),  # it falls
+        (lambda x: x * (2 - x) if x < 99 else 9.0, "1 at best, at 1, not 2"),  # and rises far off
         (lambda x: x if x < 1.2 else math.nan, "1.19 at best"),  # and here it breaks off
     ],
 )
