@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import pytest
 import torch
 from distributed import LocalCluster
@@ -144,6 +145,24 @@ def test_a_worker_killed_between_two_calls_is_replaced():
     """Fails if a call finds a worker of the one before it dead, and gives up."""
     os.kill(squares(process, [0])[0], signal.SIGKILL)
     assert squares(work, [2, 1]) == [4, 1]
+
+
+def test_workers_that_were_given_up_are_replaced(monkeypatch):
+    """Fails if jobs wait for ever where no worker is left: one that is killed while it starts again
+    is given up by the nanny that would have replaced it, and on a starved machine that was both.
+    """
+    monkeypatch.setattr(engine, "ASKED", 0.2)
+    client = engine._near(2)
+    monkeypatch.setattr(engine, "_client", lambda *_: client)
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "0s"})
+    try:
+        for nanny in list(client.cluster.workers.values()):
+            client.sync(nanny.close)
+        assert squares(work, [2, 1]) == [4, 1]
+    finally:
+        dask.config.set(engine.SETTINGS)
+        client.cluster.close()
+        client.close()
 
 
 def test_a_stopped_cell_leaves_no_job_behind(tmp_path):

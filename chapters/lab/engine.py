@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from .files import CACHE, CHAPTERS, LAB, ROOT
 
 if TYPE_CHECKING:  # imported where jobs are sent: what needs none runs without dask
-    from distributed import Client, Future
+    from distributed import Client, Future, LocalCluster
 
 THREADS = int(os.environ.get("LAB_THREADS", "1"))  # a job; for experiments/variance.py alone
 # The second on Windows
@@ -34,7 +34,9 @@ SETTINGS = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.scheduler.allowed-failures": 1,  # a job whose worker is killed is done once more
     "distributed.scheduler.worker-ttl": None,  # a laptop that slept has lost nobody
+    "distributed.deploy.lost-worker-timeout": "60s",  # a starved machine starts one in more than 15
 }
+ASKED = 20.0  # seconds between two looks whether all workers are there
 
 
 def one_thread() -> None:
@@ -84,7 +86,25 @@ def _near(workers: int) -> Client:
         security=True,  # keys of its own: a port of this machine is open to all who use it
         silence_logs=logging.CRITICAL,
     )
+    _keep(cluster, workers)
     return Client(cluster)
+
+
+def _keep(cluster: LocalCluster, workers: int) -> None:
+    """See to it that there are so many workers until the cluster ends. One that is killed is
+    replaced by its nanny, but one that is killed while it starts is given up, and without this the
+    jobs would wait for ever.
+    """
+    from tornado.ioloop import PeriodicCallback
+
+    def ask() -> None:
+        if cluster.status.name == "running":
+            cluster.scale(workers)
+        else:
+            looks.stop()
+
+    looks = PeriodicCallback(ask, 1000 * ASKED)
+    cluster.loop.add_callback(looks.start)
 
 
 def _far(engine: str) -> Client:
