@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -500,7 +500,7 @@ def test_clip_scores(folder):
         assert found.shape == (2, 2) and found.isfinite().all()
 
     read()
-    with sqlite3.connect(path) as cache:
+    with closing(sqlite3.connect(path)) as cache:
         assert cache.execute("SELECT count(*) FROM score").fetchone() == (4,)
     attacked(path, 20, 7, read)
 

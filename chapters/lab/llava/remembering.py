@@ -78,12 +78,13 @@ def _device(model: nn.Module) -> str:
 
 def _opened(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
+    table = "CREATE TABLE IF NOT EXISTS said (key PRIMARY KEY, tokens TEXT, after BLOB)"
     try:
-        memory = sqlite3.connect(path)
-        memory.execute("CREATE TABLE IF NOT EXISTS said (key PRIMARY KEY, tokens TEXT, after BLOB)")
+        with closing(sqlite3.connect(path)) as memory:
+            memory.execute(table)
+        return sqlite3.connect(path)
     except sqlite3.Error as error:
         raise _refused(path, error) from error
-    return memory
 
 
 def _refused(path: str | Path, error: sqlite3.Error) -> ValueError:
