@@ -13,12 +13,16 @@ from lab.world.scenes import draw
 RULES = exact(["cup", "fork", "car"])
 
 
+def clauses(text):
+    return [text[a:b] for a, b in sub_sentences(text)]
+
+
 def test_sub_sentences_start_at_their_separator():
     """Fails if a separator stays with the clause before it: the model would learn to open a clause
     and stall.
     """
     text = "a kitchen with a cup, a fork; a car."
-    assert [text[a:b] for a, b in sub_sentences(text)] == [
+    assert clauses(text) == [
         "a kitchen with a cup",
         ", a fork",
         "; a car",
@@ -32,7 +36,7 @@ def test_a_number_is_not_cut():
     stop after a number does not.
     """
     text = "1,000 birds by a 3.5 m boat at 10:30, 4 dogs. 2 cups, 3."
-    assert [text[a:b] for a, b in sub_sentences(text)] == [
+    assert clauses(text) == [
         "1,000 birds by a 3.5 m boat at 10:30",
         ", 4 dogs",
         ". 2 cups",

@@ -213,8 +213,8 @@ def fig_along(results: Mapping, ax: Axes | None = None) -> Figure:
     """What a gain goes along with: the difference in mean CHAIR_s, a mark a seed, against the
     difference in another quantity; filled marks have a straight line (least squares).
 
-    results: {"x": axis label, "pairs": {label: {"x", "y": [a value a seed]}}: the first pair gets
-    the line, the second hollow marks. "fit": {"slope", "intercept", ...} of that line.
+    results: {"x": axis label, "pairs": {label: {"x", "y": [a value a seed]}}, "fit": {"slope",
+    "intercept", ...}}: the first pair gets the line, which "fit" is of, the second hollow marks.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, 3.6))
